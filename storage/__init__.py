@@ -1,0 +1,1 @@
+"""Everything that outlives a process: rows, blobs, the queue, the states of a job."""

@@ -1,0 +1,74 @@
+"""What a process is told by its environment; nothing is read from anywhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import LuthierError
+
+
+class BadSetting(LuthierError):
+    """An environment variable is missing or cannot be read."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Each field is the environment variable LUTHIER_<FIELD>."""
+
+    database_url: str = ""
+    broker_url: str = ""
+    blob_url: str = ""
+    data_dir: Path = Path(".luthier")
+    """Where this process keeps files of its own: caches, scratch space, the catalogue's additions."""
+    bases_dir: Path = Path(".luthier/bases")
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Model names that stand for a base: `gpt-4o-mini=smollm2-135m-instruct,…`."""
+    backends: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Base model id -> URLs of the inference servers that serve it."""
+    internal_key: str = ""
+    """Bearer between the gateway and the inference servers."""
+    result_file_encoding: str = "base64"
+    """`base64` as api.openai.com answers, or `plain`."""
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
+        data_dir = Path(env.get("LUTHIER_DATA_DIR", ".luthier"))
+        encoding = env.get("LUTHIER_RESULT_FILE_ENCODING", "base64")
+        if encoding not in ("base64", "plain"):
+            raise BadSetting(
+                f"LUTHIER_RESULT_FILE_ENCODING is {encoding!r}; it must be 'base64' or 'plain'"
+            )
+        backends: dict[str, tuple[str, ...]] = {}
+        for base, url in _pairs(env, "LUTHIER_BACKENDS"):
+            backends[base] = (*backends.get(base, ()), url.rstrip("/"))
+        return cls(
+            database_url=env.get("LUTHIER_DATABASE_URL", ""),
+            broker_url=env.get("LUTHIER_BROKER_URL", ""),
+            blob_url=env.get("LUTHIER_BLOB_URL", ""),
+            data_dir=data_dir,
+            bases_dir=Path(env.get("LUTHIER_BASES_DIR", data_dir / "bases")),
+            aliases=dict(_pairs(env, "LUTHIER_ALIASES")),
+            backends=backends,
+            internal_key=env.get("LUTHIER_INTERNAL_KEY", ""),
+            result_file_encoding=encoding,
+        )
+
+    def require(self, *names: str) -> Settings:
+        """Fail with the variable's name rather than with a driver's stack trace later."""
+        for name in names:
+            if not getattr(self, name):
+                raise BadSetting(f"LUTHIER_{name.upper()} is not set")
+        return self
+
+
+def _pairs(env: Mapping[str, str], name: str) -> list[tuple[str, str]]:
+    pairs = []
+    for part in filter(None, (p.strip() for p in env.get(name, "").split(","))):
+        key, separator, value = part.partition("=")
+        if not separator or not key.strip() or not value.strip():
+            raise BadSetting(f"{name} holds {part!r}; it must read NAME=VALUE,NAME=VALUE")
+        pairs.append((key.strip(), value.strip()))
+    return pairs
