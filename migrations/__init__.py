@@ -1,0 +1,1 @@
+"""Alembic's migrations, and `python -m migrations`, which brings a database up to date."""

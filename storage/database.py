@@ -1,0 +1,94 @@
+"""The database: engines, sessions, and the base of every row.
+
+Rows and queries are written once, for the synchronous `Session`. The worker uses them as they are; the
+api, which is asynchronous, calls them through `AsyncSession.run_sync`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from sqlalchemy import BigInteger, DateTime, MetaData, create_engine, func, make_url
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, sessionmaker
+
+Timestamp = Annotated[datetime, mapped_column(DateTime(timezone=True))]
+CreatedAt = Annotated[
+    datetime, mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
+]
+Int64 = Annotated[int, mapped_column(BigInteger)]
+Json = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012
+        Json: JSONB(none_as_null=True),
+        list[str]: JSONB(none_as_null=True),
+        list[Json]: JSONB(none_as_null=True),
+    }
+
+
+def psycopg_url(url: str) -> URL:
+    """`postgres://…` and `postgresql://…` name no driver; the one we use is psycopg 3."""
+    parsed = make_url(url.replace("postgres://", "postgresql://", 1))
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def _engine_options(statement_timeout_ms: int) -> dict[str, Any]:
+    # A database that was restarted costs a reconnect, not an error; nothing waits without an end.
+    options = (
+        f"-c statement_timeout={statement_timeout_ms} -c lock_timeout=5000 "
+        "-c idle_in_transaction_session_timeout=60000"
+    )
+    return {
+        "pool_pre_ping": True,
+        "pool_recycle": 1800,
+        "connect_args": {
+            "options": options,
+            "connect_timeout": 5,
+            "application_name": "luthier",
+            # PgBouncer in transaction mode knows no prepared statements.
+            "prepare_threshold": None,
+        },
+    }
+
+
+def sync_engine(url: str, *, pool_size: int = 4) -> Engine:
+    return create_engine(
+        psycopg_url(url), pool_size=pool_size, max_overflow=2, **_engine_options(15_000)
+    )
+
+
+def async_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
+    return create_async_engine(
+        psycopg_url(url),
+        pool_size=pool_size,
+        max_overflow=5,
+        pool_timeout=15,
+        **_engine_options(15_000),
+    )
+
+
+def sessions(engine: Engine) -> sessionmaker[Session]:
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+def async_sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    return async_sessionmaker(engine, expire_on_commit=False)

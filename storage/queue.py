@@ -1,0 +1,62 @@
+"""The queue: a doorbell. A message says "look at this job" and nothing more; losing one costs a delay.
+
+Celery decides nothing about retries, results or cancelling: all of that is in the job's row. Tasks are
+acknowledged early, because with late acknowledgement Redis delivers a task of hours again while it runs.
+"""
+
+from __future__ import annotations
+
+import os
+
+import structlog
+from celery import Celery
+
+RUN_JOB = "worker.run_job"
+TRAIN_QUEUE = "train"
+KEY_PREFIX = "luthier:"
+
+log = structlog.get_logger()
+
+app = Celery("luthier")
+app.conf.update(
+    broker_url=os.environ.get("LUTHIER_BROKER_URL", ""),
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={
+        "socket_timeout": 30,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+        "global_keyprefix": KEY_PREFIX,
+    },
+    # Pickle on an exposed broker would be remote code execution.
+    accept_content=["json"],
+    task_serializer="json",
+    task_ignore_result=True,
+    task_acks_late=False,
+    task_default_queue=TRAIN_QUEUE,
+    task_publish_retry=True,
+    task_publish_retry_policy={"max_retries": 1, "interval_start": 0.1, "interval_max": 0.2},
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    # A busy worker must not hoard a job that an idle one could take.
+    worker_disable_prefetch=True,
+    worker_prefetch_multiplier=1,
+    worker_enable_remote_control=False,
+    worker_hijack_root_logger=False,
+)
+
+
+def ring(job_id: str) -> bool:
+    """Say "look at this job"; False if the broker cannot be reached (the sweep will ring again)."""
+    try:
+        app.send_task(RUN_JOB, args=[job_id], queue=TRAIN_QUEUE)
+    except Exception as error:  # whatever the transport raises: the row is written, nothing is lost
+        log.warning("queue.ring_failed", job_id=job_id, error=str(error))
+        return False
+    return True
+
+
+def depth() -> int:
+    """Messages that wait for a worker."""
+    with app.connection_or_acquire() as connection:
+        return int(connection.default_channel.client.llen(TRAIN_QUEUE))
