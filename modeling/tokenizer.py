@@ -1,0 +1,266 @@
+"""Text to token ids and back, without torch.
+
+A thin layer over `tokenizers` that settles what the library leaves to its callers: text typed by a
+user never turns into a special token, and text that continues other text gets no invented space.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import tokenizers
+
+# Where a piece of text stands. It decides whether a SentencePiece-like tokenizer puts its
+# word-start mark in front: at the start of everything, after a special token, or in running text.
+Position = Literal["start", "after_special", "continuation"]
+
+# An unfinished UTF-8 character needs at most three more bytes, hence at most three more tokens.
+MAX_HELD_TOKENS = 4
+# Template text and short turns repeat between examples and requests; long texts are not kept.
+CACHED_TEXT_CHARS = 1024
+
+
+class TokenizerError(Exception):
+    """The tokenizer files of a base model are missing or not understood."""
+
+
+class Tokenizer:
+    """A base model's tokenizer. Safe to share between threads: nothing in it changes after loading.
+
+    Attributes: `eos_ids` every id that ends generation, `eos_id` the one that training appends to raw
+    text (None if the base names none), `bos_id` likewise, `special_tokens` text to id.
+    """
+
+    def __init__(self, definition: str, *, names: dict[str, str], eos_ids: frozenset[int]) -> None:
+        """`definition` is the JSON of a tokenizer.json, `names` maps bos_token, eos_token… to text."""
+        parsed = json.loads(definition)
+        parsed["padding"] = parsed["truncation"] = None
+        self.names = names
+        self.special_tokens: dict[str, int] = {
+            token["content"]: token["id"] for token in parsed["added_tokens"] if token["special"]
+        }
+        self.special_ids = frozenset(self.special_tokens.values())
+        self._tokenizer = _load(parsed)
+        after_special = _without_word_start(parsed, first_only=True)
+        continuation = _without_word_start(parsed, first_only=False)
+        self._encoders: dict[Position, tokenizers.Tokenizer] = {
+            "start": self._tokenizer,
+            "after_special": self._tokenizer if after_special == parsed else _load(after_special),
+            "continuation": self._tokenizer if continuation == parsed else _load(continuation),
+        }
+        self._special_pattern = _special_pattern(parsed["added_tokens"])
+        self.bos_id = self._id_of("bos_token")
+        self.eos_id = self._id_of("eos_token")
+        own_eos = frozenset() if self.eos_id is None else frozenset((self.eos_id,))
+        self.eos_ids = eos_ids | own_eos
+        self._prefix_ids = self._find_prefix_ids()
+        self._encode_cached = lru_cache(maxsize=4096)(self._encode_uncached)
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Reads the tokenizer of the base folder `path`. Raises `TokenizerError`."""
+        try:
+            definition = (path / "tokenizer.json").read_text(encoding="utf-8")
+        except OSError as error:
+            raise TokenizerError(f"{path} has no readable tokenizer.json: {error}") from error
+        try:
+            return cls(definition, names=_token_names(path), eos_ids=_eos_ids(path))
+        except (KeyError, TypeError, ValueError) as error:
+            raise TokenizerError(
+                f"{path} holds tokenizer files that are not understood: {error}"
+            ) from error
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def encode(
+        self, text: str, allow_special: bool = False, *, position: Position = "start"
+    ) -> list[int]:
+        """Ids of `text`, nothing added.
+
+        Special tokens that are spelled out in `text` stay plain text unless `allow_special`.
+        """
+        if allow_special:
+            return self._encode_trusted(text, position)
+        if len(text) > CACHED_TEXT_CHARS:
+            return list(self._encode_uncached(text, position))
+        return list(self._encode_cached(text, position))
+
+    def encode_with_special(self, text: str) -> list[int]:
+        """Ids of a raw prompt: `text` as plain text behind the tokens (such as BOS) that the base expects first."""
+        position: Position = "after_special" if self._prefix_ids else "start"
+        return [*self._prefix_ids, *self.encode(text, position=position)]
+
+    def split_special(self, text: str) -> Iterator[str | int]:
+        """Trusted `text` cut at its special tokens: the texts between them, and their ids."""
+        start = 0
+        for match in self._special_pattern.finditer(text) if self._special_pattern else ():
+            if match.start() > start:
+                yield text[start : match.start()]
+            yield self._special_id(match[0])
+            start = match.end()
+        if start < len(text):
+            yield text[start:]
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Text of `ids`; bytes that are not UTF-8 become U+FFFD."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
+
+    def decode_stream(self, prompt_ids: Sequence[int]) -> DecodeStream:
+        """Text of tokens that arrive one by one after `prompt_ids`."""
+        return DecodeStream(self, prompt_ids)
+
+    def _encode_trusted(self, text: str, position: Position) -> list[int]:
+        ids: list[int] = []
+        for piece in self.split_special(text):
+            if isinstance(piece, int):
+                ids.append(piece)
+                position = "after_special"
+            else:
+                ids += self.encode(piece, position=position)
+        return ids
+
+    def _encode_uncached(self, text: str, position: Position) -> tuple[int, ...]:
+        return tuple(self._encoders[position].encode(text, add_special_tokens=False).ids)
+
+    def _special_id(self, matched: str) -> int:
+        exact = self.special_tokens.get(matched)
+        return self.special_tokens[matched.strip()] if exact is None else exact
+
+    def _id_of(self, name: str) -> int | None:
+        content = self.names.get(name)
+        found = None if content is None else self._tokenizer.token_to_id(content)
+        return None if found is None else int(found)
+
+    def _find_prefix_ids(self) -> list[int]:
+        """The ids that the tokenizer's own post-processor puts in front of a text."""
+        plain = self._tokenizer.encode("a", add_special_tokens=False).ids
+        full = self._tokenizer.encode("a", add_special_tokens=True).ids
+        for start in range(len(full) - len(plain) + 1):
+            if full[start : start + len(plain)] == plain:
+                return list(full[:start])
+        return []
+
+
+class DecodeStream:
+    """Decodes token by token and holds back what may still change: an unfinished character.
+
+    A token's text can depend on the one before it (a leading space, the rest of a character), so the
+    stream decodes a short window twice, without and with the new token, and hands out the difference.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._window = list(prompt_ids[-MAX_HELD_TOKENS:])
+        self._num_read = len(self._window)
+
+    def step(self, token_id: int) -> str | None:
+        """The text that `token_id` completes, or None while a character is unfinished."""
+        self._window.append(token_id)
+        is_held_long = len(self._window) - self._num_read > MAX_HELD_TOKENS
+        return self._take(keep_unfinished=not is_held_long)
+
+    def flush(self) -> str:
+        """What is still held back at the end of generation, unfinished characters as U+FFFD."""
+        return self._take(keep_unfinished=False) or ""
+
+    def _take(self, *, keep_unfinished: bool) -> str | None:
+        before = self._tokenizer.decode(self._window[: self._num_read])
+        after = self._tokenizer.decode(self._window)
+        if keep_unfinished and after.endswith("�"):
+            return None
+        new = after[len(before) :]
+        self._window = self._window[self._num_read :]
+        self._num_read = len(self._window)
+        return new or None
+
+
+def _load(parsed: dict[str, Any]) -> tokenizers.Tokenizer:
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(parsed))
+    except Exception as error:  # the library raises bare Exception
+        raise TokenizerError(f"tokenizer.json is not understood: {error}") from error
+    # Special tokens in text are encoded as text; `split_special` finds those that can be trusted.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _special_pattern(added_tokens: list[dict[str, Any]]) -> re.Pattern[str] | None:
+    """Matches the special tokens, the longest first, with the white space that they swallow."""
+    special = sorted((t for t in added_tokens if t["special"]), key=lambda t: -len(t["content"]))
+    alternatives = (
+        (r"\s*" if t.get("lstrip") else "")
+        + re.escape(t["content"])
+        + (r"\s*" if t.get("rstrip") else "")
+        for t in special
+    )
+    return re.compile("|".join(alternatives)) if special else None
+
+
+def _without_word_start(parsed: dict[str, Any], *, first_only: bool) -> dict[str, Any]:
+    """The definition without the parts that put a word-start mark in front of a text.
+
+    With `first_only` only the mark that belongs to the very first text goes; the library would not
+    have put it behind a special token either.
+    """
+
+    def strip(part: Any) -> Any:
+        if isinstance(part, list):
+            return [strip(p) for p in part if first_only or _type_of(p) != "Prepend"]
+        if not isinstance(part, dict):
+            return part
+        part = {k: strip(v) for k, v in part.items()}
+        if part.get("prepend_scheme") == "first" or (not first_only and "prepend_scheme" in part):
+            part["prepend_scheme"] = "never"
+        if not first_only and _type_of(part) == "ByteLevel":
+            part["add_prefix_space"] = False
+        return part
+
+    normalizer = parsed.get("normalizer")
+    if not first_only and _type_of(normalizer) == "Prepend":
+        normalizer = None
+    return {
+        **parsed,
+        "normalizer": strip(normalizer),
+        "pre_tokenizer": strip(parsed.get("pre_tokenizer")),
+    }
+
+
+def _type_of(part: Any) -> str | None:
+    return part.get("type") if isinstance(part, dict) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    loaded = json.loads(path.read_text(encoding="utf-8"))
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _token_names(path: Path) -> dict[str, str]:
+    """bos_token, eos_token and so on by name; tokenizer_config.json wins over special_tokens_map.json."""
+    named = {
+        **_read_json(path / "special_tokens_map.json"),
+        **_read_json(path / "tokenizer_config.json"),
+    }
+    names = {}
+    for name, value in named.items():
+        content = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(content, str):
+            names[name] = content
+    return names
+
+
+def _eos_ids(path: Path) -> frozenset[int]:
+    ids: set[int] = set()
+    for file in ("generation_config.json", "config.json"):
+        value = _read_json(path / file).get("eos_token_id")
+        ids.update(value if isinstance(value, list) else () if value is None else (value,))
+    return frozenset(ids)
