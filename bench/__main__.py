@@ -1,0 +1,9 @@
+"""`python -m bench`: every measurement, one after the other. Each can be run alone: `python -m bench.train`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+for name in ("train", "serve"):
+    subprocess.run([sys.executable, "-m", f"bench.{name}"], check=True)
