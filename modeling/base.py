@@ -62,7 +62,8 @@ def load_base(
     )
     model.requires_grad_(False)
     model.to(device)  # type: ignore[arg-type]
-    return model.eval()
+    model.train(False)
+    return model
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ serving renders for the messages before that turn, because both cut the text at 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ class ChatTemplate:
         bounds = [0, *cuts, len(rendering.text)]
         parts: list[list[int]] = []
         position: Position = "start"
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        for start, end in itertools.pairwise(bounds):
             ids: list[int] = []
             for piece in self.tokenizer.split_special(rendering.text[start:end]):
                 if isinstance(piece, int):
@@ -251,7 +252,9 @@ def _weight(message: Message) -> float:
 class _GenerationBlock(jinja2.ext.Extension):
     """Lets `{% generation %}` pass: it marks assistant text for other libraries."""
 
-    tags = {"generation"}
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
 
     def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
         next(parser.stream)
