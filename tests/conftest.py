@@ -1,0 +1,80 @@
+"""The servers of a test run. Each pytest process (each xdist worker) starts its own, when first asked.
+
+postgres        a running cluster                  valkey          a running server
+database_url    a migrated database of this test   broker_url      an emptied broker
+blob_url        a directory of this test           s3_url          a prefix of this test
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from embedded.postgres import Postgres
+from embedded.valkey import Valkey
+from tests import servers
+
+# Libraries phone home unless told not to.
+os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
+
+
+@pytest.fixture(scope="session")
+def server_dir() -> Iterator[Path]:
+    # Not pytest's own directory: that one keeps the clusters of the last three runs.
+    with tempfile.TemporaryDirectory(prefix="luthier-tests-") as path:
+        yield Path(path)
+
+
+@pytest.fixture(scope="session")
+def postgres(server_dir: Path) -> Iterator[Postgres]:
+    with Postgres(server_dir / "postgres", fsync=False).running(server_dir / "postgres.log") as it:
+        yield it
+
+
+@pytest.fixture(scope="session")
+def database_template(postgres: Postgres) -> str:
+    return servers.make_template(postgres)
+
+
+@pytest.fixture
+def database_url(postgres: Postgres, database_template: str) -> Iterator[str]:
+    with servers.fresh_database(postgres, database_template) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def valkey(server_dir: Path) -> Iterator[Valkey]:
+    with Valkey(server_dir / "valkey", fsync=False).running(server_dir / "valkey.log") as it:
+        yield it
+
+
+@pytest.fixture
+def broker_url(valkey: Valkey) -> str:
+    with redis.Redis.from_url(valkey.url()) as client:
+        client.flushall()
+    return valkey.url()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(server_dir: Path) -> Iterator[str]:
+    directory = server_dir / "seaweedfs"
+    directory.mkdir()
+    with servers.seaweedfs(directory) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in servers.s3_environment().items():
+        monkeypatch.setenv(name, value)
+    return servers.s3_url(s3_endpoint)
+
+
+@pytest.fixture
+def blob_url(tmp_path: Path) -> str:
+    return f"file://{tmp_path / 'blobs'}"
