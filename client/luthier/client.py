@@ -1,0 +1,55 @@
+"""`Luthier`: `openai.OpenAI` with another default address and two more resources."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import Any
+
+from openai import OpenAI
+
+from .adapters import Adapters
+from .jobs import Jobs
+
+DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
+
+
+class Luthier(OpenAI):
+    """Takes every option of `openai.OpenAI`; what is not given comes from the environment.
+
+    The address is `base_url`, LUTHIER_BASE_URL, OPENAI_BASE_URL or a server on this machine, and the
+    key `api_key`, LUTHIER_API_KEY or OPENAI_API_KEY, in that order. Without a key it raises
+    `openai.OpenAIError`.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: Any = None,
+        base_url: Any = None,
+        # OpenAI's other options differ between its releases, so they are passed on unread.
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            api_key=api_key if api_key is not None else os.environ.get("LUTHIER_API_KEY"),
+            base_url=base_url if base_url is not None else base_url_from_env(),
+            **options,
+        )
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """Following fine-tuning jobs; everything else about them is in `fine_tuning.jobs`."""
+        return Jobs(self)
+
+    @cached_property
+    def adapters(self) -> Adapters:
+        """The weights of tuned models."""
+        return Adapters(self)
+
+
+def base_url_from_env() -> str:
+    """Never api.openai.com by default: a client of Luthier must not send its data there by accident."""
+    for name in ("LUTHIER_BASE_URL", "OPENAI_BASE_URL"):
+        if value := os.environ.get(name):
+            return value
+    return DEFAULT_BASE_URL
