@@ -87,7 +87,7 @@ class BlobStore(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[str]:
-        """The keys that begin with `prefix`, in order."""
+        """The keys that begin with `prefix`, in any order."""
         ...
 
 

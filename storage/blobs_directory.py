@@ -28,7 +28,8 @@ class DirectoryBlobStore:
         self.root = root
         self._partial = root / _PARTIAL
         with _errors():
-            self._partial.mkdir(mode=0o700, parents=True, exist_ok=True)
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._partial.mkdir(mode=0o700, exist_ok=True)
             _remove_abandoned(self._partial)
 
     def writer(self, key: str) -> DirectoryBlobWriter:
@@ -54,12 +55,11 @@ class DirectoryBlobStore:
     def list(self, prefix: str) -> Iterator[str]:
         top = prefix.rpartition("/")[0]
         start = self._path(top) if top else self.root
-        found = []
         for directory, _, names in os.walk(start):
             parent = Path(directory).relative_to(self.root)
             if parent.name != _PARTIAL:
-                found += [(parent / name).as_posix() for name in names]
-        yield from sorted(key for key in found if key.startswith(prefix))
+                keys = ((parent / name).as_posix() for name in names)
+                yield from (key for key in keys if key.startswith(prefix))
 
     def _path(self, key: str) -> Path:
         return self.root / blobs.check_key(key)
@@ -108,7 +108,7 @@ class DirectoryBlobWriter:
         with _errors():
             self._file.flush()
             os.fsync(self._file.fileno())
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._partial.replace(self._path)
             _sync_directory(self._path.parent)
         return BlobInfo(self.key, self._num_bytes, self._digest.hexdigest())

@@ -11,13 +11,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import redis
 
-from embedded.postgres import Postgres
-from embedded.valkey import Valkey
-from tests import servers
+if TYPE_CHECKING:
+    from embedded.postgres import Postgres
+    from embedded.valkey import Valkey
 
 # Libraries phone home unless told not to.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
@@ -32,29 +32,39 @@ def server_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres(server_dir: Path) -> Iterator[Postgres]:
+    from embedded.postgres import Postgres
+
     with Postgres(server_dir / "postgres", fsync=False).running(server_dir / "postgres.log") as it:
         yield it
 
 
 @pytest.fixture(scope="session")
 def database_template(postgres: Postgres) -> str:
+    from tests import servers
+
     return servers.make_template(postgres)
 
 
 @pytest.fixture
 def database_url(postgres: Postgres, database_template: str) -> Iterator[str]:
+    from tests import servers
+
     with servers.fresh_database(postgres, database_template) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def valkey(server_dir: Path) -> Iterator[Valkey]:
+    from embedded.valkey import Valkey
+
     with Valkey(server_dir / "valkey", fsync=False).running(server_dir / "valkey.log") as it:
         yield it
 
 
 @pytest.fixture
 def broker_url(valkey: Valkey) -> str:
+    import redis
+
     with redis.Redis.from_url(valkey.url()) as client:
         client.flushall()
     return valkey.url()
@@ -62,6 +72,8 @@ def broker_url(valkey: Valkey) -> str:
 
 @pytest.fixture(scope="session")
 def s3_endpoint(server_dir: Path) -> Iterator[str]:
+    from tests import servers
+
     directory = server_dir / "seaweedfs"
     directory.mkdir()
     with servers.seaweedfs(directory) as endpoint:
@@ -70,6 +82,8 @@ def s3_endpoint(server_dir: Path) -> Iterator[str]:
 
 @pytest.fixture
 def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    from tests import servers
+
     for name, value in servers.s3_environment().items():
         monkeypatch.setenv(name, value)
     return servers.s3_url(s3_endpoint)

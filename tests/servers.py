@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import selectors
 import signal
+import socket
+import socketserver
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import boto3
 import psycopg
@@ -132,6 +137,40 @@ def s3_environment() -> dict[str, str]:
 def s3_url(endpoint: str) -> str:
     """A blob URL with a prefix of its own."""
     return f"s3://{S3_BUCKET}/{uuid.uuid4().hex}?endpoint={endpoint}&region=us-east-1"
+
+
+@contextmanager
+def cutting_proxy(target_url: str, cut_after_bytes: int, num_cuts: int) -> Iterator[str]:
+    """A TCP proxy whose first `num_cuts` long replies break off after `cut_after_bytes`."""
+    target = urlsplit(target_url)
+    cuts_left = [num_cuts]
+
+    class Connection(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            upstream = socket.create_connection((target.hostname, target.port))
+            with upstream, closing(selectors.DefaultSelector()) as selector:
+                selector.register(self.request, selectors.EVENT_READ, upstream)
+                selector.register(upstream, selectors.EVENT_READ, self.request)
+                num_bytes = 0
+                while True:
+                    for ready, _ in selector.select():
+                        data = ready.fileobj.recv(65536)  # type: ignore[union-attr]
+                        if not data:
+                            return
+                        if ready.fileobj is upstream:
+                            num_bytes += len(data)
+                        if num_bytes > cut_after_bytes and cuts_left[0]:
+                            cuts_left[0] -= 1
+                            return
+                        ready.data.sendall(data)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Connection) as proxy:
+        proxy.daemon_threads = True
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{proxy.server_address[1]}"
+        finally:
+            proxy.shutdown()
 
 
 def is_running(pid: int) -> bool:
