@@ -191,10 +191,10 @@ def _add_job_routes(app: FastAPI, api: FakeApi) -> None:
 def _add_file_routes(app: FastAPI, api: FakeApi) -> None:
     @app.post("/v1/files")
     async def create_file(request: Request) -> Object:
-        form = await request.form()
-        upload, purpose = form["file"], form["purpose"]
-        assert isinstance(upload, UploadFile)
-        content = await upload.read()
+        async with request.form() as form:
+            upload, purpose = form["file"], form["purpose"]
+            assert isinstance(upload, UploadFile)
+            content = await upload.read()
         file_id = f"file-{len(api.files) + 1}"
         api.contents[file_id] = content
         api.files[file_id] = {

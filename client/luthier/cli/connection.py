@@ -72,19 +72,20 @@ def find(
     data_dir: Path | None,
     env: Mapping[str, str] = os.environ,
 ) -> Connection:
-    """Options, then --data, then LUTHIER_*, then ./.luthier, then OPENAI_*.
+    """Options, then --data, then LUTHIER_*, then OPENAI_*, each for what is still missing.
 
-    A key found in a data directory without having been asked for goes to no other server than the
-    one that this directory belongs to, and OPENAI_API_KEY to none that only we have thought of
-    while such a directory is there.
+    Where none of them names a server, the one whose data directory is ./.luthier is meant, with the
+    key from there: a key for api.openai.com that happens to be in OPENAI_API_KEY is not sent to it,
+    and the directory's key to no other server.
     """
     if data_dir is not None:
         base_url = base_url or _address(data_dir)
         api_key = api_key or _key(data_dir)
     base_url = base_url or env.get("LUTHIER_BASE_URL")
     api_key = api_key or env.get("LUTHIER_API_KEY")
-    if not base_url and not api_key and (DEFAULT_DATA_DIR / "api_key").exists():
-        base_url, api_key = _address(DEFAULT_DATA_DIR), _key(DEFAULT_DATA_DIR)
+    is_unsaid = not (base_url or api_key or env.get("OPENAI_BASE_URL"))
+    if is_unsaid and (DEFAULT_DATA_DIR / "api_key").exists():
+        return Connection(_address(DEFAULT_DATA_DIR), _key(DEFAULT_DATA_DIR))
     base_url = base_url or env.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
     api_key = api_key or env.get("OPENAI_API_KEY")
     if not api_key:

@@ -14,7 +14,7 @@ from openai.types import FileObject
 from luthier.client import Luthier
 
 from .connection import connected
-from .output import AsJson, print_list, print_object
+from .output import AsJson, print_list, print_object, printable
 
 app = typer.Typer(help="Upload, list and download files.", no_args_is_help=True)
 COLUMNS = ("id", "filename", "purpose", "bytes", "status", "created_at")
@@ -79,10 +79,9 @@ def download(
 ) -> None:
     """Download a file; the metrics of a finished job as CSV."""
     record = client.files.retrieve(file_id)
-    # The name was chosen by whoever uploaded the file: never a path.
-    target = path or Path(Path(record.filename.replace("\\", "/")).name or file_id)
-    if target.is_dir():
-        target = target / file_id
+    target = path or Path(_own_name(record))
+    if path is not None and path.is_dir():
+        target = path / _own_name(record)
     partial = target.with_name(f".{target.name}.partial")
     try:
         with client.files.with_streaming_response.content(file_id) as response:
@@ -93,6 +92,12 @@ def download(
     finally:
         partial.unlink(missing_ok=True)
     typer.echo(f"Wrote {target}")
+
+
+def _own_name(record: FileObject) -> str:
+    """The last part of the name that its uploader chose, which is never to be taken for a path."""
+    name = printable(record.filename).replace("\\", "/").rpartition("/")[2]
+    return record.id if name in ("", ".", "..") else name
 
 
 def decode_results(content: bytes) -> bytes:
