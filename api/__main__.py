@@ -1,0 +1,59 @@
+"""`python -m api --host H --port P`: the api's process. Everything else comes from the environment."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+import structlog
+import uvicorn
+
+from storage.death_pipe import exit_with_parent
+from storage.settings import Settings
+
+from .app import create_app
+
+GRACE_S = 3
+"""How long open requests may go on after SIGTERM."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m api", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    arguments = parser.parse_args()
+    exit_with_parent()
+    _configure_log()
+    settings = Settings.from_env().require("database_url", "broker_url", "blob_url")
+    uvicorn.run(
+        create_app(settings),
+        host=arguments.host,
+        port=arguments.port,
+        # The app writes a better one.
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+def _configure_log() -> None:
+    """One JSON object a line, on stderr."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Who a request comes from: `Authorization: Bearer <key>`, looked up anew at each request.
+
+There is no cache, so a revoked key stops working at once. The look-up's transaction ends before the
+route begins: an upload of minutes holds no connection to the database.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from storage import api_keys
+from storage.api_keys import Caller
+from storage.errors import PermissionDenied, Unauthenticated
+
+from .wiring import Wired
+
+_bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key.")
+
+_NO_KEY = (
+    "You didn't provide an API key. You need to provide your API key in an Authorization header "
+    "using Bearer auth (i.e. Authorization: Bearer YOUR_KEY). An operator of this server can give "
+    "you one."
+)
+
+
+async def authenticate(
+    request: Request,
+    wiring: Wired,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+) -> Caller:
+    """The caller, by a key of either kind. Raises Unauthenticated."""
+    if credentials is None or credentials.scheme.lower() != "bearer":
+        raise Unauthenticated(_NO_KEY)
+    # A header's bytes come as Latin-1; keys are hashed as UTF-8. A key may hold spaces.
+    key = credentials.credentials.encode("latin-1").decode("utf-8", "surrogateescape")
+    caller = await wiring.database.run(api_keys.find_caller, key)
+    if caller is None:
+        raise Unauthenticated(
+            f"Incorrect API key provided: {_masked(key)}. You can find your API key with the "
+            "operator of this server.",
+            code="invalid_api_key",
+        )
+    request.state.caller = caller
+    return caller
+
+
+async def _of_project(caller: Annotated[Caller, Depends(authenticate)]) -> Caller:
+    if caller.kind != "project":
+        raise PermissionDenied(
+            "You have insufficient permissions for this operation: an admin key belongs to no "
+            "project. Use a project's key."
+        )
+    return caller
+
+
+ProjectCaller = Annotated[Caller, Depends(_of_project)]
+"""The caller by a project's key; everything that the request touches is this project's."""
+
+
+def _masked(key: str) -> str:
+    """Enough to recognise one's own key by, and no more."""
+    shown = key[-4:] if len(key) >= 16 else ""
+    return f"{key[:3] if shown else ''}***{shown}".encode("ascii", "replace").decode()

@@ -1,0 +1,102 @@
+"""The inference servers: which of them gets a request, and which are known to be down.
+
+Rendezvous hashing: each server has a score for a key, and the highest takes it. So an adapter stays on
+one server's slots, and when a server comes or goes, only its own share moves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import httpx
+import structlog
+
+from storage.errors import InvalidRequest, Unavailable
+
+log = structlog.get_logger()
+
+FIRST_PAUSE_S = 1.0
+MAX_PAUSE_S = 30.0
+BUSY = frozenset({502, 503})
+"""Replies that say "not me, not now": another server may do it."""
+
+
+@dataclass
+class _Failures:
+    """Of one server, in a row."""
+
+    count: int = 0
+    avoided_until: float = 0.0
+
+
+class Backends:
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        urls: Mapping[str, tuple[str, ...]],
+        internal_key: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._http = http
+        self._urls = urls
+        self._headers = {"authorization": f"Bearer {internal_key}"} if internal_key else {}
+        self._clock = clock
+        self._failures = {url: _Failures() for group in urls.values() for url in group}
+
+    def order(self, base_model: str, key: str) -> list[str]:
+        """The base's servers as they should be tried; those known to be down come last."""
+        now = self._clock()
+
+        def rank(url: str) -> tuple[bool, bytes]:
+            score = hashlib.blake2b(f"{url}\0{key}".encode(), digest_size=8).digest()
+            return self._failures[url].avoided_until <= now, score
+
+        return sorted(self._urls.get(base_model, ()), key=rank, reverse=True)
+
+    async def send(
+        self, base_model: str, key: str, path: str, content: bytes, headers: Mapping[str, str]
+    ) -> httpx.Response:
+        """POST to the first server that takes it; the reply's body is not read yet.
+
+        Raises InvalidRequest if the base has no server, Unavailable if none of them answers.
+        """
+        urls = self.order(base_model, key)
+        if not urls:
+            raise InvalidRequest(
+                f"No inference server of this installation serves the base model '{base_model}'.",
+                code="model_not_served",
+            )
+        for url in urls:
+            try:
+                reply = await self._post(url + path, content, headers)
+            except httpx.ReadTimeout as error:
+                # It has the request and works on it: a second server would do the same.
+                log.warning("backend.timeout", url=url, error=repr(error))
+                raise Unavailable("The model did not answer in time.", status=504) from None
+            except httpx.TransportError as error:
+                self._note_failure(url, error)
+                continue
+            self._failures[url] = _Failures()
+            if reply.status_code in BUSY and url != urls[-1]:
+                await reply.aclose()
+                continue
+            return reply
+        raise Unavailable("The model is not being served at the moment. Please try again shortly.")
+
+    async def _post(self, url: str, content: bytes, headers: Mapping[str, str]) -> httpx.Response:
+        request = self._http.build_request(
+            "POST",
+            url,
+            content=content,
+            headers={"content-type": "application/json", **headers, **self._headers},
+        )
+        return await self._http.send(request, stream=True)
+
+    def _note_failure(self, url: str, error: httpx.TransportError) -> None:
+        count = self._failures[url].count + 1
+        pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** (count - 1))
+        self._failures[url] = _Failures(count, self._clock() + pause_s)
+        log.warning("backend.failed", url=url, error=repr(error), avoided_for_s=pause_s)

@@ -1,0 +1,209 @@
+"""The one place where errors become replies, always in OpenAI's shape: `{"error": {message, type, …}}`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
+from starlette.exceptions import HTTPException
+
+from storage.errors import InvalidRequest, LuthierError, NotFound, StorageFull, Unavailable
+
+RETRY_AFTER_S = 2
+"""Told with each 503; clients of OpenAI wait that long and try again."""
+
+log = structlog.get_logger()
+
+SERVER_ERROR = (
+    "The server had an error processing your request. Sorry about that! You can retry your "
+    "request. If the error persists, give the operator of this server the id in the reply's "
+    "header x-request-id."
+)
+STORAGE_DOWN = "The server cannot reach its storage at the moment. Please try again shortly."
+DATABASE_DOWN = "The server cannot reach its database at the moment. Please try again shortly."
+
+
+class Error(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(BaseModel):
+    error: Error
+
+
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorReply, "description": text}
+    for status, text in {
+        400: "The request cannot be done as it stands.",
+        401: "The API key is missing or wrong.",
+        403: "The API key does not permit this.",
+        404: "There is no such thing, or it is another project's.",
+        413: "The body is too large.",
+        500: "A fault of the server.",
+        503: "Try again after `retry-after` seconds.",
+    }.items()
+}
+"""Replies that every route under /v1 may give; part of the OpenAPI document."""
+
+
+def install(app: FastAPI) -> None:
+    """Unhandled exceptions are not here: the outermost layer (`request_id`) answers those."""
+    app.add_exception_handler(LuthierError, _on_luthier_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(ValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(DataError, _on_data_error)
+    for unreachable in (OperationalError, InterfaceError, NoConnectionFree):
+        app.add_exception_handler(unreachable, _on_database_down)
+
+
+def reply(error: LuthierError, headers: dict[str, str] | None = None) -> JSONResponse:
+    headers = dict(headers or {})
+    if error.status == 503:
+        headers.setdefault("retry-after", str(RETRY_AFTER_S))
+    if error.status == 401:
+        headers.setdefault("www-authenticate", "Bearer")
+    return JSONResponse(error.body(), error.status, headers)
+
+
+def server_error() -> JSONResponse:
+    """The reply to what nobody expected; it tells nothing of the inside."""
+    return reply(LuthierError(SERVER_ERROR))
+
+
+async def _on_luthier_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, LuthierError)
+    if error.status < 500 or (isinstance(error, Unavailable) and error.__cause__ is None):
+        return reply(error)
+    # Its text is for the operator: it tells of keys, paths and addresses.
+    log.error("request.failed", error=str(error), kind=type(error).__name__, exc_info=error)
+    if isinstance(error, StorageFull):
+        return reply(StorageFull("The server's storage is full."))
+    if isinstance(error, Unavailable):
+        return reply(Unavailable(STORAGE_DOWN))
+    return server_error()
+
+
+async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError | ValidationError)
+    return reply(explain(error.errors()))
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    url = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        return reply(NotFound(f"Invalid URL ({url})"), headers)
+    if error.status_code == 405:
+        text = f"Not allowed to {request.method} on {request.url.path}."
+        return reply(InvalidRequest(text, status=405, code="method_not_supported"), headers)
+    return reply(InvalidRequest(str(error.detail), status=error.status_code), headers)
+
+
+async def _on_data_error(_: Request, error: Exception) -> JSONResponse:
+    log.info("request.unstorable", kind=type(error).__name__)
+    text = (
+        "The request holds a value that cannot be stored or looked up, such as the character NUL."
+    )
+    return reply(InvalidRequest(text))
+
+
+async def _on_database_down(_: Request, error: Exception) -> JSONResponse:
+    log.error("database.unreachable", error=str(error))
+    return reply(Unavailable(DATABASE_DOWN))
+
+
+def explain(errors: Sequence[Any]) -> InvalidRequest:
+    """The first of pydantic's errors in OpenAI's words."""
+    error = errors[0]
+    loc = list(error["loc"])
+    if loc and loc[0] in ("body", "query", "path", "header"):
+        loc = loc[1:]
+    param = ".".join(map(str, loc))
+    message, code = _words(param, error["type"], error)
+    return InvalidRequest(message, param=param or None, code=code)
+
+
+_EXPECTED = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "bool_type": "a boolean",
+    "list_type": "an array",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+_BOUNDS = {
+    "greater_than": ("below minimum", "> {gt}", "below_min_value"),
+    "greater_than_equal": ("below minimum", ">= {ge}", "below_min_value"),
+    "less_than": ("above maximum", "< {lt}", "above_max_value"),
+    "less_than_equal": ("above maximum", "<= {le}", "above_max_value"),
+}
+
+
+def _words(param: str, kind: str, error: Any) -> tuple[str, str | None]:
+    value, context = error.get("input"), error.get("ctx") or {}
+    if kind == "missing":
+        return f"Missing required parameter: '{param}'.", "missing_required_parameter"
+    if kind in _EXPECTED:
+        return (
+            f"Invalid type for '{param}': expected {_EXPECTED[kind]}, but got "
+            f"{_kind_of(value)} instead.",
+            "invalid_type",
+        )
+    if kind in _BOUNDS:
+        where, bound, code = _BOUNDS[kind]
+        number = "decimal" if isinstance(value, float) else "integer"
+        return (
+            f"Invalid '{param}': {number} {where} value. Expected a value "
+            f"{bound.format(**context)}, but got {value} instead.",
+            f"{number}_{code}",
+        )
+    if kind in ("string_too_long", "string_too_short"):
+        side = "long" if kind == "string_too_long" else "short"
+        edge = "maximum" if side == "long" else "minimum"
+        return (
+            f"Invalid '{param}': string too {side}. Expected a string with {edge} length "
+            f"{context.get('max_length', context.get('min_length'))}, but got a string with "
+            f"length {len(value)} instead.",
+            "string_above_max_length" if side == "long" else "string_below_min_length",
+        )
+    if kind == "too_long":
+        return (
+            f"Invalid '{param}': too many items. Expected at most {context['max_length']}, but got "
+            f"{len(value)} instead.",
+            "array_above_max_length" if isinstance(value, list) else "object_above_max_properties",
+        )
+    if kind == "literal_error":
+        return f"Invalid value: {value!r}. Supported values are: {context['expected']}.", (
+            "invalid_value"
+        )
+    return f"Invalid '{param}': {error['msg']}", "invalid_value"
+
+
+def _kind_of(value: object) -> str:
+    for kind, words in (
+        (bool, "a boolean"),
+        (int, "an integer"),
+        (float, "a decimal"),
+        (str, "a string"),
+        (list, "an array"),
+        (dict, "an object"),
+    ):
+        if isinstance(value, kind):
+            return words
+    return "null"

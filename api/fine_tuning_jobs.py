@@ -1,0 +1,225 @@
+"""/v1/fine_tuning/jobs: create, list, retrieve, cancel."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any, Literal
+
+import anyio
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+from storage import events, files, jobs, models, queue
+from storage.api_keys import Caller
+from storage.base_models import Catalogue
+from storage.errors import InvalidRequest
+from storage.ids import new_id
+from storage.jobs import JobRow
+
+from . import bodies
+from .auth import ProjectCaller
+from .fine_tuning_request import MAX_SEED, CreateFineTuningJob
+from .pages import After, Page, limit
+from .wiring import Wired
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+
+TRAINING_PURPOSE = "fine-tune"
+RING_TIMEOUT_S = 2.0
+"""A broker that hangs costs no more: the row is there, and the workers' sweep finds it."""
+
+Json = dict[str, Any]
+
+
+class JobError(BaseModel):
+    code: str
+    message: str
+    param: str | None
+
+
+class JobMethod(BaseModel):
+    type: str
+    supervised: Json
+
+
+class FineTuningJob(BaseModel):
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    error: JobError | None
+    estimated_finish: int | None
+    eval_id: None = None
+    fine_tuned_model: str | None
+    finished_at: int | None
+    hyperparameters: Json
+    integrations: list[Json]
+    metadata: dict[str, str] | None
+    method: JobMethod
+    model: str
+    organization_id: str
+    result_files: list[str]
+    seed: int
+    shared_with_openai: Literal[False] = False
+    status: Literal["validating_files", "queued", "running", "succeeded", "failed", "cancelled"]
+    trained_tokens: int | None
+    training_file: str
+    usage_metrics: None = None
+    user_provided_suffix: str | None
+    validation_file: str | None
+
+    @classmethod
+    def from_row(cls, row: JobRow) -> FineTuningJob:
+        return cls(
+            id=row.id,
+            created_at=int(row.created_at.timestamp()),
+            error=JobError(**row.error) if row.error else None,
+            estimated_finish=(
+                int(row.estimated_finish.timestamp()) if row.estimated_finish else None
+            ),
+            fine_tuned_model=row.fine_tuned_model,
+            finished_at=int(row.finished_at.timestamp()) if row.finished_at else None,
+            hyperparameters=row.hyperparameters,
+            integrations=row.integrations or [],
+            metadata=row.metadata_,
+            method=JobMethod(type=row.method, supervised={"hyperparameters": row.hyperparameters}),
+            model=row.model,
+            organization_id=row.organization_id,
+            result_files=row.result_files,
+            seed=row.seed,
+            status=row.status,
+            trained_tokens=row.trained_tokens,
+            training_file=row.training_file,
+            user_provided_suffix=row.suffix,
+            validation_file=row.validation_file,
+        )
+
+
+@router.post("", openapi_extra=bodies.document(CreateFineTuningJob))
+async def create_job(
+    body: Annotated[CreateFineTuningJob, Depends(bodies.json_body(CreateFineTuningJob))],
+    caller: ProjectCaller,
+    wiring: Wired,
+) -> FineTuningJob:
+    row = await wiring.database.run(_create, caller, body, wiring.catalogue())
+    with anyio.move_on_after(RING_TIMEOUT_S):
+        await run_sync(queue.ring, row.id, abandon_on_cancel=True)
+    return FineTuningJob.from_row(row)
+
+
+_METADATA_FILTER: Json = {
+    "parameters": [
+        {
+            "name": "metadata",
+            "in": "query",
+            "style": "deepObject",
+            "description": "`metadata[key]=value`, or `metadata=null` for jobs that have none.",
+            "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+        }
+    ]
+}
+
+
+@router.get("", openapi_extra=_METADATA_FILTER)
+async def list_jobs(
+    request: Request,
+    caller: ProjectCaller,
+    wiring: Wired,
+    after: After = None,
+    limit: Annotated[int, limit(1000)] = 20,
+) -> Page[FineTuningJob]:
+    page = await wiring.database.run(
+        jobs.page, caller.project_id, after=after, limit=limit, metadata=_metadata_filter(request)
+    )
+    return Page(data=[FineTuningJob.from_row(row) for row in page.rows], has_more=page.has_more)
+
+
+@router.get("/{fine_tuning_job_id}")
+async def retrieve_job(
+    fine_tuning_job_id: str, caller: ProjectCaller, wiring: Wired
+) -> FineTuningJob:
+    row = await wiring.database.run(jobs.get, caller.project_id, fine_tuning_job_id)
+    return FineTuningJob.from_row(row)
+
+
+@router.post("/{fine_tuning_job_id}/cancel")
+async def cancel_job(
+    fine_tuning_job_id: str, caller: ProjectCaller, wiring: Wired
+) -> FineTuningJob:
+    """The job ends at once; the worker that has it learns so at its next step."""
+    row = await wiring.database.run(jobs.cancel, caller.project_id, fine_tuning_job_id)
+    return FineTuningJob.from_row(row)
+
+
+def _create(
+    session: Session, caller: Caller, body: CreateFineTuningJob, catalogue: Catalogue
+) -> JobRow:
+    method = body.method_type()
+    model, base_model, init_adapter_id = _starting_point(session, caller, body.model, catalogue)
+    _check_file(session, caller, "training_file", body.training_file)
+    if body.validation_file is not None:
+        _check_file(session, caller, "validation_file", body.validation_file)
+    integrations = [i.model_dump(exclude_none=True) for i in body.integrations or ()]
+    row = JobRow(
+        id=new_id("ftjob-"),
+        project_id=caller.project_id,
+        organization_id=caller.organization_id,
+        organization_slug=caller.organization_slug,
+        model=model,
+        base_model=base_model,
+        init_adapter_id=init_adapter_id,
+        training_file=body.training_file,
+        validation_file=body.validation_file,
+        method=method,
+        hyperparameters=body.merged_hyperparameters(),
+        suffix=body.suffix,
+        seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed,
+        metadata_=body.metadata,
+        integrations=integrations or None,
+    )
+    jobs.create(session, row)
+    if integrations:
+        text = "The wandb integration is recorded, but this server does not send metrics to W&B yet"
+        events.add(session, row.id, "integrations", text, level="warn", data={})
+    return row
+
+
+def _starting_point(
+    session: Session, caller: Caller, name: str, catalogue: Catalogue
+) -> tuple[str, str, str | None]:
+    """What `model` asks for: its resolved name, the base, and the adapter to go on from."""
+    base = catalogue.get(name)
+    if base is not None:
+        return base.id, base.id, None
+    found = models.find(session, caller.project_id, name)
+    if found is None or catalogue.get(found[0].base_model) is None:
+        raise InvalidRequest(
+            f"Model {name} is not available for fine-tuning or does not exist.",
+            code="model_not_available",
+        )
+    model, adapter = found
+    return model.name, model.base_model, adapter.id
+
+
+def _check_file(session: Session, caller: Caller, param: str, file_id: str) -> None:
+    file = files.find(session, caller.project_id, file_id)
+    if file is None:
+        raise InvalidRequest(f"invalid {param}: {file_id}", param=param)
+    if file.purpose != TRAINING_PURPOSE:
+        raise InvalidRequest(
+            f"invalid {param}: {file_id} was uploaded with the purpose '{file.purpose}'; upload it "
+            f"with the purpose '{TRAINING_PURPOSE}'",
+            param=param,
+        )
+
+
+def _metadata_filter(request: Request) -> dict[str, str] | Literal["null"] | None:
+    if request.query_params.get("metadata") == "null":
+        return "null"
+    pairs = {
+        name[len("metadata[") : -1]: value
+        for name, value in request.query_params.multi_items()
+        if name.startswith("metadata[") and name.endswith("]")
+    }
+    return pairs or None

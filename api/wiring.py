@@ -1,0 +1,72 @@
+"""What a request can reach: database, blobs, inference servers, metrics. Made once, when the api starts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+import httpx
+from fastapi import Depends, Request
+
+from storage import queue
+from storage.base_models import Catalogue
+from storage.blobs import BlobStore, open_store
+from storage.settings import Settings
+
+from .backends import Backends
+from .database import Database
+from .metrics import Metrics
+
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 600.0
+"""Between two pieces of a reply; a long answer that is not streamed comes as one piece."""
+
+
+@dataclass(frozen=True)
+class Wiring:
+    settings: Settings
+    database: Database
+    blobs: BlobStore
+    http: httpx.AsyncClient
+    backends: Backends
+    metrics: Metrics
+
+    def catalogue(self) -> Catalogue:
+        """Read anew at each call, so that `luthier bases add` needs no restart."""
+        return Catalogue.load(self.settings.data_dir, self.settings.aliases)
+
+
+@asynccontextmanager
+async def wire(settings: Settings, metrics: Metrics) -> AsyncIterator[Wiring]:
+    """Open everything; close it at the end. Connects to nothing yet, so it also starts in an outage."""
+    # Celery's app reads its environment when it is imported.
+    queue.app.conf.broker_url = settings.broker_url
+    database = Database(settings.database_url)
+    http = httpx.AsyncClient(
+        timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
+        # A proxy of the environment is meant for the world outside.
+        trust_env=False,
+    )
+    try:
+        yield Wiring(
+            settings=settings,
+            database=database,
+            blobs=open_store(settings.blob_url),
+            http=http,
+            backends=Backends(http, settings.backends, settings.internal_key),
+            metrics=metrics,
+        )
+    finally:
+        await http.aclose()
+        await database.close()
+
+
+def _of_request(request: Request) -> Wiring:
+    wiring: Wiring = request.app.state.wiring
+    return wiring
+
+
+Wired = Annotated[Wiring, Depends(_of_request)]
