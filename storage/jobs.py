@@ -156,6 +156,12 @@ def runnable(session: Session, limit: int = 1000) -> list[str]:
     )
 
 
+def active(session: Session, job_ids: list[str]) -> set[str]:
+    """Those of the ids whose jobs have not ended."""
+    query = select(JobRow.id).where(JobRow.id.in_(job_ids), JobRow.status.in_(ACTIVE))
+    return set(session.scalars(query))
+
+
 def claim(session: Session, job_id: str, owner: str) -> Claim | None:
     """Take the job if it is free; None if there is nothing to do for it.
 
@@ -214,6 +220,16 @@ def release(session: Session, claim: Claim, *, after_s: float = 0, is_crash: boo
             attempt=JobRow.attempt if is_crash else JobRow.attempt - 1,
             crashes=JobRow.crashes + (1 if is_crash else 0),
         )
+    )
+
+
+def expire_leases(session: Session, owners: list[str]) -> None:
+    """Free the jobs of workers that are known to be dead, ahead of time."""
+    session.execute(
+        update(JobRow)
+        .where(JobRow.lease_owner.in_(owners), JobRow.lease_expires_at.is_not(None))
+        .values(lease_expires_at=func.clock_timestamp() - timedelta(seconds=1))
+        .execution_options(synchronize_session=False)
     )
 
 

@@ -1,0 +1,208 @@
+"""Speaks the trainer's language without a model: quick, exact, and faulty on demand.
+
+LUTHIER_FAKE_TRAINER holds JSON: {"step_s": seconds a step, "checkpoint_every": steps, "die_at": steps at
+which it kills itself, "die_once": folder (each of them once), "hang_at": a step after which it freezes,
+"failed": the fields of a Failed that follows the Start, "fail_at": the step that it waits for}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from training.messages import (
+    CheckpointSaved,
+    Command,
+    Exit,
+    Failed,
+    Finished,
+    Ready,
+    Report,
+    Start,
+    Started,
+    StepMetrics,
+    Stop,
+    decode,
+    encode,
+)
+
+SCRIPT: dict[str, Any] = json.loads(os.environ.get("LUTHIER_FAKE_TRAINER", "{}"))
+TOKENS_PER_EXAMPLE = 7
+
+commands: queue.Queue[Command] = queue.Queue()
+
+
+def read_commands() -> None:
+    for line in sys.stdin.buffer:
+        commands.put(decode(line))  # type: ignore[arg-type]
+    os._exit(1)
+
+
+def say(report: Report) -> None:
+    sys.stdout.buffer.write(encode(report))
+    sys.stdout.buffer.flush()
+
+
+def main() -> None:
+    threading.Thread(target=read_commands, daemon=True).start()
+    say(Ready(pid=os.getpid()))
+    while True:
+        command = commands.get()
+        if isinstance(command, Exit):
+            return
+        if isinstance(command, Start):
+            Run(command).run()
+
+
+class Run:
+    def __init__(self, start: Start) -> None:
+        self.start = start
+        lines = Path(start.training_file).read_bytes().splitlines()
+        self.num_examples = len(lines)
+        self.steps_per_epoch = math.ceil(len(lines) / start.config.batch_size)
+        self.total_steps = self.steps_per_epoch * start.config.n_epochs
+        self.step = 0
+        # Stands for the weights: it depends on all that went before.
+        self.weights = hashlib.sha256(f"{start.config.seed}".encode()).hexdigest()
+        if start.init_adapter:
+            file = Path(start.init_adapter) / "adapter_model.safetensors"
+            self.weights = file.read_text()
+        if start.resume_from:
+            state = json.loads((Path(start.resume_from) / "state" / "state.json").read_text())
+            self.step, self.weights = state["step"], state["weights"]
+
+    def run(self) -> None:
+        job_id = self.start.job_id
+        if SCRIPT.get("failed") and not SCRIPT.get("fail_at"):
+            say(Failed(job_id=job_id, **SCRIPT["failed"]))
+            return
+        say(
+            Started(
+                job_id=job_id,
+                num_examples=self.num_examples,
+                num_tokens=self.num_examples * TOKENS_PER_EXAMPLE,
+                num_supervised_tokens=self.num_examples,
+                total_steps=self.total_steps,
+                step=self.step,
+                precision="fp32",
+                exact_resume=True,
+                warnings=SCRIPT.get("warnings", []),
+            )
+        )
+        while self.step < self.total_steps:
+            stop = self.asked_to_stop()
+            if stop is not None:
+                if stop.reason == "checkpoint" and self.step:
+                    self.save()
+                self.finish("stopped")
+                return
+            self.take_step()
+            if SCRIPT.get("failed") and SCRIPT["fail_at"] == self.step:
+                say(Failed(job_id=job_id, **SCRIPT["failed"]))
+                return
+        self.finish("succeeded")
+
+    def take_step(self) -> None:
+        time.sleep(SCRIPT.get("step_s", 0))
+        self.step += 1
+        self.weights = hashlib.sha256(f"{self.weights}{self.step}".encode()).hexdigest()
+        say(self.metrics())
+        if (
+            self.step % self.steps_per_epoch == 0
+            or self.step % SCRIPT.get("checkpoint_every", 10**9) == 0
+        ):
+            self.save()
+        self.have_an_accident()
+
+    def have_an_accident(self) -> None:
+        if self.step == SCRIPT.get("hang_at"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if self.step not in SCRIPT.get("die_at", []):
+            return
+        if SCRIPT.get("die_once"):
+            marker = Path(SCRIPT["die_once"]) / f"died-{self.start.job_id}-{self.step}"
+            if marker.exists():
+                return
+            marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def asked_to_stop(self) -> Stop | None:
+        try:
+            command = commands.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(command, Stop) and command.job_id == self.start.job_id:
+            return command
+        return None
+
+    def metrics(self) -> StepMetrics:
+        loss = 2 / self.step
+        is_evaluated = self.start.validation_file is not None
+        is_epoch_end = self.step % self.steps_per_epoch == 0
+        return StepMetrics(
+            job_id=self.start.job_id,
+            step=self.step,
+            total_steps=self.total_steps,
+            epoch=(self.step - 1) // self.steps_per_epoch + 1,
+            train_loss=loss,
+            train_mean_token_accuracy=1 - loss / 4,
+            learning_rate=self.start.config.learning_rate,
+            num_tokens=self.num_tokens(),
+            step_time_s=0.01,
+            valid_loss=loss + 0.1 if is_evaluated and self.step % 10 == 0 else None,
+            valid_mean_token_accuracy=0.5 if is_evaluated and self.step % 10 == 0 else None,
+            full_valid_loss=loss + 0.2 if is_evaluated and is_epoch_end else None,
+            full_valid_mean_token_accuracy=0.6 if is_evaluated and is_epoch_end else None,
+        )
+
+    def num_tokens(self) -> int:
+        epochs, steps = divmod(self.step, self.steps_per_epoch)
+        in_epoch = min(steps * self.start.config.batch_size, self.num_examples)
+        return (epochs * self.num_examples + in_epoch) * TOKENS_PER_EXAMPLE
+
+    def save(self) -> None:
+        folder = Path(self.start.output_dir) / f"step-{self.step}"
+        (folder / "adapter").mkdir(parents=True)
+        (folder / "state").mkdir()
+        config = self.start.config
+        peft = {"r": config.rank, "lora_alpha": config.alpha}
+        peft["target_modules"] = list(config.target_modules)  # type: ignore[assignment]
+        (folder / "adapter" / "adapter_config.json").write_text(json.dumps(peft))
+        (folder / "adapter" / "adapter_model.safetensors").write_text(self.weights)
+        (folder / "state" / "optimizer.safetensors").write_bytes(b"moments" * 100)
+        state = {"step": self.step, "weights": self.weights}
+        (folder / "state" / "state.json").write_text(json.dumps(state))
+        say(
+            CheckpointSaved(
+                job_id=self.start.job_id,
+                step=self.step,
+                epoch=(self.step - 1) // self.steps_per_epoch + 1,
+                path=str(folder),
+                end_of_epoch=self.step % self.steps_per_epoch == 0,
+                is_last=self.step == self.total_steps,
+                metrics=self.metrics(),
+            )
+        )
+
+    def finish(self, outcome: str) -> None:
+        say(
+            Finished(
+                job_id=self.start.job_id,
+                outcome=outcome,  # type: ignore[arg-type]
+                step=self.step,
+                trained_tokens=self.num_tokens(),
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""A worker with its parts, jobs for it to work on, and what there is to see afterwards."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from storage import adapters, checkpoints, events, files, jobs, models, projects
+from storage.adapters import AdapterRow
+from storage.blobs import BlobStore, open_store
+from storage.database import sessions, sync_engine
+from storage.events import EventRow
+from storage.ids import new_id
+from storage.jobs import JobRow
+from storage.models import ModelRow
+from storage.settings import Settings
+from tests.factories import Json, colour_rows, jsonl
+from worker.worker import Worker
+
+FAKE_TRAINER = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
+
+
+@dataclass
+class Scene:
+    """One database, one blob store, one data directory."""
+
+    settings: Settings
+    workers: list[Worker] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.engine = sync_engine(self.settings.database_url)
+        self.sessions = sessions(self.engine)
+        self.blobs: BlobStore = open_store(self.settings.blob_url)
+        with self.sessions.begin() as session:
+            self.project_id = projects.create(session, "Test").id
+
+    def worker(self, trainer_command: Sequence[str] = FAKE_TRAINER) -> Worker:
+        worker = Worker(self.settings, trainer_command=trainer_command)
+        self.workers.append(worker)
+        return worker
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.close()
+        self.engine.dispose()
+
+    def file(self, content: bytes, filename: str = "rows.jsonl") -> str:
+        file_id = new_id("file-")
+        with self.blobs.writer(files.blob_key(self.project_id, file_id)) as writer:
+            writer.write(content)
+            blob = writer.commit()
+        with self.sessions.begin() as session:
+            files.create(
+                session,
+                file_id,
+                project_id=self.project_id,
+                filename=filename,
+                purpose="fine-tune",
+                blob=blob,
+            )
+        return file_id
+
+    def job(
+        self,
+        rows: Sequence[Json] | bytes | None = None,
+        *,
+        validation: Sequence[Json] | bytes | None = None,
+        hyperparameters: Json | None = None,
+        **values: Any,
+    ) -> str:
+        """A job as the api makes one: by default 10 rows, 3 epochs of 5 steps."""
+        row = JobRow(
+            **{
+                "id": new_id("ftjob-"),
+                "project_id": self.project_id,
+                "organization_id": "org-luthier",
+                "organization_slug": "luthier",
+                "model": "tiny-random",
+                "base_model": "tiny-random",
+                "training_file": self.file(_content(rows or colour_rows(10))),
+                "validation_file": self.file(_content(validation)) if validation else None,
+                "method": "supervised",
+                "hyperparameters": hyperparameters or {"n_epochs": 3, "batch_size": 2},
+                "suffix": "colours",
+                "seed": 7,
+                **values,
+            }
+        )
+        with self.sessions.begin() as session:
+            return jobs.create(session, row).id
+
+    def row(self, job_id: str) -> JobRow:
+        with self.sessions() as session:
+            return jobs.get(session, self.project_id, job_id)
+
+    def events(self, job_id: str) -> list[EventRow]:
+        """Oldest first."""
+        with self.sessions() as session:
+            return events.page(session, job_id, after=None, limit=100_000).rows[::-1]
+
+    def messages(self, job_id: str) -> list[str]:
+        return [event.message for event in self.events(job_id) if event.type == "message"]
+
+    def steps(self, job_id: str) -> list[int]:
+        with self.sessions() as session:
+            return [data["step"] for data in events.metrics(session, job_id)]
+
+    def checkpoints(self, job_id: str) -> list[checkpoints.CheckpointRow]:
+        """Newest first."""
+        with self.sessions() as session:
+            return checkpoints.page(session, job_id, after=None, limit=100).rows
+
+    def model(self, name: str) -> tuple[ModelRow, AdapterRow]:
+        with self.sessions() as session:
+            found = models.find(session, self.project_id, name)
+        assert found is not None, name
+        return found
+
+    def adapter_files(self, name: str) -> dict[str, bytes]:
+        """What the blob of the model's adapter holds."""
+        _, adapter = self.model(name)
+        content = b"".join(
+            self.blobs.read(adapter.blob_key, size_bytes=adapter.size_bytes, sha256=adapter.sha256)
+        )
+        found = {}
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+            for member in tar.getmembers():
+                file = tar.extractfile(member)
+                assert file is not None
+                found[member.name] = file.read()
+        return found
+
+    def weights(self, job_id: str) -> bytes:
+        name = self.row(job_id).fine_tuned_model
+        assert name is not None
+        return self.adapter_files(name)["adapter_model.safetensors"]
+
+    def blob_keys(self, prefix: str) -> list[str]:
+        return list(self.blobs.list(prefix))
+
+    def adapter_keys(self) -> list[str]:
+        """The blobs that the adapters' rows point at."""
+        with self.sessions() as session:
+            ids = session.scalars(select(AdapterRow.id)).all()
+        return sorted(adapters.blob_key(adapter_id) for adapter_id in ids)
+
+    def change(self, work: Callable[[Session], Any]) -> None:
+        with self.sessions.begin() as session:
+            work(session)
+
+
+def _content(rows: Sequence[Json] | bytes) -> bytes:
+    return rows if isinstance(rows, bytes) else jsonl(rows)
+
+
+def wait_for(is_true: Callable[[], object], timeout_s: float = 20, what: str = "it") -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.01)
+
+
+def script(**behaviour: Any) -> str:
+    """The value of LUTHIER_FAKE_TRAINER."""
+    return json.dumps(behaviour)

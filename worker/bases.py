@@ -1,0 +1,73 @@
+"""Makes sure that a base's files are on this machine. The importing is done by another process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from storage import base_models
+from storage.base_models import BaseModel
+
+from .ending import Setback
+
+_POLL_S = 0.2
+
+
+class Bases:
+    """Remembers what was found ready, so that only the first job on a base asks the importer."""
+
+    def __init__(self, bases_dir: Path, log_dir: Path) -> None:
+        self._bases_dir = bases_dir.resolve()
+        self._log_dir = log_dir
+        self._ready: set[BaseModel] = set()
+
+    def path(self, base: BaseModel, check_stopping: Callable[[], None]) -> Path:
+        """The folder with the base's files, imported first if need be.
+
+        Calls `check_stopping` while it waits, which may raise. Raises Setback.
+        """
+        path = base_models.path(self._bases_dir, base)
+        if base not in self._ready or not path.exists():
+            self._import(base, check_stopping)
+            self._ready.add(base)
+        return path
+
+    def _import(self, base: BaseModel, check_stopping: Callable[[], None]) -> None:
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        log_file = self._log_dir / "importer.log"
+        command = [sys.executable, "-m", "modeling.importer", base.id]
+        command += ["--bases-dir", str(self._bases_dir)]
+        command += ["--source", base.source, "--revision", base.revision]
+        with log_file.open("wb") as output:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+        try:
+            while True:
+                check_stopping()
+                try:
+                    code = process.wait(timeout=_POLL_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+        finally:
+            process.kill()
+            process.wait()
+        if code != 0:
+            last_line = log_file.read_text(errors="replace").strip().rpartition("\n")[2]
+            raise Setback(
+                f"The base model {base.id} cannot be made ready: {last_line}", code="server_error"
+            )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The base's `config.json`. Raises Setback."""
+    try:
+        config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Setback(f"{path} is no base model: {error}", code="server_error") from error
+    return config

@@ -1,0 +1,169 @@
+"""A job with every "auto" resolved: pure functions from what is known to a TrainConfig, with the reasons.
+
+The epochs are OpenAI's rule as its cookbook gives it; batch size and learning rate follow OpenAI's
+0.2 % and the formula of tinker-cookbook's `hyperparam_utils.get_lr`, which was fitted to sweeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from training.messages import TrainConfig
+
+TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ALPHA = 32.0
+"""With a scale of alpha / rank the best learning rate does not depend on the rank."""
+MIN_RANK, MAX_RANK = 8, 64
+MAX_BATCH_SIZE = 32
+"""Adapters take large batches less well than whole models do."""
+_FEW_STEPS = 50
+_BYTES_PER_TOKEN = 4
+_REFERENCE_BATCH_SIZE = 16
+_HIDDEN_SIZE_EXPONENT = {"llama": 0.781, "qwen": 0.0775}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the hyperparameters depend on, from a base's `config.json`."""
+
+    hidden_size: int
+    family: str
+    parameters_per_rank: int
+    """Trainable parameters that one more rank adds."""
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], family: str) -> Architecture:
+        """Raises KeyError for a config that is none of a decoder-only language model."""
+        hidden = int(config["hidden_size"])
+        inner = int(config["intermediate_size"])
+        heads = int(config["num_attention_heads"])
+        head_size = int(config.get("head_dim") or hidden // heads)
+        query = heads * head_size
+        keys = int(config.get("num_key_value_heads") or heads) * head_size
+        attention = 2 * (hidden + query) + 2 * (hidden + keys)
+        layer = attention + 3 * (hidden + inner)
+        return cls(hidden, family, layer * int(config["num_hidden_layers"]))
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The values, and for each one that was "auto" why it is what it is."""
+
+    config: TrainConfig
+    reasons: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"config": asdict(self.config), "reasons": self.reasons}
+
+
+def from_json(stored: Mapping[str, Any], *, base_path: str) -> TrainConfig:
+    """What `Resolved.to_json` gave, on this machine: bases may lie elsewhere than where it was made."""
+    fields = {**stored["config"], "target_modules": tuple(stored["config"]["target_modules"])}
+    return replace(TrainConfig(**fields), base_path=base_path)
+
+
+def n_epochs(num_examples: int) -> int:
+    """OpenAI's cookbook: 3, more for few examples and fewer for very many."""
+    if num_examples * 3 < 100:
+        return max(1, min(25, 100 // num_examples))
+    if num_examples * 3 > 25_000:
+        return max(1, 25_000 // num_examples)
+    return 3
+
+
+def batch_size(num_examples: int, epochs: int) -> int:
+    """About 0.2 % of the examples as a power of two, and not so many that few steps are left."""
+    size = 1
+    if num_examples * 0.002 > 1:
+        size = min(1 << round(math.log2(num_examples * 0.002)), MAX_BATCH_SIZE)
+    while size > 1 and total_steps(num_examples, size, epochs) < _FEW_STEPS:
+        size //= 2
+    return size
+
+
+def total_steps(num_examples: int, size: int, epochs: int) -> int:
+    return math.ceil(num_examples / size) * epochs
+
+
+def learning_rate(architecture: Architecture, size: int, steps: int) -> float:
+    """The peak for a multiplier of 1."""
+    exponent = _HIDDEN_SIZE_EXPONENT.get(architecture.family, 0.4)
+    rate = 5e-5 * 10 * math.pow(2000 / architecture.hidden_size, exponent)
+    for_few_steps = 1.5 if steps < 100 else 1.0
+    for_batch_size = min(max(math.sqrt(size / _REFERENCE_BATCH_SIZE), 0.5), 2.0)
+    return rate * for_few_steps * for_batch_size
+
+
+def rank(architecture: Architecture, supervised_bytes: int) -> int:
+    """As many parameters as there are tokens to learn, within bounds."""
+    tokens = supervised_bytes / _BYTES_PER_TOKEN
+    needed = max(tokens / architecture.parameters_per_rank, 1)
+    return min(max(1 << math.ceil(math.log2(needed)), MIN_RANK), MAX_RANK)
+
+
+@dataclass(frozen=True)
+class AdapterShape:
+    """What a job that goes on from a tuned model takes over from it."""
+
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+
+
+def resolve(
+    *,
+    hyperparameters: Mapping[str, Any],
+    num_examples: int,
+    num_supervised_bytes: int,
+    architecture: Architecture,
+    base_model: str,
+    base_path: str,
+    max_seq_len: int,
+    seed: int,
+    init_adapter: AdapterShape | None,
+) -> Resolved:
+    reasons: dict[str, str] = {}
+
+    def given(name: str, automatic: Any, reason: str) -> Any:
+        asked = hyperparameters.get(name, "auto")
+        if asked not in (None, "auto"):
+            return asked
+        reasons[name] = reason
+        return automatic
+
+    epochs = int(given("n_epochs", n_epochs(num_examples), f"{num_examples} examples"))
+    size = given("batch_size", batch_size(num_examples, epochs), f"{num_examples} examples")
+    size = int(min(size, num_examples))
+    multiplier = float(given("learning_rate_multiplier", 1.0, "the default"))
+    steps = total_steps(num_examples, size, epochs)
+    shape = init_adapter or AdapterShape(
+        rank(architecture, num_supervised_bytes), ALPHA, TARGET_MODULES
+    )
+    reasons["rank"] = (
+        "that of the model it goes on from"
+        if init_adapter
+        else f"{num_supervised_bytes} bytes to learn, "
+        f"{architecture.parameters_per_rank} parameters a rank"
+    )
+    reasons["learning_rate"] = (
+        f"multiplier {multiplier:g}, width {architecture.hidden_size}, family "
+        f"{architecture.family}, batch size {size}, {steps} steps"
+    )
+    config = TrainConfig(
+        base_model=base_model,
+        base_path=base_path,
+        n_epochs=epochs,
+        batch_size=size,
+        learning_rate_multiplier=multiplier,
+        learning_rate=learning_rate(architecture, size, steps) * multiplier,
+        warmup_steps=min(int(0.05 * steps), 20),
+        seed=seed,
+        rank=shape.rank,
+        alpha=shape.alpha,
+        target_modules=shape.target_modules,
+        max_seq_len=max_seq_len,
+    )
+    return Resolved(config, reasons)

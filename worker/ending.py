@@ -1,0 +1,30 @@
+"""The ways in which an attempt at a job ends other than in success, and who is to blame."""
+
+from __future__ import annotations
+
+
+class JobFailed(Exception):
+    """The job is over: trying again cannot help. Code, message and param are what its owner sees."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+
+
+class Setback(Exception):
+    """Something broke that is not the job's fault; another attempt may get through.
+
+    `code` is what the job fails with if none does. `step` is how far training had come, if it had begun.
+    """
+
+    def __init__(self, message: str, *, code: str = "worker_lost", step: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.step = step
+
+
+class Stopped(Exception):
+    """The worker is told to end; the job goes on elsewhere, and this attempt does not count."""

@@ -1,0 +1,113 @@
+"""The lease on a job while this worker works on it: every write goes through it, a thread keeps it alive.
+
+When the job is somebody else's (another worker's, or nobody's since the user cancelled it), or when
+the database has been out of reach for so long that it may be, the lease is lost and stays lost.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+import structlog
+from sqlalchemy import exc
+from sqlalchemy.orm import Session, sessionmaker
+
+from storage import jobs
+from storage.jobs import Claim, JobRow, LostLease
+
+T = TypeVar("T")
+
+HEARTBEAT_S = 1.0
+"""Also how soon a silent trainer hears that its job was cancelled."""
+MARGIN_S = 5
+"""So long before others may take the job its own worker lets go of it."""
+_RETRY_S = 0.5
+_OUT_OF_REACH = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
+
+log = structlog.get_logger()
+
+
+class Lease:
+    """Use as a context manager: the heartbeat beats inside."""
+
+    def __init__(self, sessions: sessionmaker[Session], claim: Claim) -> None:
+        self.claim = claim
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called once, on whichever thread finds out."""
+        self._sessions = sessions
+        self._renewed_at = time.monotonic()
+        self._lost = threading.Event()
+        self._is_over = threading.Event()
+        self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    @property
+    def job(self) -> JobRow:
+        """The row as it was when it was claimed."""
+        return self.claim.job
+
+    def __enter__(self) -> Self:
+        self._heartbeat.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_over.set()
+        self._heartbeat.join()
+
+    def check(self) -> None:
+        """Raises LostLease if the lease is lost or as good as lost."""
+        if time.monotonic() - self._renewed_at > jobs.LEASE_S - MARGIN_S:
+            self._lose()
+        if self._lost.is_set():
+            raise LostLease(self.job.id)
+
+    def write(self, work: Callable[[Session], T]) -> T:
+        """Do `work`, which must renew the lease, in one transaction; raises LostLease.
+
+        A database that does not answer is asked again for as long as the lease surely lasts, so
+        `work` may run twice.
+        """
+        while True:
+            self.check()
+            began = time.monotonic()
+            try:
+                with self._sessions.begin() as session:
+                    result = work(session)
+            except LostLease:
+                self._lose()
+                raise
+            except _OUT_OF_REACH as error:
+                log.warning("lease.database_out_of_reach", job_id=self.job.id, error=str(error))
+                time.sleep(_RETRY_S)
+                continue
+            self._renewed_at = max(self._renewed_at, began)
+            return result
+
+    def end(self, work: Callable[[Session], T]) -> T:
+        """The last write, which gives the lease up."""
+        self._is_over.set()
+        self._heartbeat.join()
+        return self.write(work)
+
+    def _beat(self) -> None:
+        while not self._is_over.wait(HEARTBEAT_S):
+            try:
+                self.write(lambda session: jobs.renew(session, self.claim))
+            except LostLease:
+                return
+            except Exception:
+                # A heart that stops without a word would leave the trainer running for nobody.
+                log.exception("lease.heartbeat_failed", job_id=self.job.id)
+
+    def _lose(self) -> None:
+        if not self._lost.is_set():
+            self._lost.set()
+            self.on_lost()

@@ -1,0 +1,154 @@
+"""A checkpoint folder becomes a model and a point to resume from: blobs first, then rows, all at once.
+
+A crash in between leaves blobs that no row points at, never a row that points at nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from sqlalchemy.orm import Session
+
+from storage import adapters, checkpoints, events, jobs, models
+from storage.blobs import BlobInfo, BlobStore
+from storage.errors import LuthierError, ModelNotFound
+from storage.ids import new_id
+from storage.jobs import JobRow
+from training.messages import CheckpointSaved
+
+from . import archive, progress
+from .crash_points import crash_point
+from .lease import Lease
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    id: str
+    blob: BlobInfo
+
+
+@dataclass
+class _Written:
+    """What a transaction leaves to be done once it is committed."""
+
+    unused_blobs: list[str] = field(default_factory=list)
+
+
+def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved, *, rank: int) -> None:
+    """Publish a checkpoint; one that was published before is not published again. Raises LostLease."""
+    folder = Path(saved.path)
+    lease.check()
+    adapter = None
+    if saved.end_of_epoch or saved.is_last:
+        adapter_id = new_id("adapter-")
+        key = adapters.blob_key(adapter_id)
+        adapter = _Adapter(adapter_id, archive.pack(folder / "adapter", blobs, key))
+    point = None
+    # Behind the last step there is nothing to resume.
+    if not saved.is_last:
+        token = lease.claim.lease_token
+        key = f"jobs/{lease.job.id}/attempts/{token}/step-{saved.step}.tar"
+        point = archive.pack(folder, blobs, key)
+    crash_point("after_upload")
+
+    def write(session: Session) -> _Written:
+        written = _Written()
+        # First of all: it takes the row's lock and says whether the job is still ours.
+        jobs.renew(session, lease.claim)
+        if adapter is not None:
+            _add_model(session, lease.job, saved, adapter, rank, written)
+        if point is not None:
+            _add_resume_point(session, lease, saved.step, point, written)
+        crash_point("before_checkpoint_commit")
+        return written
+
+    written = lease.write(write)
+    crash_point("after_checkpoint_commit")
+    delete(blobs, written.unused_blobs)
+
+
+def _add_model(
+    session: Session,
+    job: JobRow,
+    saved: CheckpointSaved,
+    adapter: _Adapter,
+    rank: int,
+    written: _Written,
+) -> None:
+    if checkpoints.at_step(session, job.id, saved.step) is not None:
+        # A replay after a crash: the weights are the same, the first ones stay.
+        written.unused_blobs.append(adapter.blob.key)
+        return
+    name = models.new_name(job.base_model, job.organization_slug, job.suffix)
+    if not saved.is_last:
+        name += f":ckpt-step-{saved.step}"
+    adapters.create(
+        session,
+        adapter.id,
+        project_id=job.project_id,
+        base_model=job.base_model,
+        rank=rank,
+        blob=adapter.blob,
+    )
+    models.create(
+        session,
+        name,
+        project_id=job.project_id,
+        adapter_id=adapter.id,
+        base_model=job.base_model,
+        job_id=job.id,
+        owned_by=job.organization_slug,
+    )
+    checkpoints.create(
+        session,
+        job_id=job.id,
+        step=saved.step,
+        model_name=name,
+        metrics=progress.checkpoint_metrics(saved.metrics, job.method),
+    )
+    events.add(
+        session,
+        job.id,
+        f"checkpoint:{saved.step}",
+        f"Checkpoint created at step {saved.step} with Snapshot ID: {name}",
+        data={},
+    )
+    written.unused_blobs += _remove_old(session, job)
+
+
+def _remove_old(session: Session, job: JobRow) -> list[str]:
+    """Take away the checkpoints that newer ones replace; gives the blobs that are left over."""
+    adapter_ids = []
+    for name in checkpoints.remove_old(session, job.id):
+        try:
+            adapter_ids.append(models.remove(session, job.project_id, name))
+        except ModelNotFound:
+            # Its owner deleted it before.
+            continue
+    return adapters.remove_unused(session, adapter_ids)
+
+
+def _add_resume_point(
+    session: Session, lease: Lease, step: int, blob: BlobInfo, written: _Written
+) -> None:
+    point = {
+        "key": blob.key,
+        "sha256": blob.sha256,
+        "size_bytes": blob.size_bytes,
+        "step": step,
+    }
+    fell_off = jobs.add_resume_point(session, lease.claim, point)
+    written.unused_blobs += [old["key"] for old in fell_off]
+
+
+def delete(blobs: BlobStore, keys: list[str]) -> None:
+    """Take away blobs that no row points at; what cannot be deleted now stays as litter."""
+    for key in keys:
+        try:
+            blobs.delete(key)
+        except (LuthierError, OSError) as error:
+            log.warning("publish.delete_failed", key=key, error=str(error))

@@ -1,0 +1,88 @@
+"""One attempt at a job, from the claim to whatever its end."""
+
+from __future__ import annotations
+
+import errno
+
+import structlog
+
+from storage import jobs, queue
+from storage.errors import BlobError, Unavailable
+from storage.jobs import Claim, LostLease
+
+from . import finish, supervise
+from .crash_points import crash_point
+from .ending import JobFailed, Setback, Stopped
+from .lease import Lease
+from .prepare import prepare
+from .worker import Worker
+
+STORAGE_RETRY_S = 15.0
+
+log = structlog.get_logger()
+
+
+def run(worker: Worker, job_id: str) -> None:
+    """Look at a job; work on it if nobody else does."""
+    claim = _claim(worker, job_id)
+    if claim is None:
+        return
+    crash_point("after_claim")
+    log.info("job.claimed", job_id=job_id, attempt=claim.job.attempt)
+    with Lease(worker.sessions, claim) as lease:
+        try:
+            _attempt(worker, lease)
+        except LostLease:
+            log.info("job.lost", job_id=job_id)
+
+
+def _claim(worker: Worker, job_id: str) -> Claim | None:
+    if worker.is_stopping.is_set():
+        # The message is spent; the next worker wants another.
+        queue.ring(job_id)
+        return None
+    with worker.sessions.begin() as session:
+        return jobs.claim(session, job_id, worker.name)
+
+
+def _attempt(worker: Worker, lease: Lease) -> None:
+    """Work on the job, and write down how that ended. Raises LostLease."""
+    try:
+        _work(worker, lease)
+    except LostLease:
+        raise
+    except JobFailed as error:
+        finish.fail(worker, lease, error)
+    except Stopped:
+        finish.give_back(lease)
+        queue.ring(lease.job.id)
+    except (BlobError, Unavailable) as error:
+        # The job can do nothing about the blob store, and waits for it as long as it takes.
+        log.warning("job.storage_unavailable", job_id=lease.job.id, error=str(error))
+        finish.postpone(lease, STORAGE_RETRY_S)
+    except Exception as error:
+        if finish.set_back(worker, lease, _setback(error)):
+            queue.ring(lease.job.id)
+
+
+def _work(worker: Worker, lease: Lease) -> None:
+    """From validation to success; every step finds out what an earlier attempt has done already."""
+    if lease.job.crashes >= jobs.MAX_CRASHES:
+        raise JobFailed(
+            "worker_lost",
+            f"The job was given up: its worker was lost {lease.job.crashes} times in a row",
+        )
+    if finish.last_metrics(worker, lease) is None:
+        with worker.folder.job(lease.job.id) as folder:
+            start = prepare(worker, lease, folder)
+            supervise.train(worker, lease, start)
+    finish.succeed(worker, lease)
+
+
+def _setback(error: Exception) -> Setback:
+    if isinstance(error, Setback):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Setback("The worker's disk is full", code="insufficient_disk")
+    log.exception("job.unexpected_error")
+    return Setback("An internal error interrupted the job", code="server_error")

@@ -1,0 +1,188 @@
+"""Drives the trainer through one job: hands it the orders, records what it reports, stops it in time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import shutil
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import func
+from sqlalchemy.orm import Session
+
+from storage import events, jobs
+from training.messages import (
+    CheckpointSaved,
+    Failed,
+    Finished,
+    Report,
+    Start,
+    Started,
+    StepMetrics,
+    Stop,
+)
+
+from . import progress, publish
+from .crash_points import crash_point
+from .ending import JobFailed, Setback, Stopped
+from .lease import Lease
+from .trainer import Trainer, TrainerDied
+from .worker import Worker
+
+POLL_S = 0.25
+STOP_S = 6.0
+"""So long the trainer has to write a checkpoint when the worker must end."""
+ABANDON_S = 10.0
+"""So long it has to leave a job that is not ours any more."""
+
+log = structlog.get_logger()
+
+
+def train(worker: Worker, lease: Lease, start: Start) -> None:
+    """Train to the end, every checkpoint published; raises JobFailed, Setback, LostLease, Stopped."""
+    supervision = _Supervision(worker, lease, start)
+    try:
+        supervision.run()
+    except Setback as setback:
+        setback.step = supervision.step
+        # Whatever state it is in: the next attempt gets a fresh one.
+        supervision.trainer.kill()
+        raise
+    finally:
+        lease.on_lost = lambda: None
+
+
+class _Supervision:
+    """One job in the trainer."""
+
+    def __init__(self, worker: Worker, lease: Lease, start: Start) -> None:
+        self.step = 0
+        """The last one that was recorded, or the one that training began behind."""
+        self.trainer = worker.trainer()
+        self._worker = worker
+        self._lease = lease
+        self._start = start
+        self._pace = progress.Pace()
+        self._is_finished = False
+        """The trainer is done with the job."""
+        self._stop_by: float | None = None
+
+    def run(self) -> None:
+        self._lease.on_lost = self._cancel
+        self.trainer.expect_reports()
+        self.trainer.send(self._start)
+        try:
+            while not self._is_finished:
+                reports = [r for r in self.trainer.receive(POLL_S) if self._is_ours(r)]
+                self._is_finished = any(isinstance(r, Finished | Failed) for r in reports)
+                self._lease.check()
+                self._watch_for_stop()
+                for group in _by_kind(reports):
+                    self._handle(group)
+        except TrainerDied:
+            raise
+        except BaseException:
+            if not self._is_finished:
+                self._abandon()
+            raise
+
+    def _is_ours(self, report: Report) -> bool:
+        return getattr(report, "job_id", None) == self._start.job_id
+
+    def _handle(self, group: list[Report]) -> None:
+        """Reports of one kind, in the order in which they came."""
+        first = group[0]
+        if isinstance(first, StepMetrics):
+            self._record_steps([r for r in group if isinstance(r, StepMetrics)])
+            return
+        for report in group:
+            match report:
+                case Started():
+                    self._record_start(report)
+                case CheckpointSaved():
+                    rank = self._start.config.rank
+                    publish.checkpoint(self._worker.blobs, self._lease, report, rank=rank)
+                    shutil.rmtree(report.path, ignore_errors=True)
+                case Failed():
+                    if report.is_user_error:
+                        raise JobFailed(report.code, report.message, report.param)
+                    raise Setback(report.message, code=report.code)
+                case Finished(outcome="stopped"):
+                    self._lease.check()
+                    raise Stopped
+
+    def _record_start(self, started: Started) -> None:
+        self.step = started.step
+
+        def write(session: Session) -> None:
+            jobs.renew(session, self._lease.claim, status="running")
+            events.add(session, started.job_id, "started", "Fine-tuning job started")
+            for warning in started.warnings:
+                # The same words again, after a resume, are no news.
+                key = f"warning:{hashlib.sha256(warning.encode()).hexdigest()[:16]}"
+                events.add(session, started.job_id, key, warning, level="warn", data={})
+
+        self._lease.write(write)
+        crash_point("after_start")
+
+    def _record_steps(self, steps: list[StepMetrics]) -> None:
+        remaining_s = [self._pace.remaining_s(metrics) for metrics in steps][-1]
+
+        def write(session: Session) -> None:
+            finish = func.clock_timestamp() + timedelta(seconds=remaining_s)
+            jobs.renew(session, self._lease.claim, estimated_finish=finish)
+            for metrics in steps:
+                events.add(
+                    session,
+                    metrics.job_id,
+                    f"step:{metrics.step}",
+                    progress.text(metrics),
+                    type="metrics",
+                    data=progress.data(metrics),
+                )
+
+        self._lease.write(write)
+        self.step = steps[-1].step
+
+    def _watch_for_stop(self) -> None:
+        """When the worker is told to end, have a checkpoint made; then wait for it, but not for ever."""
+        if not self._worker.is_stopping.is_set():
+            return
+        if self._stop_by is None:
+            self._stop_by = time.monotonic() + STOP_S
+            self.trainer.send(Stop(job_id=self._start.job_id, reason="checkpoint"))
+        elif time.monotonic() > self._stop_by:
+            self.trainer.kill()
+            self._is_finished = True
+            raise Stopped
+
+    def _cancel(self) -> None:
+        with contextlib.suppress(TrainerDied):
+            self.trainer.send(Stop(job_id=self._start.job_id, reason="cancel"))
+
+    def _abandon(self) -> None:
+        """Nobody wants what the trainer does for this job: have it stop, or end it."""
+        self._cancel()
+        try:
+            _wait_until_free(self.trainer, self._start.job_id)
+        except TrainerDied:
+            log.warning("trainer.died_while_stopping", job_id=self._start.job_id)
+
+
+def _wait_until_free(trainer: Trainer, job_id: str) -> None:
+    deadline = time.monotonic() + ABANDON_S
+    while time.monotonic() < deadline:
+        for report in trainer.receive(POLL_S):
+            if isinstance(report, Finished | Failed) and report.job_id == job_id:
+                return
+    log.warning("trainer.does_not_stop", job_id=job_id)
+    trainer.kill()
+
+
+def _by_kind(reports: Iterable[Report]) -> list[list[Report]]:
+    """Neighbours of one kind together: many quick steps become one transaction."""
+    return [list(group) for _, group in itertools.groupby(reports, key=type)]

@@ -1,0 +1,61 @@
+"""What Celery sees of the worker: one task, one slot, and the moments of starting and stopping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import signals
+
+from storage import queue
+from storage.errors import LuthierError
+from storage.settings import Settings
+
+from .run import run
+from .sweep import Sweep
+from .worker import Worker
+
+# One slot for one trainer. Threads, because the task only waits for the trainer process.
+queue.app.conf.update(worker_pool="threads", worker_concurrency=1)
+
+
+class _Process:
+    """The worker of this process, between Celery's signals."""
+
+    worker: Worker
+    sweep: Sweep
+
+
+@queue.app.task(name=queue.RUN_JOB, max_retries=0)
+def run_job(job_id: str) -> None:
+    """Look at a job; the row decides whether there is anything to do."""
+    run(_Process.worker, job_id)
+
+
+@signals.worker_init.connect
+def _open(**_: Any) -> None:
+    try:
+        worker = Worker(Settings.from_env().require("broker_url"))
+    except LuthierError as error:
+        # Celery would log any lesser exception and go on without a worker.
+        raise SystemExit(str(error)) from error
+    # Its imports take seconds; the first job should not wait for them.
+    worker.trainer()
+    _Process.worker = worker
+    _Process.sweep = Sweep(worker)
+
+
+@signals.worker_ready.connect
+def _begin(**_: Any) -> None:
+    _Process.sweep.start()
+
+
+@signals.worker_shutting_down.connect
+def _stop(**_: Any) -> None:
+    # In a signal handler: only raise flags.
+    _Process.sweep.stop()
+    _Process.worker.stop()
+
+
+@signals.worker_shutdown.connect
+def _close(**_: Any) -> None:
+    _Process.worker.close()

@@ -1,0 +1,184 @@
+"""The resident trainer: a process of its own at the other end of two pipes.
+
+It stays up between jobs with the base loaded. It leads its own session, so that a signal to the worker
+does not reach it, and it exits by itself when its stdin closes, however the worker ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from storage import death_pipe
+from training.messages import Command, Exit, Report, decode, encode
+
+from .ending import Setback
+
+COMMAND = (sys.executable, "-m", "training")
+MAX_LOG_BYTES = 10_000_000
+SILENCE_S = 1800
+"""No step, evaluation or load takes so long without a report; the trainer hangs."""
+FROZEN_S = 30
+"""So long without a report and without using the processor; the trainer hangs."""
+_MAX_REPORTS = 1000
+_EXIT_S = 3.0
+
+log = structlog.get_logger()
+
+
+class TrainerDied(Setback):
+    """The process ended or had to be ended."""
+
+
+class Trainer:
+    """`receive` belongs to one thread; `send` and `kill` to any."""
+
+    def __init__(self, log_file: Path, *, command: Sequence[str] = COMMAND) -> None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        _rotate(log_file)
+        with log_file.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=_environment(),
+                start_new_session=True,
+            )
+        self.log_file = log_file
+        self._reports: queue.Queue[Report | None] = queue.Queue(_MAX_REPORTS)
+        self._sending = threading.Lock()
+        self._heard_at = time.monotonic()
+        self._cpu_s: float | None = None
+        self._cpu_changed_at = self._heard_at
+        threading.Thread(target=self._read, name="trainer-reports", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, command: Command) -> None:
+        """Raises TrainerDied."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        try:
+            with self._sending:
+                stdin.write(encode(command))
+                stdin.flush()
+        except (OSError, ValueError) as error:
+            raise self._death() from error
+
+    def receive(self, timeout_s: float) -> list[Report]:
+        """All that was reported since the last call; waits for the first. Raises TrainerDied."""
+        reports: list[Report] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                report = self._reports.get(timeout=0 if reports else timeout_s)
+                if report is None:
+                    # For the next call, which raises: what came before its death still counts.
+                    self._reports.put(None)
+                    if reports:
+                        break
+                    raise self._death()
+                reports.append(report)
+        now = time.monotonic()
+        if reports:
+            self._heard_at = now
+        self._look_for_life(now)
+        return reports
+
+    def expect_reports(self) -> None:
+        """The silence begins to count now."""
+        self._heard_at = self._cpu_changed_at = time.monotonic()
+
+    def _look_for_life(self, now: float) -> None:
+        cpu_s = _cpu_s(self.pid)
+        if cpu_s != self._cpu_s or cpu_s is None:
+            self._cpu_s = cpu_s
+            self._cpu_changed_at = now
+        silence_s = now - self._heard_at
+        frozen_s = min(silence_s, now - self._cpu_changed_at)
+        if silence_s > SILENCE_S or frozen_s > FROZEN_S:
+            self.kill()
+            raise TrainerDied(f"The trainer hung: no sign of progress for {silence_s:.0f} s")
+
+    def _read(self) -> None:
+        """Reports from the pipe into the queue; the bounded queue holds a fast trainer back."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        try:
+            for line in stdout:
+                report = decode(line)
+                self._reports.put(report)  # type: ignore[arg-type]  # no trainer sends commands
+        except ValueError:
+            log.exception("trainer.speaks_nonsense", pid=self.pid)
+            self.kill()
+        self._reports.put(None)
+
+    def _death(self) -> TrainerDied:
+        try:
+            code = self._process.wait(timeout=_EXIT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return TrainerDied("The trainer closed its pipe")
+        if code == -signal.SIGKILL:
+            return TrainerDied("The trainer was killed; the machine may have run out of memory")
+        if code < 0:
+            return TrainerDied(f"The trainer died of {signal.Signals(-code).name}")
+        return TrainerDied(f"The trainer ended with exit status {code}")
+
+    def kill(self) -> None:
+        """End the process and all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_EXIT_S)
+
+    def close(self) -> None:
+        """Let it leave in good order, or end it."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        with contextlib.suppress(TrainerDied):
+            self.send(Exit())
+        with contextlib.suppress(OSError):
+            stdin.close()
+        try:
+            self._process.wait(timeout=_EXIT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+def _environment() -> dict[str, str]:
+    """The trainer watches its stdin without being told, and nothing in it phones home."""
+    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    inherited = {name: value for name, value in os.environ.items() if name != death_pipe.ENV}
+    return {**inherited, **quiet}
+
+
+def _rotate(log_file: Path) -> None:
+    if log_file.exists() and log_file.stat().st_size > MAX_LOG_BYTES:
+        log_file.replace(log_file.with_name(log_file.name + ".1"))
+
+
+def _cpu_s(pid: int) -> float | None:
+    """Processor time that the process has used; None where the system does not tell it this way."""
+    try:
+        # The name in parentheses may hold anything; utime and stime are fields 14 and 15.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,79 @@
+"""One worker: its database, its blobs, its folder and its resident trainer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import structlog
+
+from storage import jobs
+from storage.base_models import Catalogue
+from storage.blobs import open_store
+from storage.database import sessions, sync_engine
+from storage.settings import Settings
+
+from . import trainer
+from .bases import Bases
+from .ending import Stopped
+from .folder import Folder
+from .trainer import Trainer
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """Works on one job at a time; `stop` may be called from any thread, a signal handler's too."""
+
+    def __init__(
+        self, settings: Settings, *, trainer_command: Sequence[str] = trainer.COMMAND
+    ) -> None:
+        settings.require("database_url", "blob_url")
+        self.settings = settings
+        self.engine = sync_engine(settings.database_url)
+        self.sessions = sessions(self.engine)
+        self.blobs = open_store(settings.blob_url)
+        self.folder = Folder(settings.data_dir / "worker")
+        self.bases = Bases(settings.bases_dir, settings.data_dir / "logs")
+        self.is_stopping = threading.Event()
+        self._trainer_command = trainer_command
+        self._trainer: Trainer | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def catalogue(self) -> Catalogue:
+        """Read anew each time: bases are added while workers run."""
+        return Catalogue.load(self.settings.data_dir, self.settings.aliases)
+
+    def trainer(self) -> Trainer:
+        """The trainer, started if there is none alive."""
+        if self._trainer is None or not self._trainer.is_alive:
+            log_file = self.settings.data_dir / "logs" / "trainer.log"
+            self._trainer = Trainer(log_file, command=self._trainer_command)
+            log.info("trainer.started", pid=self._trainer.pid)
+        return self._trainer
+
+    def bury_dead(self) -> None:
+        """Free at once what workers of this data directory held when they were killed."""
+        with self.folder.dead() as names:
+            if names:
+                with self.sessions.begin() as session:
+                    jobs.expire_leases(session, names)
+                log.info("worker.buried_dead", names=names)
+
+    def stop(self) -> None:
+        """Tell the job at hand to make a checkpoint and let go."""
+        self.is_stopping.set()
+
+    def check_stopping(self) -> None:
+        if self.is_stopping.is_set():
+            raise Stopped
+
+    def close(self) -> None:
+        self.stop()
+        if self._trainer is not None:
+            self._trainer.close()
+        self.folder.close()
+        self.engine.dispose()
