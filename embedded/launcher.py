@@ -33,6 +33,8 @@ def main(specification: str) -> int:
         spec["argv"],
         cwd=spec["cwd"],
         stdin=subprocess.DEVNULL,
+        # Out of the launcher's group: who kills that group kills no database.
+        start_new_session=True,
         user=uid,
         group=uid,
         extra_groups=None if uid is None else [],

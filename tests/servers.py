@@ -23,9 +23,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from psycopg import sql
 
-from embedded import process
+from embedded import ports, process
 from embedded.postgres import Postgres
-from embedded.valkey import free_port
 from migrations.upgrade import upgrade
 
 S3_BUCKET = "luthier-tests"
@@ -70,7 +69,7 @@ def seaweedfs(directory: Path) -> Iterator[str]:
     identities.write_text(json.dumps({"identities": [identity]}))
     data = directory / "data"
     data.mkdir()
-    port = free_port()
+    port = ports.free()
     endpoint = f"http://127.0.0.1:{port}"
     with (directory / "weed.log").open("ab") as log:
         child = process.spawn(_weed(directory, data, identities, port), log)
@@ -87,8 +86,8 @@ def _weed(directory: Path, data: Path, identities: Path, port: int) -> process.C
     argv += [f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
     argv += ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     for server in ("master", "volume", "filer"):
-        argv += [f"-{server}.port={free_port()}", f"-{server}.port.grpc={free_port()}"]
-    argv += [f"-s3.port={port}", f"-s3.port.grpc={free_port()}", f"-s3.config={identities}"]
+        argv += [f"-{server}.port={ports.free()}", f"-{server}.port.grpc={ports.free()}"]
+    argv += [f"-s3.port={port}", f"-s3.port.grpc={ports.free()}", f"-s3.config={identities}"]
     argv += ["-s3.autoCreateBucket=false"]
     # Nothing of its data outlives the run: no reason to wait seconds for a clean stop.
     return process.supervised(

@@ -1,0 +1,206 @@
+"""Keeps children running: restarts what dies, and stops all of them in order.
+
+Everything happens in the thread that calls; signal handlers only leave a note.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from types import FrameType
+
+from . import process
+from .logs import ChildLog, Console
+from .process import CannotStart, Command
+
+_TICK_S = 0.1
+_TRIES_AT_START = 3
+"""A child that dies so often before the stack was ready keeps it from starting."""
+
+
+class Stopped(BaseException):
+    """A signal asked for the end while something was waited for."""
+
+
+class StopPhase(IntEnum):
+    """Who is told to stop together; a later phase begins when the earlier ones are gone."""
+
+    CLIENTS = 0
+    """The worker, which writes a checkpoint, and the api, which finishes its replies."""
+    ENGINES = 1
+    """The inference servers, which the api's last replies come from."""
+    SERVERS = 2
+    """PostgreSQL and Valkey, which all others use."""
+
+
+# Seconds after the signal at which SIGKILL ends each phase; a service manager expects the end by 10.
+_DEADLINES_S = {StopPhase.CLIENTS: 6.0, StopPhase.ENGINES: 7.5, StopPhase.SERVERS: 9.5}
+
+
+@dataclass
+class _Child:
+    command: Command
+    phase: StopPhase
+    niceness: int
+    log: ChildLog
+    process: subprocess.Popen[bytes] | None = None
+    reader: threading.Thread | None = None
+    started_at: float = 0.0
+    restart_at: float = 0.0
+    num_crashes: int = 0
+    """In a row; a healthy minute forgets them."""
+
+
+@dataclass
+class Supervisor:
+    """The times are those of production; tests pass shorter ones."""
+
+    log_dir: Path
+    console: Console
+    first_backoff_s: float = 0.5
+    max_backoff_s: float = 30.0
+    healthy_after_s: float = 60.0
+    stop_deadlines_s: dict[StopPhase, float] = field(default_factory=lambda: _DEADLINES_S)
+    _children: list[_Child] = field(default_factory=list)
+    # Plain flags: a signal handler that takes an Event's lock can find its own thread holding it.
+    _is_stopping: bool = False
+    _is_killing: bool = False
+
+    def start(self, command: Command, phase: StopPhase, *, niceness: int = 0) -> None:
+        """Spawn a child and look after it from now on."""
+        child = _Child(command, phase, niceness, self._log(command.name))
+        self._children.append(child)
+        self._spawn(child)
+
+    def run_to_end(self, command: Command) -> None:
+        """Run a program that ends by itself. Raises CannotStart when it fails, Stopped."""
+        log = self._log(command.name)
+        running = process.spawn(command, subprocess.PIPE)
+        reader = log.follow(running)
+        try:
+            while running.poll() is None:
+                self._tick()
+        finally:
+            process.stop(running, grace_s=2)
+            reader.join()
+        if running.returncode:
+            raise CannotStart(f"{command.name} failed ({log.path}):\n{log.last_words()}")
+
+    def wait_until(self, is_true: Callable[[], bool], what: str, timeout_s: float = 1e9) -> None:
+        """Look after the children until `is_true`.
+
+        Raises Stopped, and CannotStart after `timeout_s` or when a child will not start.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not is_true():
+            for child in self._children:
+                if child.num_crashes >= _TRIES_AT_START:
+                    raise CannotStart(
+                        f"{child.command.name} does not start ({child.log.path}):\n"
+                        f"{child.log.last_words()}"
+                    )
+            if time.monotonic() > deadline:
+                raise CannotStart(f"gave up waiting for {what} after {timeout_s:.0f} s")
+            self._tick()
+
+    def run(self) -> None:
+        """Look after the children until a signal asks for the end."""
+        with suppress(Stopped):
+            while True:
+                self._tick()
+
+    def stop(self) -> None:
+        """Stop all children, phase by phase; a second SIGINT kills what is left at once."""
+        self._is_stopping = True
+        began_at = time.monotonic()
+        for child in self._children:
+            child.log.is_quiet = True
+        for phase in StopPhase:
+            live = [c.process for c in self._children if c.phase is phase and c.process]
+            for running in live:
+                running.terminate()
+            deadline = began_at + self.stop_deadlines_s[phase]
+            while any(running.poll() is None for running in live):
+                if self._is_killing or time.monotonic() > deadline:
+                    break
+                time.sleep(0.02)
+            for running in live:
+                process.kill(running)
+        for child in self._children:
+            self._bury(child)
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGTERM, SIGINT and SIGHUP ask for the end; SIGINT again asks for it now."""
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        before = {number: signal.signal(number, self._note) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._is_killing |= number == signal.SIGINT and self._is_stopping
+        self._is_stopping = True
+
+    def _tick(self) -> None:
+        if self._is_stopping:
+            raise Stopped
+        time.sleep(_TICK_S)
+        now = time.monotonic()
+        for child in self._children:
+            if child.process is None:
+                if now >= child.restart_at:
+                    self._spawn(child)
+            elif child.process.poll() is not None:
+                self._note_crash(child, now)
+
+    def _note_crash(self, child: _Child, now: float) -> None:
+        assert child.process is not None
+        status = child.process.returncode
+        if now - child.started_at >= self.healthy_after_s:
+            child.num_crashes = 0
+        child.num_crashes += 1
+        delay_s = min(self.max_backoff_s, self.first_backoff_s * 2 ** (child.num_crashes - 1))
+        child.restart_at = now + delay_s
+        self._bury(child)
+        self.console.say(
+            f"{child.command.name} ended ({_reason(status)}); starting it again in {delay_s:g} s. "
+            f"Its log: {child.log.path}"
+        )
+
+    def _spawn(self, child: _Child) -> None:
+        child.started_at = time.monotonic()
+        child.process = process.spawn(child.command, subprocess.PIPE)
+        child.reader = child.log.follow(child.process)
+        if child.niceness:
+            with suppress(ProcessLookupError):  # it may have ended already
+                os.setpriority(os.PRIO_PROCESS, child.process.pid, child.niceness)
+
+    def _bury(self, child: _Child) -> None:
+        if child.process is None:
+            return
+        # What it left behind in its group goes, too; nobody else holds the other end of its pipes.
+        process.kill_group(child.process)
+        process.stop(child.process)
+        if child.reader is not None:
+            child.reader.join(timeout=1)
+        child.process = None
+
+    def _log(self, name: str) -> ChildLog:
+        return ChildLog(name, self.log_dir / f"{name}.log", self.console)
+
+
+def _reason(status: int) -> str:
+    if status < 0:
+        return signal.Signals(-status).name
+    return f"exit status {status}"
