@@ -1,0 +1,273 @@
+"""Adapters on disk, in PEFT's format: adapter_config.json and adapter_model.safetensors.
+
+Written by training, read by serving, and readable by PEFT itself. What is read may come from anyone, so
+`load` refuses what it does not know how to apply exactly. PEFT's names of options are kept as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+T = TypeVar("T")
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+
+TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MAX_RANK = 512
+# A header holds some hundred bytes a tensor; more than this is an attack or another kind of file.
+MAX_HEADER_BYTES = 4 << 20
+MAX_CONFIG_BYTES = 1 << 20
+
+# Options of LoraConfig that change what the tensors mean, with the values that do not.
+NEUTRAL_OPTIONS: dict[str, tuple[Any, ...]] = {
+    "bias": ("none",),
+    "fan_in_fan_out": (False,),
+    "use_dora": (False,),
+    "use_qalora": (False,),
+    "lora_bias": (False,),
+    "modules_to_save": (None, []),
+    "layer_replication": (None, []),
+    "trainable_token_indices": (None, [], {}),
+    "target_parameters": (None, []),
+    "alora_invocation_tokens": (None, []),
+    "use_bdlora": (None, False),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "velora_config": (None,),
+    "monteclora_config": (None,),
+    "megatron_config": (None,),
+}
+# Ways to start that leave the base's weights alone; PiSSA, OLoRA, CorDA, LoftQ and the like rewrite them.
+NEUTRAL_INITS = (None, True, False, "gaussian", "eva", "orthogonal")
+
+_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+
+
+class AdapterError(Exception):
+    """The adapter cannot be applied; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """What adapter_config.json says. `base_revision` is empty where it is not known."""
+
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+    base_model_name_or_path: str = ""
+    base_revision: str = ""
+    use_rslora: bool = False
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+
+    def rank_of(self, module_name: str) -> int:
+        """LoRA rank of one module: its pattern's, else the common one."""
+        return _of_pattern(self.rank_pattern, module_name, self.rank)
+
+    def scale_of(self, module_name: str) -> float:
+        """The factor on B @ A: alpha / rank, or alpha / sqrt(rank) with `use_rslora`."""
+        alpha, rank = (
+            _of_pattern(self.alpha_pattern, module_name, self.alpha),
+            self.rank_of(module_name),
+        )
+        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+
+
+LoadedAdapter = dict[str, tuple[Tensor, Tensor, float]]
+
+
+def peft_name(module_name: str, side: Literal["A", "B"]) -> str:
+    """PEFT's name of a tensor: model.layers.0.self_attn.q_proj -> base_model.model.….lora_A.weight"""
+    return f"base_model.model.{module_name}.lora_{side}.weight"
+
+
+def save(path_dir: Path, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Writes the adapter into `path_dir` (made if missing). `tensors` are named by `peft_name`; A is
+    (R, in), B is (out, R)."""
+    unknown = [name for name in tensors if not _KEY.fullmatch(name)]
+    if unknown:
+        raise AdapterError(f"{unknown[0]} is not a name of PEFT's")
+    path_dir.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    safetensors.torch.save_file(contiguous, path_dir / WEIGHTS_NAME, metadata={"format": "pt"})
+    text = json.dumps(_to_peft(config), indent=2, sort_keys=True)
+    (path_dir / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+
+def load(
+    path_dir: Path,
+    base_config: PretrainedConfig,
+    *,
+    base_model: str | None = None,
+    base_revision: str | None = None,
+) -> tuple[AdapterConfig, LoadedAdapter]:
+    """Reads an adapter for the base of `base_config`: module name -> A (R, in), B (out, R), scale.
+
+    Tensors are fp32 on the CPU. `base_model` and `base_revision`, where given, must be the ones that the
+    adapter names, if it names any. Raises `AdapterError` for anything that could not be applied exactly.
+    """
+    config = _read_config(path_dir / CONFIG_NAME)
+    _check_base(config, base_model, base_revision)
+    shapes = linear_shapes(base_config)
+    sides = _read_weights(path_dir / WEIGHTS_NAME)
+    adapter: LoadedAdapter = {}
+    for name, pair in sides.items():
+        if name not in shapes:
+            raise AdapterError(f"the base has no layer {name}, or adapters do not reach it here")
+        if pair.keys() != {"A", "B"}:
+            raise AdapterError(f"{name} lacks one of lora_A and lora_B")
+        (out_features, in_features), rank = shapes[name], config.rank_of(name)
+        expected = {"A": (rank, in_features), "B": (out_features, rank)}
+        for side, tensor in pair.items():
+            if tuple(tensor.shape) != expected[side]:
+                raise AdapterError(
+                    f"{name}.lora_{side} has shape {tuple(tensor.shape)} where this base and the rank need "
+                    f"{expected[side]}: it was made for another base model"
+                )
+        adapter[name] = (pair["A"], pair["B"], config.scale_of(name))
+    return config, adapter
+
+
+def linear_shapes(base_config: PretrainedConfig) -> dict[str, tuple[int, int]]:
+    """(out, in) of every linear layer that an adapter can reach, by module name."""
+    hidden, intermediate = base_config.hidden_size, base_config.intermediate_size
+    head_dim = getattr(base_config, "head_dim", None) or hidden // base_config.num_attention_heads
+    heads_size = base_config.num_attention_heads * head_dim
+    kv_size = base_config.num_key_value_heads * head_dim
+    of_layer = {
+        "self_attn.q_proj": (heads_size, hidden),
+        "self_attn.k_proj": (kv_size, hidden),
+        "self_attn.v_proj": (kv_size, hidden),
+        "self_attn.o_proj": (hidden, heads_size),
+        "mlp.gate_proj": (intermediate, hidden),
+        "mlp.up_proj": (intermediate, hidden),
+        "mlp.down_proj": (hidden, intermediate),
+    }
+    return {
+        f"model.layers.{layer}.{name}": shape
+        for layer in range(base_config.num_hidden_layers)
+        for name, shape in of_layer.items()
+    }
+
+
+def _to_peft(config: AdapterConfig) -> dict[str, Any]:
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "target_modules": list(config.target_modules),
+        "base_model_name_or_path": config.base_model_name_or_path or None,
+        "revision": config.base_revision or None,
+        "use_rslora": config.use_rslora,
+        "rank_pattern": config.rank_pattern,
+        "alpha_pattern": config.alpha_pattern,
+        "bias": "none",
+        "lora_dropout": 0.0,
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+        "modules_to_save": None,
+        "use_dora": False,
+    }
+
+
+def _read_config(path: Path) -> AdapterConfig:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise AdapterError(f"{CONFIG_NAME} is too large")
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise AdapterError(f"{CONFIG_NAME} cannot be read: {error}") from error
+    if not isinstance(raw, dict) or raw.get("peft_type") != "LORA":
+        raise AdapterError(f"{CONFIG_NAME} does not describe a LoRA adapter")
+    for option, neutral in NEUTRAL_OPTIONS.items():
+        if option in raw and raw[option] not in neutral:
+            raise AdapterError(f"adapters with {option}={raw[option]!r} are not supported")
+    if raw.get("init_lora_weights") not in NEUTRAL_INITS:
+        raise AdapterError(
+            f"init_lora_weights={raw['init_lora_weights']!r} changes the base's weights; save the adapter "
+            "with PEFT's path_initial_model_for_weight_conversion first"
+        )
+    try:
+        return _from_peft(raw)
+    except (KeyError, TypeError, ValueError) as error:
+        raise AdapterError(f"{CONFIG_NAME} is not understood: {error}") from error
+
+
+def _from_peft(raw: dict[str, Any]) -> AdapterConfig:
+    targets = raw.get("target_modules") or ()
+    config = AdapterConfig(
+        rank=int(raw["r"]),
+        alpha=float(raw["lora_alpha"]),
+        target_modules=(targets,) if isinstance(targets, str) else tuple(sorted(targets)),
+        base_model_name_or_path=raw.get("base_model_name_or_path") or "",
+        base_revision=raw.get("revision") or "",
+        use_rslora=bool(raw.get("use_rslora", False)),
+        rank_pattern={str(k): int(v) for k, v in (raw.get("rank_pattern") or {}).items()},
+        alpha_pattern={str(k): float(v) for k, v in (raw.get("alpha_pattern") or {}).items()},
+    )
+    for rank in (config.rank, *config.rank_pattern.values()):
+        if not 1 <= rank <= MAX_RANK:
+            raise ValueError(f"rank {rank} is not between 1 and {MAX_RANK}")
+    if not all(map(math.isfinite, (config.alpha, *config.alpha_pattern.values()))):
+        raise ValueError("alpha is not a finite number")
+    return config
+
+
+def _check_base(config: AdapterConfig, base_model: str | None, base_revision: str | None) -> None:
+    named, revision = config.base_model_name_or_path, config.base_revision
+    if base_model and named and named != base_model:
+        raise AdapterError(f"the adapter was made for {named}, not for {base_model}")
+    if base_revision and revision and revision != base_revision:
+        raise AdapterError(
+            f"the adapter was made for revision {revision} of {named or 'its base'}, not {base_revision}"
+        )
+
+
+def _read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
+    """module name -> side -> fp32 tensor."""
+    try:
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+        if header_bytes > MAX_HEADER_BYTES:
+            raise AdapterError(
+                f"{WEIGHTS_NAME} has a header of {header_bytes} bytes, which is too large"
+            )
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise AdapterError(f"{WEIGHTS_NAME} cannot be read: {error}") from error
+    sides: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        match = _KEY.fullmatch(name)
+        if match is None:
+            raise AdapterError(
+                f"{WEIGHTS_NAME} holds {name}, which is no part of a plain LoRA adapter"
+            )
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise AdapterError(f"{name} holds values that are not finite numbers")
+        sides.setdefault(match["module"], {})[match["side"]] = tensor.to(torch.float32)
+    if not sides:
+        raise AdapterError(f"{WEIGHTS_NAME} holds no tensors")
+    return sides
+
+
+def _of_pattern(pattern: Mapping[str, T], module_name: str, default: T) -> T:
+    """The value of the first pattern that matches a whole suffix of the name, cut at a dot."""
+    for key, value in pattern.items():
+        if module_name == key or module_name.endswith(f".{key}"):
+            return value
+    return default

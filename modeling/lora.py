@@ -1,0 +1,141 @@
+"""LoRA for training: each adapted linear computes y = x W^T + bias + scale * (x A^T) B^T.
+
+W is frozen and gets no gradient; A and B are fp32 parameters, and the products with them run in the
+precision of the activations. Forward keeps x once (the layers that read the same x share it) and the
+narrow x A^T; backward needs nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapter_file import AdapterError, LoadedAdapter, peft_name
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with a trainable low-rank part. `lora_A` (R, in), `lora_B` (out, R)."""
+
+    def __init__(self, base: nn.Linear, rank: int, scale: float) -> None:
+        super().__init__()
+        self.base = base
+        self.scale = scale
+        device = base.weight.device
+        self.lora_A = nn.Parameter(torch.zeros(rank, base.in_features, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) -> (..., out)"""
+        y: Tensor = _LoraFunction.apply(  # type: ignore[no-untyped-call]
+            x, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scale
+        )
+        return y
+
+
+def attach(
+    model: nn.Module, rank: int, alpha: float, target_modules: Sequence[str], seed: int
+) -> dict[str, LoraLinear]:
+    """Replaces every linear layer whose last name is in `target_modules`; gives them by module name.
+
+    A new adapter changes nothing: B is zero. A depends on `seed` and the module's name alone. Raises
+    `ValueError` if nothing matches or the model has adapters already.
+    """
+    if _attached(model):
+        raise ValueError("the model has adapters already: detach them first")
+    targets = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in target_modules
+    ]
+    if not targets:
+        raise ValueError(f"the model has no linear layer named {', '.join(target_modules)}")
+    modules = {}
+    for name, linear in targets:
+        lora = LoraLinear(linear, rank, alpha / rank)
+        initial = initial_A(seed, name, rank, linear.in_features)
+        lora.lora_A.data.copy_(initial)
+        _replace(model, name, lora)
+        modules[name] = lora
+    return modules
+
+
+def detach(model: nn.Module) -> None:
+    """Puts the plain linear layers back, the very objects that `attach` took out."""
+    for name, lora in _attached(model):
+        _replace(model, name, lora.base)
+
+
+def initial_A(seed: int, module_name: str, rank: int, in_features: int) -> Tensor:
+    """(R, in), uniform in ±1/sqrt(in) as PEFT draws it; a function of the arguments alone."""
+    digest = hashlib.sha256(f"{seed}/{module_name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+    bound = 1 / math.sqrt(in_features)
+    return torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator)
+
+
+def tensors(modules: Mapping[str, LoraLinear]) -> dict[str, Tensor]:
+    """Copies of A and B on the CPU, named as `adapter_file.save` wants them."""
+    copies = {}
+    for name, lora in modules.items():
+        copies[peft_name(name, "A")] = lora.lora_A.detach().to("cpu", copy=True)
+        copies[peft_name(name, "B")] = lora.lora_B.detach().to("cpu", copy=True)
+    return copies
+
+
+def set_weights(modules: Mapping[str, LoraLinear], adapter: LoadedAdapter) -> None:
+    """Goes on from a loaded adapter. It must have the same modules and rank; a different scale is
+    folded into B, so that the model computes the same. Raises `AdapterError`."""
+    if modules.keys() != adapter.keys():
+        raise AdapterError("the adapter to go on from adapts other layers")
+    for name, lora in modules.items():
+        a, b, scale = adapter[name]
+        if a.shape != lora.lora_A.shape or b.shape != lora.lora_B.shape:
+            raise AdapterError(f"the adapter to go on from has rank {a.shape[0]} in {name}")
+        lora.lora_A.data.copy_(a)
+        lora.lora_B.data.copy_(b * (scale / lora.scale))
+
+
+def _attached(model: nn.Module) -> list[tuple[str, LoraLinear]]:
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, LoraLinear)]
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent_name, _, child_name = name.rpartition(".")
+    setattr(model.get_submodule(parent_name), child_name, module)
+
+
+class _LoraFunction(torch.autograd.Function):
+    """T rows: x (T, in), weight (out, in), a (R, in), b (out, R)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])  # (T, in)
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        y = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())  # (T, out)
+        # The scale goes onto the narrow product, where it costs next to nothing.
+        narrow = (rows @ a.t()).mul_(scale)  # (T, R)
+        y.addmm_(narrow, b.t())
+        ctx.save_for_backward(rows, weight, a, b, narrow)
+        ctx.scale = scale
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, a, b, narrow = ctx.saved_tensors
+        shape = grads[0].shape
+        grad_y = grads[0].reshape(-1, shape[-1])  # (T, out)
+        needs_x, _, _, needs_a, needs_b, _ = ctx.needs_input_grad
+        grad_narrow = (grad_y @ b).mul_(ctx.scale)  # (T, R)
+        grad_a = (grad_narrow.t() @ rows).to(torch.float32) if needs_a else None  # (R, in)
+        grad_b = (grad_y.t() @ narrow).to(torch.float32) if needs_b else None  # (out, R)
+        grad_x = None
+        if needs_x:
+            grad_x = (grad_y @ weight).addmm_(grad_narrow, a).view(*shape[:-1], -1)  # (T, in)
+        return grad_x, None, None, grad_a, grad_b, None
