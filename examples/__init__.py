@@ -1,0 +1,1 @@
+"""Data sets written for the project, and programs that use them."""
