@@ -21,7 +21,7 @@ class Bases:
     """Remembers what was found ready, so that only the first job on a base asks the importer."""
 
     def __init__(self, bases_dir: Path, log_dir: Path) -> None:
-        self._bases_dir = bases_dir.resolve()
+        self.folder = bases_dir.resolve()
         self._log_dir = log_dir
         self._ready: set[BaseModel] = set()
 
@@ -30,7 +30,7 @@ class Bases:
 
         Calls `check_stopping` while it waits, which may raise. Raises Setback.
         """
-        path = base_models.path(self._bases_dir, base)
+        path = base_models.path(self.folder, base)
         if base not in self._ready or not path.exists():
             self._import(base, check_stopping)
             self._ready.add(base)
@@ -40,7 +40,7 @@ class Bases:
         self._log_dir.mkdir(parents=True, exist_ok=True)
         log_file = self._log_dir / "importer.log"
         command = [sys.executable, "-m", "modeling.importer", base.id]
-        command += ["--bases-dir", str(self._bases_dir)]
+        command += ["--bases-dir", str(self.folder)]
         command += ["--source", base.source, "--revision", base.revision]
         with log_file.open("wb") as output:
             process = subprocess.Popen(

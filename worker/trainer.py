@@ -61,7 +61,8 @@ class Trainer:
         self._heard_at = time.monotonic()
         self._cpu_s: float | None = None
         self._cpu_changed_at = self._heard_at
-        threading.Thread(target=self._read, name="trainer-reports", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="trainer-reports", daemon=True)
+        self._reader.start()
 
     @property
     def pid(self) -> int:
@@ -121,9 +122,10 @@ class Trainer:
         stdout = self._process.stdout
         assert stdout is not None
         try:
-            for line in stdout:
-                report = decode(line)
-                self._reports.put(report)  # type: ignore[arg-type]  # no trainer sends commands
+            with stdout:
+                for line in stdout:
+                    report = decode(line)
+                    self._reports.put(report)  # type: ignore[arg-type]  # no trainer sends commands
         except ValueError:
             log.exception("trainer.speaks_nonsense", pid=self.pid)
             self.kill()
@@ -149,17 +151,19 @@ class Trainer:
             self._process.wait(timeout=_EXIT_S)
 
     def close(self) -> None:
-        """Let it leave in good order, or end it."""
+        """Let it leave in good order, or end it. Safe to call when it is dead."""
         stdin = self._process.stdin
         assert stdin is not None
-        with contextlib.suppress(TrainerDied):
-            self.send(Exit())
-        with contextlib.suppress(OSError):
+        if self.is_alive:
+            with contextlib.suppress(TrainerDied):
+                self.send(Exit())
+        with contextlib.suppress(OSError), self._sending:
             stdin.close()
         try:
             self._process.wait(timeout=_EXIT_S)
         except subprocess.TimeoutExpired:
             self.kill()
+        self._reader.join(timeout=_EXIT_S)
 
 
 def _environment() -> dict[str, str]:

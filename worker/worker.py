@@ -49,7 +49,10 @@ class Worker:
 
     def trainer(self) -> Trainer:
         """The trainer, started if there is none alive."""
-        if self._trainer is None or not self._trainer.is_alive:
+        if self._trainer is not None and not self._trainer.is_alive:
+            self._trainer.close()
+            self._trainer = None
+        if self._trainer is None:
             log_file = self.settings.data_dir / "logs" / "trainer.log"
             self._trainer = Trainer(log_file, command=self._trainer_command)
             log.info("trainer.started", pid=self._trainer.pid)

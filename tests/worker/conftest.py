@@ -5,15 +5,22 @@ from pathlib import Path
 
 import pytest
 
+from embedded.postgres import Postgres
+from embedded.valkey import Valkey
 from storage import queue
 from storage.settings import Settings
+from tests import servers
+from tests.factories import colour_rows
 from tests.worker.scene import Scene
+from worker.bases import Bases
+from worker.run import run
 
 
 @pytest.fixture(scope="session")
-def bases_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
     """Shared, so that a base is imported once."""
-    return tmp_path_factory.mktemp("bases")
+    folder = tmp_path_factory.mktemp("bases")
+    return Bases(folder, folder / "logs")
 
 
 @pytest.fixture
@@ -21,7 +28,7 @@ def scene(
     database_url: str,
     broker_url: str,
     blob_url: str,
-    bases_dir: Path,
+    bases: Bases,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Scene]:
@@ -30,9 +37,34 @@ def scene(
         broker_url=broker_url,
         blob_url=blob_url,
         data_dir=tmp_path / "data",
-        bases_dir=bases_dir,
+        bases_dir=bases.folder,
     )
     monkeypatch.setattr(queue.app.conf, "broker_url", broker_url)
-    scene = Scene(settings)
+    scene = Scene(settings, bases)
     yield scene
     scene.close()
+
+
+@pytest.fixture(scope="session")
+def finished(
+    postgres: Postgres,
+    database_template: str,
+    valkey: Valkey,
+    bases: Bases,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Scene]:
+    """A scene in which nothing broke; its `job_id` has succeeded, with a validation file."""
+    folder = tmp_path_factory.mktemp("finished")
+    with servers.fresh_database(postgres, database_template) as database_url:
+        settings = Settings(
+            database_url=database_url,
+            broker_url=valkey.url(),
+            blob_url=f"file://{folder / 'blobs'}",
+            data_dir=folder / "data",
+            bases_dir=bases.folder,
+        )
+        scene = Scene(settings, bases)
+        scene.job_id = scene.job(validation=colour_rows(10))
+        run(scene.worker(), scene.job_id)
+        yield scene
+        scene.close()

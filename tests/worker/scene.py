@@ -9,7 +9,6 @@ import tarfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -25,9 +24,10 @@ from storage.jobs import JobRow
 from storage.models import ModelRow
 from storage.settings import Settings
 from tests.factories import Json, colour_rows, jsonl
+from worker.bases import Bases
 from worker.worker import Worker
 
-FAKE_TRAINER = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
+FAKE_TRAINER = (sys.executable, "-m", "tests.worker.fake_trainer")
 
 
 @dataclass
@@ -35,7 +35,9 @@ class Scene:
     """One database, one blob store, one data directory."""
 
     settings: Settings
+    bases: Bases
     workers: list[Worker] = field(default_factory=list)
+    job_id: str = ""
 
     def __post_init__(self) -> None:
         self.engine = sync_engine(self.settings.database_url)
@@ -46,6 +48,7 @@ class Scene:
 
     def worker(self, trainer_command: Sequence[str] = FAKE_TRAINER) -> Worker:
         worker = Worker(self.settings, trainer_command=trainer_command)
+        worker.bases = self.bases
         self.workers.append(worker)
         return worker
 
@@ -146,7 +149,7 @@ class Scene:
         return self.adapter_files(name)["adapter_model.safetensors"]
 
     def blob_keys(self, prefix: str) -> list[str]:
-        return list(self.blobs.list(prefix))
+        return sorted(self.blobs.list(prefix))
 
     def adapter_keys(self) -> list[str]:
         """The blobs that the adapters' rows point at."""
