@@ -22,6 +22,7 @@ from .logs import ChildLog, Console
 from .process import CannotStart, Command
 
 _TICK_S = 0.1
+_SAY_AFTER_S = 15.0
 _TRIES_AT_START = 3
 """A child that dies so often before the stack was ready keeps it from starting."""
 
@@ -69,10 +70,10 @@ class Supervisor:
     max_backoff_s: float = 30.0
     healthy_after_s: float = 60.0
     stop_deadlines_s: dict[StopPhase, float] = field(default_factory=lambda: _DEADLINES_S)
-    _children: list[_Child] = field(default_factory=list)
+    _children: list[_Child] = field(init=False, default_factory=list)
     # Plain flags: a signal handler that takes an Event's lock can find its own thread holding it.
-    _is_stopping: bool = False
-    _is_killing: bool = False
+    _is_stopping: bool = field(init=False, default=False)
+    _is_killing: bool = field(init=False, default=False)
 
     def start(self, command: Command, phase: StopPhase, *, niceness: int = 0) -> None:
         """Spawn a child and look after it from now on."""
@@ -99,16 +100,21 @@ class Supervisor:
 
         Raises Stopped, and CannotStart after `timeout_s` or when a child will not start.
         """
-        deadline = time.monotonic() + timeout_s
+        began_at = time.monotonic()
+        is_silent = True
         while not is_true():
+            waited_s = time.monotonic() - began_at
+            if waited_s > timeout_s:
+                raise CannotStart(f"gave up waiting for {what} after {timeout_s:.0f} s")
+            if is_silent and waited_s > _SAY_AFTER_S:
+                is_silent = False
+                self.console.say(f"Still waiting for {what}; the logs are in {self.log_dir}")
             for child in self._children:
                 if child.num_crashes >= _TRIES_AT_START:
                     raise CannotStart(
                         f"{child.command.name} does not start ({child.log.path}):\n"
                         f"{child.log.last_words()}"
                     )
-            if time.monotonic() > deadline:
-                raise CannotStart(f"gave up waiting for {what} after {timeout_s:.0f} s")
             self._tick()
 
     def run(self) -> None:

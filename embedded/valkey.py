@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from . import ports, process
 
@@ -68,7 +70,8 @@ class Valkey:
 
     def is_ready(self) -> bool:
         """Whether the server answers."""
-        with redis.Redis.from_url(self.url(), socket_timeout=2) as client:
+        no_retry = Retry(NoBackoff(), 0)  # the client's own would hold the caller up for seconds
+        with redis.Redis.from_url(self.url(), socket_timeout=2, retry=no_retry) as client:
             try:
                 return bool(client.ping())
             except redis.ConnectionError:  # also what it raises while the file is loaded
