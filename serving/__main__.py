@@ -1,0 +1,116 @@
+"""`python -m serving --base ID --host H --port P`: an inference server for one base model.
+
+Everything else comes from the environment: `storage.settings.Settings` and `serving.settings`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from storage.base_models import BaseModel, Catalogue
+from storage.blobs import open_store
+from storage.death_pipe import exit_with_parent
+from storage.errors import LuthierError
+from storage.settings import BadSetting, Settings
+
+if TYPE_CHECKING:
+    from .served_base import ServedBase
+
+GRACE_S = 3
+"""How long open requests may go on after SIGTERM."""
+
+
+def main() -> int:
+    exit_with_parent()
+    parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
+    parser.add_argument("--base", required=True, help="id or alias of a base model")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8001)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        settings = Settings.from_env()
+        base = _find_base(arguments.base, settings)
+        if not settings.internal_key and not _is_loopback(arguments.host):
+            raise BadSetting(
+                "without LUTHIER_INTERNAL_KEY this server checks no key, so it listens on loopback only"
+            )
+        return _serve(base, settings, arguments.host, arguments.port)
+    except LuthierError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+def _find_base(name: str, settings: Settings) -> BaseModel:
+    catalogue = Catalogue.load(settings.data_dir, settings.aliases)
+    base = catalogue.get(name)
+    if base is None:
+        known = ", ".join(b.id for b in catalogue.all())
+        raise BadSetting(f"there is no base model {name}; there are: {known}")
+    return base
+
+
+def _serve(base: BaseModel, settings: Settings, host: str, port: int) -> int:
+    # A worker thread that finds no work sleeps instead of spinning: where other processes compute on
+    # the same cores, spinning costs many times what it saves. The variable is read on torch's import.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+    import uvicorn
+
+    from . import served_base
+    from .app import create_app
+    from .settings import ServingSettings
+
+    serving_settings = ServingSettings.from_env()
+    catalogue = Catalogue.load(settings.data_dir, settings.aliases)
+    aliases = {alias for alias, base_id in catalogue.aliases.items() if base_id == base.id}
+
+    async def load() -> ServedBase:
+        return await served_base.load(
+            base,
+            frozenset({base.id, *aliases}),
+            bases_dir=settings.bases_dir,
+            cache_dir=settings.data_dir / "adapters" / base.id,
+            blobs=open_store(settings.blob_url) if settings.blob_url else None,
+            settings=serving_settings,
+        )
+
+    has_failed = False
+
+    def stop() -> None:
+        nonlocal has_failed
+        has_failed = True
+        server.should_exit = True
+
+    app = create_app(load, internal_key=settings.internal_key, on_failure=stop)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
+    server.run()
+    return 1 if has_failed else 0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

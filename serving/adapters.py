@@ -1,0 +1,219 @@
+"""Adapters on their way to a slot: blob store -> disk cache -> RAM, loaded once however many ask for them.
+
+Everything here happens in threads of its own, so no stream waits for somebody else's cold adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeling.adapter_file import AdapterError
+from storage.blobs import BlobStore
+from storage.errors import InvalidRequest, LuthierError, ModelNotFound
+
+from .lora import Adapter
+
+# The files an adapter consists of, with the size beyond which they are refused.
+MAX_FILE_BYTES = {
+    "adapter_config.json": 1 << 20,
+    "adapter_model.safetensors": 8 << 30,
+}
+NUM_LOADERS = 2
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class AdapterUnusable(LuthierError):
+    """The adapter's files are what was stored, but they cannot be applied to this base."""
+
+
+@dataclass(frozen=True)
+class AdapterRef:
+    """An adapter's id and what its blob must be. Raises `InvalidRequest` where that is malformed."""
+
+    id: str
+    sha256: str
+    size_bytes: int
+
+    def __post_init__(self) -> None:
+        if not is_adapter_id(self.id):
+            raise ModelNotFound(self.id)
+        if not _SHA256.fullmatch(self.sha256) or self.size_bytes <= 0:
+            raise InvalidRequest("an adapter's sha256 or size is malformed", param="model")
+
+    @property
+    def blob_key(self) -> str:
+        """One uncompressed tar of a folder in PEFT's format."""
+        return f"adapters/{self.id}.tar"
+
+
+class AdapterCache:
+    """Parsed adapters in RAM before unpacked ones on disk, each with a cap on its bytes.
+
+    The least recently used go first. An adapter in use by a request outlives its place in the cache.
+    """
+
+    def __init__(
+        self,
+        blobs: BlobStore | None,
+        directory: Path,
+        parse: Callable[[str, Path], Adapter],
+        *,
+        ram_bytes: int,
+        disk_bytes: int,
+    ) -> None:
+        """`parse` makes an adapter of its id and folder; it may raise `AdapterError`."""
+        self._blobs = blobs
+        self._directory = directory
+        self._parse = parse
+        self._ram_bytes = ram_bytes
+        self._disk_bytes = disk_bytes
+        self._in_ram: OrderedDict[str, Adapter] = OrderedDict()
+        self._loading: dict[AdapterRef, asyncio.Task[Adapter]] = {}
+        self._disk = threading.Lock()
+        self._loaders = ThreadPoolExecutor(NUM_LOADERS, thread_name_prefix="adapter-loader")
+        directory.mkdir(parents=True, exist_ok=True)
+        for leftover in directory.glob(".*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    @property
+    def ids_in_ram(self) -> list[str]:
+        return list(self._in_ram)
+
+    def peek(self, adapter_id: str) -> Adapter | None:
+        """The adapter if it is in RAM."""
+        if adapter_id in self._in_ram:
+            self._in_ram.move_to_end(adapter_id)
+        return self._in_ram.get(adapter_id)
+
+    async def get(self, ref: AdapterRef) -> Adapter:
+        """The adapter, loaded first if need be.
+
+        Raises `BlobMissing` or `BlobCorrupt` if the blob is not what `ref` says, and `AdapterUnusable`.
+        What failed is not cached: the next request tries again.
+        """
+        adapter = self.peek(ref.id)
+        if adapter is not None:
+            return adapter
+        task = self._loading.get(ref)
+        if task is None:
+            task = asyncio.create_task(self._load(ref))
+            self._loading[ref] = task
+            task.add_done_callback(lambda _: self._loading.pop(ref, None))
+        # A client that goes away must not take the load away from the others who wait for it.
+        return await asyncio.shield(task)
+
+    def forget(self, adapter_id: str) -> None:
+        """Remove the adapter from RAM and disk."""
+        self._in_ram.pop(adapter_id, None)
+        with self._disk:
+            for folder in self._directory.glob(f"{adapter_id}.*"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self) -> None:
+        self._loaders.shutdown(wait=False, cancel_futures=True)
+
+    async def _load(self, ref: AdapterRef) -> Adapter:
+        loop = asyncio.get_running_loop()
+        adapter = await loop.run_in_executor(self._loaders, self._load_from_disk, ref)
+        self._in_ram[ref.id] = adapter
+        total_bytes = sum(a.size_bytes for a in self._in_ram.values())
+        while total_bytes > self._ram_bytes and len(self._in_ram) > 1:
+            total_bytes -= self._in_ram.popitem(last=False)[1].size_bytes
+        return adapter
+
+    def _load_from_disk(self, ref: AdapterRef) -> Adapter:
+        folder = self._folder(ref)
+        if folder.is_dir():
+            os.utime(folder)
+        else:
+            self._fetch(ref, folder)
+            self._evict_from_disk()
+        try:
+            return self._parse(ref.id, folder)
+        except AdapterError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise AdapterUnusable(
+                f"The adapter {ref.id} cannot be used: {error}", code="adapter_unusable"
+            ) from error
+
+    def _fetch(self, ref: AdapterRef, folder: Path) -> None:
+        """Blob -> folder, which appears whole or not at all."""
+        if self._blobs is None:
+            raise LuthierError("This server has no blob store to load adapters from.")
+        temporary = Path(tempfile.mkdtemp(prefix=".", dir=self._directory))
+        try:
+            archive = temporary / "adapter.tar"
+            self._blobs.get_file(
+                ref.blob_key, archive, size_bytes=ref.size_bytes, sha256=ref.sha256
+            )
+            unpacked = temporary / "unpacked"
+            unpacked.mkdir()
+            try:
+                unpack(archive, unpacked)
+            except (AdapterError, tarfile.TarError) as error:
+                raise AdapterUnusable(
+                    f"The adapter {ref.id} cannot be used: {error}", code="adapter_unusable"
+                ) from error
+            if not folder.is_dir():
+                unpacked.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _evict_from_disk(self) -> None:
+        being_loaded = {self._folder(ref) for ref in list(self._loading)}
+        with self._disk:
+            folders = sorted(self._directory.glob("[!.]*"), key=lambda f: f.stat().st_mtime)
+            sizes = {f: sum(file.stat().st_size for file in f.iterdir()) for f in folders}
+            total_bytes = sum(sizes.values())
+            for folder in folders:
+                if total_bytes <= self._disk_bytes:
+                    return
+                if folder not in being_loaded:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    total_bytes -= sizes[folder]
+
+    def _folder(self, ref: AdapterRef) -> Path:
+        return self._directory / f"{ref.id}.{ref.sha256}"
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Take an adapter's two files out of a tar and nothing else: no links, no other paths, no giants.
+
+    Raises `AdapterError`, or `tarfile.TarError` for what is no tar.
+    """
+    found = set()
+    # An uncompressed archive is larger than its files, unless it claims holes.
+    archive_bytes = archive.stat().st_size
+    with tarfile.open(archive, mode="r:") as tar:
+        for member in tar:
+            name = member.name.removeprefix("./")
+            if name not in MAX_FILE_BYTES:
+                continue
+            limit_bytes = min(MAX_FILE_BYTES[name], archive_bytes)
+            if not member.isreg() or member.size > limit_bytes or name in found:
+                raise AdapterError(f"its archive holds a {name} that is not acceptable")
+            source = tar.extractfile(member)
+            assert source is not None
+            with source, (folder / name).open("xb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            found.add(name)
+    missing = MAX_FILE_BYTES.keys() - found
+    if missing:
+        raise AdapterError(f"its archive lacks {', '.join(sorted(missing))}")
+
+
+def is_adapter_id(name: str) -> bool:
+    """Whether `name` may be used as a file name and blob key."""
+    return _ID.fullmatch(name) is not None

@@ -1,0 +1,235 @@
+"""The HTTP face of an inference server: OpenAI's endpoints, health, metrics, and adapters on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
+from pydantic import BaseModel, Field
+
+from storage.errors import Unauthenticated, Unavailable
+
+from . import errors
+from .adapters import AdapterRef
+from .chat_completions import ChatCompletion, ChatCompletionRequest
+from .completions import Completion, CompletionRequest
+from .events import EventStream, while_connected
+from .lora import Adapter
+from .replies import Wire
+from .sequence import Generate
+from .served_base import ServedBase
+
+POLL_INTERVAL_S = 0.5
+
+log = logging.getLogger(__name__)
+open_routes = APIRouter()
+routes = APIRouter()
+
+
+class State:
+    """What the routes work with: the base once it is loaded, or why it will never be."""
+
+    def __init__(self) -> None:
+        self.served: ServedBase | None = None
+        self.failure: Exception | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        return self.served is not None and self.served.engine.is_alive
+
+
+def create_app(
+    load: Callable[[], Awaitable[ServedBase]],
+    *,
+    internal_key: str = "",
+    on_failure: Callable[[], None] = lambda: None,
+) -> FastAPI:
+    """`load` is called in the background once the server is up. `on_failure` is called when the base
+    cannot be loaded or the engine has died; the server then answers 503 until it is stopped."""
+    state = State()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        keeper = asyncio.create_task(_keep(state, load, on_failure))
+        yield
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
+        if state.served is not None:
+            await state.served.close()
+
+    async def authenticate(request: Request) -> None:
+        given = request.headers.get("authorization", "")
+        if internal_key and not hmac.compare_digest(
+            given.encode(), f"Bearer {internal_key}".encode()
+        ):
+            raise Unauthenticated("Incorrect API key provided.", code="invalid_api_key")
+
+    app = FastAPI(title="Luthier inference server", lifespan=lifespan, openapi_url=None)
+    app.state.serving = state
+    app.include_router(open_routes)
+    app.include_router(routes, dependencies=[Depends(authenticate)])
+    errors.install(app)
+    return app
+
+
+async def _keep(
+    state: State, load: Callable[[], Awaitable[ServedBase]], on_failure: Callable[[], None]
+) -> None:
+    """Load the base, then watch over the engine."""
+    try:
+        state.served = await load()
+        while state.served.engine.is_alive:
+            await asyncio.sleep(POLL_INTERVAL_S)
+    except Exception as error:
+        log.exception("the base cannot be served")
+        state.failure = error
+    on_failure()
+
+
+def _state(request: Request) -> State:
+    state: State = request.app.state.serving
+    return state
+
+
+def _served(request: Request) -> ServedBase:
+    state = _state(request)
+    if state.served is None:
+        if state.failure is not None:
+            raise Unavailable("The base model cannot be loaded.")
+        raise Unavailable("The base model is still being loaded. Please try again.")
+    return state.served
+
+
+Served = Annotated[ServedBase, Depends(_served)]
+
+
+class AdapterHeaders(BaseModel):
+    """What the gateway says about the model that it resolved."""
+
+    sha256: str | None = Field(None, alias="x-luthier-adapter-sha256")
+    size_bytes: int | None = Field(None, alias="x-luthier-adapter-bytes")
+    cache_salt: str = Field("", alias="x-luthier-cache-salt")
+
+
+Headers = Annotated[AdapterHeaders, Header()]
+
+
+@open_routes.get("/healthz")
+async def healthz() -> Wire:
+    return {"status": "ok"}
+
+
+@open_routes.get("/readyz")
+async def readyz(request: Request) -> Response:
+    is_ready = _state(request).is_ready
+    body = {"status": "ready" if is_ready else "not ready"}
+    return _json(body, 200 if is_ready else 503)
+
+
+@open_routes.get("/metrics")
+async def metrics(served: Served) -> Response:
+    return Response(served.metrics.render(), media_type="text/plain; version=0.0.4")
+
+
+@routes.get("/v1/models")
+async def list_models(served: Served) -> Response:
+    """The base, its other names, and the adapters at hand; others are loaded when they are named."""
+    ids = [*sorted(served.names), *served.adapters.ids_in_ram]
+    models = [{"id": i, "object": "model", "created": 0, "owned_by": "luthier"} for i in ids]
+    return _json({"object": "list", "data": models})
+
+
+@routes.post("/v1/chat/completions")
+async def create_chat_completion(
+    body: ChatCompletionRequest, request: Request, served: Served, headers: Headers
+) -> Response:
+    body.check_supported()
+    prompt = body.prompt(served.template)
+    adapter = await _find_adapter(served, body.model, headers)
+    params = body.sampling(
+        num_choices=body.n or 1,
+        vocab_size=served.engine.vocab_size,
+        num_logprobs=body.num_logprobs,
+    )
+    deltas = served.generate(
+        [
+            Generate(
+                prompt=prompt,
+                max_tokens=body.max_new_tokens,
+                adapter=adapter,
+                sampling=sampling,
+                stop=body.stop_strings,
+                cache_salt=headers.cache_salt,
+            )
+            for sampling in params
+        ]
+    )
+    completion = ChatCompletion(body, served.vocabulary)
+    if body.stream:
+        return EventStream(completion.stream(deltas))
+    return _json(await while_connected(request.receive, completion.collect(deltas)))
+
+
+@routes.post("/v1/completions")
+async def create_completion(
+    body: CompletionRequest, request: Request, served: Served, headers: Headers
+) -> Response:
+    body.check_supported()
+    prompts = body.prompts(served.tokenizer)
+    adapter = await _find_adapter(served, body.model, headers)
+    params = body.sampling(
+        num_choices=body.n or 1, vocab_size=served.engine.vocab_size, num_logprobs=body.logprobs
+    )
+    deltas = served.generate(
+        [
+            Generate(
+                prompt=prompt.token_ids,
+                max_tokens=body.max_new_tokens,
+                adapter=adapter,
+                sampling=sampling,
+                stop=body.stop_strings,
+                cache_salt=headers.cache_salt,
+                num_prompt_logprobs=body.num_prompt_logprobs,
+            )
+            for prompt in prompts
+            for sampling in params
+        ]
+    )
+    completion = Completion(body, prompts, served.vocabulary)
+    if body.stream:
+        return EventStream(completion.stream(deltas))
+    return _json(await while_connected(request.receive, completion.collect(deltas)))
+
+
+class Prefetch(BaseModel):
+    sha256: str
+    size_bytes: int
+
+
+@routes.post("/v1/luthier/adapters/{adapter_id}/prefetch")
+async def prefetch_adapter(adapter_id: str, body: Prefetch, served: Served) -> Response:
+    """Load an adapter into RAM before anybody asks for it."""
+    await served.adapters.get(AdapterRef(adapter_id, body.sha256, body.size_bytes))
+    return _json({"id": adapter_id, "object": "luthier.adapter", "status": "loaded"})
+
+
+@routes.delete("/v1/luthier/adapters/{adapter_id}")
+async def unload_adapter(adapter_id: str, served: Served) -> Response:
+    """Forget an adapter; where requests still use it, its slot is freed when another needs it."""
+    is_unloaded = await served.unload(adapter_id)
+    status = "unloaded" if is_unloaded else "in use"
+    return _json({"id": adapter_id, "object": "luthier.adapter", "status": status})
+
+
+async def _find_adapter(served: ServedBase, model: str, headers: AdapterHeaders) -> Adapter | None:
+    return await served.find_adapter(model, sha256=headers.sha256, size_bytes=headers.size_bytes)
+
+
+def _json(body: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(body), status, media_type="application/json")

@@ -1,0 +1,186 @@
+"""Attention over the key-value pool, registered with transformers as one more implementation.
+
+A step's batch is packed: tokens of many sequences side by side in one row, no padding and no mask.
+Attention over several stretches of keys is exact when each stretch also yields the logarithm of its
+softmax's denominator, so each token's attention is put together from at most three stretches:
+
+    own chunk           causal, among the tokens of this step
+    own earlier tokens  everything before the chunk in the sequence's region
+    shared prefix       read once for all the sequences of the batch that share it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PretrainedConfig
+
+from .kv_cache import Row
+from .kv_pool import KvPool
+
+NAME = "luthier_kv"
+
+
+class UnsupportedModel(Exception):
+    """This engine cannot compute the model; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens start..end of a row, to be computed in this step."""
+
+    row: Row
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Keys and values that the batch's tokens begin..end attend to in full."""
+
+    begin: int
+    end: int
+    views: tuple[Tensor, ...]
+
+
+class AttentionStep:
+    """Where one step's tokens are written and what they attend to; the same in every layer.
+
+    Chunks that share a prefix must be neighbours in `chunks`.
+    """
+
+    def __init__(self, pool: KvPool, chunks: Sequence[Chunk]) -> None:
+        self.pool = pool
+        self.lengths = [chunk.end - chunk.start for chunk in chunks]
+        # Views of all of a row's own keys, for chunks of a single token; None for longer chunks.
+        self.own: list[tuple[Tensor, ...] | None] = []
+        self.past: list[_Stretch] = []
+        places: list[int] = []
+        groups: list[tuple[Row, int, int, int]] = []  # root, prefix_len, begin, end
+        begin = 0
+        for chunk in chunks:
+            row, end = chunk.row, begin + chunk.end - chunk.start
+            own_start, own_end = chunk.start - row.prefix_len, chunk.end - row.prefix_len
+            places.extend(range(row.region.start + own_start, row.region.start + own_end))
+            if end - begin == 1:
+                self.own.append(pool.views(row.region, 0, own_end))
+            else:
+                self.own.append(None)
+                if own_start:
+                    self.past.append(_Stretch(begin, end, pool.views(row.region, 0, own_start)))
+            if row.root is not None:
+                if groups and (groups[-1][:2], groups[-1][3]) == (
+                    (row.root, row.prefix_len),
+                    begin,
+                ):
+                    groups[-1] = (*groups[-1][:3], end)
+                else:
+                    groups.append((row.root, row.prefix_len, begin, end))
+            begin = end
+        for root, prefix_len, group_begin, group_end in groups:
+            views = pool.views(root.region, 0, prefix_len)
+            self.past.append(_Stretch(group_begin, group_end, views))
+        self.places = torch.tensor(places, device=pool.device)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _mask: Tensor | None,
+    *,
+    scaling: float,
+    step: AttentionStep,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: query (1, H, T, D), key and value (1, kv heads, T, D) of the
+    packed batch; returns (1, T, H, D). `step` arrives as a keyword argument of the model's call."""
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    step.pool.write(layer, step.places, key[0], value[0])
+    queries, keys, values = (torch.split(t[0], step.lengths, 1) for t in (query, key, value))
+    outs, denominators = [], []
+    for q, k, v, views in zip(queries, keys, values, step.own, strict=True):
+        if views is None:
+            out, denominator = _attend_causal(q, k, v, scaling)
+        else:
+            out, denominator = _attend_full(q, views[2 * layer], views[2 * layer + 1], scaling)
+        outs.append(out)
+        denominators.append(denominator)
+    result = torch.cat(outs, dim=1) if len(outs) > 1 else outs[0]  # (H, T, D)
+    if step.past:
+        total = torch.cat(denominators, dim=1)  # (H, T)
+        for past in step.past:
+            span = slice(past.begin, past.end)
+            k, v = past.views[2 * layer], past.views[2 * layer + 1]
+            out, denominator = _attend_full(query[0, :, span], k, v, scaling)
+            # The share of the older keys in the joint softmax.
+            share = torch.sigmoid(denominator - total[:, span])[..., None].to(out.dtype)
+            result[:, span] += share * (out - result[:, span])
+            total[:, span] = torch.logaddexp(total[:, span], denominator)
+    return result.transpose(0, 1)[None], None
+
+
+def _attend_full(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Each query (H, n, D) attends to every key (kv heads, m, D).
+
+    The query heads that share a kv head are folded into the query's length, so keys are read once.
+    """
+    num_heads, num_queries, head_dim = query.shape
+    folded = query.reshape(key.shape[0], -1, head_dim)
+    out, denominator = _softmax_attention(folded, key, value, scale, is_causal=False)
+    return out.reshape(num_heads, num_queries, head_dim), denominator.reshape(num_heads, -1)
+
+
+def _attend_causal(
+    query: Tensor, key: Tensor, value: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Query i (H, n, D) attends to keys 0..i (kv heads, n, D)."""
+    group = query.shape[0] // key.shape[0]
+    key, value = (t.repeat_interleave(group, dim=0) for t in (key, value))
+    return _softmax_attention(query, key, value, scale, is_causal=True)
+
+
+def _softmax_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, is_causal: bool
+) -> tuple[Tensor, Tensor]:
+    """Attention (H, n, D) and the log of its softmax's denominator (H, n), fp32."""
+    if query.device.type == "cpu":
+        out, denominator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query[None], key[None], value[None], 0.0, is_causal, attn_mask=None, scale=scale
+        )
+        return out[0], denominator[0]
+    scores = torch.bmm(query, key.transpose(1, 2)).float() * scale  # (H, n, m)
+    if is_causal:
+        future = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(future, -torch.inf)
+    denominator = scores.logsumexp(-1)
+    return torch.bmm((scores - denominator[..., None]).exp().to(value.dtype), value), denominator
+
+
+def max_attended_tokens(config: PretrainedConfig) -> int:
+    """The longest sequence that this attention computes as the model means it.
+
+    Raises `UnsupportedModel` for attention of another kind.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    unknown = kinds - {"full_attention", "sliding_attention"}
+    if unknown:
+        raise UnsupportedModel(f"layers of type {', '.join(sorted(unknown))} are not supported")
+    for name in ("attn_logit_softcapping", "attention_sinks"):
+        if getattr(config, name, None):
+            raise UnsupportedModel(f"attention with {name} is not supported")
+    if config.is_encoder_decoder:
+        raise UnsupportedModel("encoder-decoder models are not supported")
+    limit: int = config.max_position_embeddings
+    window: int | None = getattr(config, "sliding_window", None)
+    is_used = "sliding_attention" in kinds or getattr(config, "use_sliding_window", True)
+    # Within its window, sliding attention is full attention.
+    return min(limit, window) if window is not None and is_used else limit
+
+
+AttentionInterface.register(NAME, attend)

@@ -1,0 +1,354 @@
+"""The engine: one thread that runs the model step by step, and the bridge to asyncio.
+
+Requests come in through `Engine.generate`, a plain async iterator; closing it cancels the request. The
+thread sends what a step produced to the event loop in one call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from modeling.tokenizer import Tokenizer
+from storage.errors import InvalidRequest, LuthierError, Unavailable
+
+from .attention import AttentionStep, max_attended_tokens
+from .kv_cache import KvCache
+from .kv_pool import KvPool
+from .lora import AdapterSlots, Run
+from .sampling import TokenLogprob, sample, token_logprobs
+from .schedule import Limits, Scheduler, Work
+from .sequence import Delta, Generate, Sequence, Usage
+
+log = logging.getLogger(__name__)
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt and reply do not fit the model's context."""
+
+    def __init__(self, num_prompt_tokens: int, max_tokens: int | None, max_seq_len: int) -> None:
+        wanted = (
+            f"{num_prompt_tokens} in the messages, {max_tokens} in the completion"
+            if max_tokens is not None
+            else f"{num_prompt_tokens} in the messages"
+        )
+        super().__init__(
+            f"This model's maximum context length is {max_seq_len} tokens. However, you requested "
+            f"{num_prompt_tokens + (max_tokens or 0)} tokens ({wanted}). "
+            "Please reduce the length of the messages or completion.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+
+
+class Overloaded(LuthierError):
+    """More requests are waiting than the engine takes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=429, type="requests", code="rate_limit_exceeded")
+
+
+class EngineStopped(Unavailable):
+    """The engine's thread has ended, by an error or because it was closed."""
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    num_running: int
+    num_waiting: int
+    num_kv_tokens_used: int
+    num_kv_tokens: int
+    num_steps: int
+    num_computed_tokens: int
+    """Prompt and generated tokens that went through the model."""
+    loaded_adapter_ids: tuple[str, ...]
+
+
+class Engine:
+    """Generates for one base model and any number of its adapters."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Tokenizer,
+        *,
+        num_slots: int,
+        kv_bytes: int,
+        max_seq_len: int,
+        limits: Limits | None = None,
+    ) -> None:
+        """Takes over `model`, whose linear layers are replaced. Raises `UnsupportedModel`."""
+        self._model = model
+        self._tokenizer = tokenizer
+        self._pool = KvPool(
+            model.config, size_bytes=kv_bytes, dtype=model.dtype, device=model.device
+        )
+        self.max_seq_len = min(
+            max_seq_len, max_attended_tokens(model.config), self._pool.num_tokens
+        )
+        self._slots = AdapterSlots(model, num_slots)
+        self._cache = KvCache(self._pool)
+        self._limits = limits or Limits()
+        self._scheduler = Scheduler(
+            self._cache, self._slots, self._limits, max_seq_len=self.max_seq_len
+        )
+        self.vocab_size: int = model.config.vocab_size
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._has_news = threading.Condition()
+        self._is_closing = False
+        self._has_stopped = False
+        self._failure: Exception | None = None
+        self._outbox: list[tuple[asyncio.Queue[Delta | Exception], Delta | Exception]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._num_steps = 0
+        self._num_computed_tokens = 0
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive() and not self._is_closing and not self._has_stopped
+
+    def start(self) -> None:
+        """Start the thread; deltas are delivered on the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Stop after the step in progress; requests still open fail with `EngineStopped`."""
+        self._is_closing = True
+        self._post(lambda: None, even_if_stopped=True)
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def check(self, request: Generate) -> int:
+        """How many tokens the request may generate.
+
+        Raises `InvalidRequest`, `ContextLengthExceeded`, `Overloaded` or `EngineStopped` for a request
+        that cannot be taken.
+        """
+        if self._has_stopped or self._is_closing:
+            raise self._stopped()
+        if self._scheduler.num_waiting >= self._limits.max_waiting:
+            raise Overloaded("Too many requests are waiting. Please try again later.")
+        prompt = request.prompt
+        if not prompt or min(prompt) < 0 or max(prompt) >= self.vocab_size:
+            raise InvalidRequest(
+                f"Invalid 'prompt': token ids must lie between 0 and {self.vocab_size - 1}, "
+                "and there must be at least one.",
+                param="prompt",
+            )
+        num_left = self.max_seq_len - len(prompt)
+        max_tokens = num_left if request.max_tokens is None else request.max_tokens
+        if max_tokens > num_left or num_left <= 0:
+            raise ContextLengthExceeded(len(prompt), request.max_tokens, self.max_seq_len)
+        return max_tokens
+
+    async def generate(self, request: Generate) -> AsyncIterator[Delta]:
+        """The choice's deltas as they come; the last one has a `finish_reason`.
+
+        Raises what `check` raises, and `EngineStopped` if the engine ends before the choice does.
+        """
+        max_tokens = self.check(request)
+        if max_tokens == 0 and request.num_prompt_logprobs is None:
+            yield Delta(finish_reason="length", usage=Usage(len(request.prompt), 0, 0))
+            return
+        queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
+        sequence = Sequence(
+            request, max_tokens, self._tokenizer, lambda news: self._outbox.append((queue, news))
+        )
+        self._post(lambda: self._scheduler.add(sequence))
+        try:
+            while True:
+                news = await queue.get()
+                if isinstance(news, Exception):
+                    raise news
+                yield news
+                if news.finish_reason is not None:
+                    return
+        finally:
+            # Harmless if the sequence is done.
+            self._post(lambda: self._scheduler.remove(sequence), even_if_stopped=True)
+
+    async def unload(self, adapter_id: str) -> bool:
+        """Forget an adapter's slot and prefixes. False if requests still use it."""
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def forget() -> None:
+            self._cache.forget(adapter_id)
+            result = self._slots.unload(adapter_id)
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(done.set_result, result)
+
+        self._post(forget)
+        return await done
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            num_running=len(self._scheduler.running),
+            num_waiting=self._scheduler.num_waiting,
+            num_kv_tokens_used=self._pool.num_used_tokens,
+            num_kv_tokens=self._pool.num_tokens,
+            num_steps=self._num_steps,
+            num_computed_tokens=self._num_computed_tokens,
+            loaded_adapter_ids=tuple(self._slots.loaded_ids),
+        )
+
+    def _post(self, command: Callable[[], None], *, even_if_stopped: bool = False) -> None:
+        """Have the thread run `command` between two steps."""
+        with self._has_news:
+            if not self._has_stopped:
+                self._inbox.append(command)
+                self._has_news.notify()
+            elif not even_if_stopped:
+                raise self._stopped()
+
+    # What follows runs on the engine's thread.
+
+    def _run(self) -> None:
+        try:
+            with torch.inference_mode():
+                while self._take_commands():
+                    self._step()
+                    self._flush()
+        except Exception as error:
+            log.exception("the engine failed; all its requests fail with it")
+            self._failure = error
+        finally:
+            self._fail_all()
+
+    def _take_commands(self) -> bool:
+        """Run what was posted; sleep while there is nothing to do. False once closed."""
+        with self._has_news:
+            while not self._inbox and not self._scheduler.all_sequences():
+                self._has_news.wait()
+            commands = list(self._inbox)
+            self._inbox.clear()
+        for command in commands:
+            command()
+        return not self._is_closing
+
+    def _step(self) -> None:
+        work = self._scheduler.plan()
+        if not work:
+            return
+        logits = self._forward(work)  # (sum of wanted, V)
+        self._num_steps += 1
+        self._num_computed_tokens += sum(w.chunk.end - w.chunk.start for w in work)
+        last_rows, begin = [], 0
+        for item in work:
+            end = begin + _num_logits(item)
+            if item.sequence.is_scoring:
+                self._score(item, logits[begin:end])
+            last_rows.append(end - 1)
+            begin = end
+            item.chunk.row.num_computed = item.chunk.end
+        drawn = [(w, row) for w, row in zip(work, last_rows, strict=True) if self._is_drawing(w)]
+        if not drawn:
+            return
+        samples = sample(logits[[row for _, row in drawn]], [w.sequence.draw() for w, _ in drawn])
+        for (item, _), (token_id, logprob) in zip(drawn, samples, strict=True):
+            self._accept(item.sequence, token_id, logprob)
+
+    def _accept(self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None) -> None:
+        try:
+            is_done = sequence.accept(token_id, logprob)
+        except Exception as error:
+            # A token that cannot be turned into text is this request's trouble alone.
+            log.exception("a sequence failed")
+            sequence.deliver(error)
+            is_done = True
+        if is_done:
+            self._scheduler.remove(sequence)
+
+    def _forward(self, work: list[Work]) -> Tensor:
+        ids: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        runs: list[Run] = []
+        for item in work:
+            begin = len(ids)
+            ids += item.sequence.tokens[item.chunk.start : item.chunk.end]
+            positions += range(item.chunk.start, item.chunk.end)
+            wanted += range(len(ids) - _num_logits(item), len(ids))
+            slot = item.sequence.slot
+            if slot is None:
+                continue
+            if runs and (runs[-1].slot, runs[-1].end) == (slot, begin):
+                begin = runs.pop().begin
+            runs.append(Run(slot, begin, len(ids)))
+        self._slots.set_runs(runs)
+        device = self._model.device
+        out = self._model(
+            input_ids=torch.tensor([ids], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            use_cache=False,
+            logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=device),
+            step=AttentionStep(self._pool, [item.chunk for item in work]),
+        )
+        logits: Tensor = out.logits[0]
+        return logits
+
+    def _score(self, item: Work, logits: Tensor) -> None:
+        """Log-probabilities of the prompt's tokens that the chunk's logits (n, V) predict."""
+        sequence, start = item.sequence, item.chunk.start
+        num_top = sequence.request.num_prompt_logprobs or 0
+        targets = sequence.tokens[start + 1 : min(item.chunk.end + 1, sequence.num_prompt_tokens)]
+        if targets:
+            entries = token_logprobs(logits[: len(targets)], targets, [num_top] * len(targets))
+            sequence.prompt_logprobs[start + 1 :] = entries
+
+    def _is_drawing(self, item: Work) -> bool:
+        """Whether a token is to be drawn from the chunk's last logits. Ends what is done already."""
+        sequence = item.sequence
+        if not item.is_last:
+            return False
+        if sequence.num_generated == 0 and sequence.accept_prompt():
+            self._scheduler.remove(sequence)
+            return False
+        return True
+
+    def _flush(self) -> None:
+        """Deliver what the step produced, in one call into the event loop."""
+        if not self._outbox:
+            return
+        outbox, self._outbox = self._outbox, []
+
+        def deliver() -> None:
+            for queue, news in outbox:
+                queue.put_nowait(news)
+
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(deliver)
+
+    def _fail_all(self) -> None:
+        with self._has_news:
+            self._has_stopped = True
+            # Requests that were posted while the last step ran.
+            commands = list(self._inbox)
+            self._inbox.clear()
+        for command in commands:
+            command()
+        for sequence in self._scheduler.all_sequences():
+            sequence.deliver(self._stopped())
+        self._flush()
+
+    def _stopped(self) -> EngineStopped:
+        if self._failure is None:
+            return EngineStopped("The inference engine is shutting down.")
+        return EngineStopped("The inference engine failed and is being restarted.", status=500)
+
+
+def _num_logits(item: Work) -> int:
+    """How many of the chunk's last positions need logits."""
+    if item.sequence.is_scoring:
+        return item.chunk.end - item.chunk.start
+    return 1 if item.is_last else 0

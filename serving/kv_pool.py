@@ -1,0 +1,124 @@
+"""The memory for keys and values: one tensor, cut into contiguous regions that can grow.
+
+A region is contiguous so that attention reads it as a plain view, without gathering pages. Regions
+start and end at page borders, so finding room is a search in a string of page flags.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+PAGE_TOKENS = 32
+
+
+@dataclass(eq=False, slots=True)
+class Region:
+    """Room for the keys and values of `capacity_tokens` tokens, beginning at `start` in the pool."""
+
+    start: int
+    capacity_tokens: int
+
+
+class KvPool:
+    """Keys and values of every layer. On the CPU the system hands out the memory page by page as it is
+    first written, so an idle pool costs nothing."""
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        *,
+        size_bytes: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.num_layers: int = config.num_hidden_layers
+        num_kv_heads: int = config.num_key_value_heads
+        head_dim: int = getattr(config, "head_dim", None) or (
+            config.hidden_size // config.num_attention_heads
+        )
+        self.bytes_per_token = 2 * self.num_layers * num_kv_heads * head_dim * dtype.itemsize
+        num_pages = max(1, size_bytes // (self.bytes_per_token * PAGE_TOKENS))
+        self.num_tokens = num_pages * PAGE_TOKENS
+        # [2l] are layer l's keys, [2l + 1] its values.
+        self._tensor = torch.empty(
+            (2 * self.num_layers, num_kv_heads, self.num_tokens, head_dim),
+            dtype=dtype,
+            device=device,
+        )
+        self._layers = self._tensor.unbind(0)
+        self.device = device
+        self._used = bytearray(num_pages)
+
+    @property
+    def num_used_tokens(self) -> int:
+        return self._used.count(1) * PAGE_TOKENS
+
+    def allocate(self, num_tokens: int) -> Region | None:
+        """A region for at least `num_tokens`, or None if no gap is large enough."""
+        num_pages = _pages(num_tokens)
+        first = self._used.find(bytes(num_pages))
+        if first < 0:
+            return None
+        self._mark(first, num_pages, 1)
+        return Region(first * PAGE_TOKENS, num_pages * PAGE_TOKENS)
+
+    def grow(self, region: Region, num_tokens: int, *, num_kept_tokens: int) -> bool:
+        """Make room for `num_tokens` in place, or by moving the first `num_kept_tokens` elsewhere.
+
+        False if neither is possible; the region is then as it was.
+        """
+        if num_tokens <= region.capacity_tokens:
+            return True
+        end = (region.start + region.capacity_tokens) // PAGE_TOKENS
+        num_more = _pages(num_tokens) - region.capacity_tokens // PAGE_TOKENS
+        if self._used[end : end + num_more] == bytes(num_more):
+            self._mark(end, num_more, 1)
+            region.capacity_tokens += num_more * PAGE_TOKENS
+            return True
+        moved = self.allocate(num_tokens)
+        if moved is None:
+            return False
+        self.copy(region, 0, moved, 0, num_kept_tokens)
+        self.free(region)
+        region.start, region.capacity_tokens = moved.start, moved.capacity_tokens
+        return True
+
+    def free(self, region: Region) -> None:
+        self._mark(region.start // PAGE_TOKENS, region.capacity_tokens // PAGE_TOKENS, 0)
+
+    def shrink(self, region: Region, num_tokens: int) -> None:
+        """Give back the pages behind the first `num_tokens`; one page stays at least."""
+        num_pages = _pages(num_tokens)
+        num_freed = region.capacity_tokens // PAGE_TOKENS - num_pages
+        self._mark(region.start // PAGE_TOKENS + num_pages, num_freed, 0)
+        region.capacity_tokens = num_pages * PAGE_TOKENS
+
+    def copy(
+        self, source: Region, source_from: int, target: Region, target_from: int, num_tokens: int
+    ) -> None:
+        """Copy `num_tokens` in all layers, from an offset in one region to an offset in another."""
+        read = source.start + source_from
+        write = target.start + target_from
+        self._tensor[:, :, write : write + num_tokens] = self._tensor[
+            :, :, read : read + num_tokens
+        ]
+
+    def views(self, region: Region, start: int, end: int) -> tuple[Tensor, ...]:
+        """Offsets start..end of a region: [2l] layer l's keys, [2l + 1] its values, (kv heads, n, head dim)."""
+        return self._tensor[:, :, region.start + start : region.start + end].unbind(0)
+
+    def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values (kv heads, T, head dim) at `places` (T,), positions in the pool."""
+        self._layers[2 * layer].index_copy_(1, places, keys)
+        self._layers[2 * layer + 1].index_copy_(1, places, values)
+
+    def _mark(self, first: int, num_pages: int, flag: int) -> None:
+        self._used[first : first + num_pages] = bytes([flag]) * num_pages
+
+
+def _pages(num_tokens: int) -> int:
+    return max(1, -(-num_tokens // PAGE_TOKENS))

@@ -1,0 +1,62 @@
+"""What Prometheus is told about an inference server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from .engine import Engine
+from .sequence import Usage
+
+TIME_BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """Counted here, or read from the engine when somebody asks."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_EngineCollector(engine))
+        self.first_token_s = Histogram(
+            "luthier_serving_first_token_seconds",
+            "From a request's prompt to its first token",
+            buckets=TIME_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._tokens = Counter(
+            "luthier_serving_tokens",
+            "Tokens of finished choices: read from prompts, of those reused, and generated",
+            ["kind"],
+            registry=self._registry,
+        )
+
+    def count_choice(self, usage: Usage) -> None:
+        self._tokens.labels("prompt").inc(usage.prompt_tokens)
+        self._tokens.labels("cached").inc(usage.cached_tokens)
+        self._tokens.labels("generated").inc(usage.completion_tokens)
+
+    def render(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _EngineCollector(Collector):
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterable[Metric]:
+        stats = self._engine.stats()
+        gauges = {
+            "running": ("Choices in the batch", stats.num_running),
+            "waiting": ("Choices in the queues", stats.num_waiting),
+            "kv_used_ratio": (
+                "Share of the key-value memory in use, kept prefixes included",
+                stats.num_kv_tokens_used / stats.num_kv_tokens,
+            ),
+            "loaded_adapters": ("Adapters in slots", len(stats.loaded_adapter_ids)),
+        }
+        for name, (documentation, value) in gauges.items():
+            yield GaugeMetricFamily(f"luthier_serving_{name}", documentation, value=value)

@@ -1,0 +1,170 @@
+"""One base model being served: its tokenizer and template, its engine, its adapters on their way in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from modeling import adapter_file
+from modeling.base import choose_device, choose_precision, load_base
+from modeling.chat_template import ChatTemplate
+from modeling.importer import ensure_imported
+from modeling.tokenizer import Tokenizer
+from storage.base_models import BaseModel
+from storage.blobs import BlobStore
+from storage.errors import ModelNotFound
+
+from . import attention, events
+from .adapters import AdapterCache, AdapterRef, is_adapter_id
+from .engine import Engine
+from .lora import Adapter
+from .metrics import Metrics
+from .sampling import SamplingParams
+from .sequence import Delta, Generate
+from .settings import ServingSettings
+from .vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class ServedBase:
+    base: BaseModel
+    names: frozenset[str]
+    """What requests may call the base: its id and its aliases."""
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    vocabulary: Vocabulary
+    engine: Engine
+    adapters: AdapterCache
+    metrics: Metrics
+
+    async def warm_up(self) -> None:
+        """Generate a token, so that the first user does not pay for what happens only once."""
+        prompt = self.tokenizer.encode_with_special("warm up")
+        greedy = SamplingParams(temperature=0.0)
+        async for _ in self.engine.generate(Generate(prompt=prompt, max_tokens=1, sampling=greedy)):
+            pass
+
+    async def find_adapter(
+        self, model: str, *, sha256: str | None, size_bytes: int | None
+    ) -> Adapter | None:
+        """The adapter that `model` names, loaded if need be, or None for the base itself.
+
+        Raises `ModelNotFound`, and what `AdapterCache.get` raises.
+        """
+        if model in self.names:
+            return None
+        if not is_adapter_id(model):
+            raise ModelNotFound(model)
+        if sha256 is not None and size_bytes is not None:
+            return await self.adapters.get(AdapterRef(model, sha256, size_bytes))
+        adapter = self.adapters.peek(model)
+        if adapter is None:
+            raise ModelNotFound(model)
+        return adapter
+
+    async def unload(self, adapter_id: str) -> bool:
+        """Forget an adapter everywhere. False if requests in progress keep it in its slot."""
+        self.adapters.forget(adapter_id)
+        return await self.engine.unload(adapter_id)
+
+    def generate(self, requests: Sequence[Generate]) -> AsyncGenerator[tuple[int, Delta]]:
+        """The deltas of several choices as they come, each with the index of its choice.
+
+        Raises at once, not on the first delta, what `Engine.check` raises.
+        """
+        for request in requests:
+            self.engine.check(request)
+        return self._generate(requests)
+
+    async def _generate(self, requests: Sequence[Generate]) -> AsyncGenerator[tuple[int, Delta]]:
+        started_s = time.perf_counter()
+        is_first = True
+        streams = [self.engine.generate(request) for request in requests]
+        async for index, delta in events.interleave(streams):
+            if is_first:
+                self.metrics.first_token_s.observe(time.perf_counter() - started_s)
+                is_first = False
+            if delta.usage is not None:
+                self.metrics.count_choice(delta.usage)
+            yield index, delta
+
+    async def close(self) -> None:
+        await self.engine.close()
+        self.adapters.close()
+
+
+async def load(
+    base: BaseModel,
+    names: frozenset[str],
+    *,
+    bases_dir: Path,
+    cache_dir: Path,
+    blobs: BlobStore | None,
+    settings: ServingSettings,
+) -> ServedBase:
+    """Import the base if need be, load it, start its engine and generate a first token.
+
+    Raises `ImportFailed`, `OSError` or `UnsupportedModel` for a base that cannot be served.
+    """
+    started_s = time.perf_counter()
+    path, model = await asyncio.to_thread(_load_model, base, bases_dir, settings)
+    template = ChatTemplate.load(path)
+
+    def parse(adapter_id: str, folder: Path) -> Adapter:
+        _, layers = adapter_file.load(
+            folder, model.config, base_model=base.id, base_revision=base.revision
+        )
+        return Adapter.from_layers(adapter_id, layers, model.dtype)
+
+    engine = Engine(
+        model,
+        template.tokenizer,
+        num_slots=settings.slots,
+        kv_bytes=settings.kv_bytes_or_default(),
+        max_seq_len=base.max_seq_len,
+        limits=settings.limits,
+    )
+    served = ServedBase(
+        base=base,
+        names=names,
+        tokenizer=template.tokenizer,
+        template=template,
+        vocabulary=Vocabulary.load(path),
+        engine=engine,
+        adapters=AdapterCache(
+            blobs,
+            cache_dir,
+            parse,
+            ram_bytes=settings.adapter_ram_bytes,
+            disk_bytes=settings.adapter_disk_bytes,
+        ),
+        metrics=Metrics(engine),
+    )
+    engine.start()
+    await served.warm_up()
+    log.info("%s is ready after %.1f s", base.id, time.perf_counter() - started_s)
+    return served
+
+
+def _load_model(
+    base: BaseModel, bases_dir: Path, settings: ServingSettings
+) -> tuple[Path, PreTrainedModel]:
+    path = ensure_imported(base, bases_dir)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    model = load_base(
+        path,
+        precision=choose_precision(settings.precision),
+        attn_implementation=attention.NAME,
+        device=choose_device(),
+    )
+    return path, model
