@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -45,10 +46,12 @@ FRESH_MAIL = (
 def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 110)
     started_s = time.monotonic()
+    # So that the server is stopped whichever way the demo is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         console.print(f"Starting the server (its log: {OUTPUT_DIR}/server.log) ...")
         alias = f"{MODEL}={BASE}"
-        with server.running(OUTPUT_DIR, "--alias", alias, "--base", BASE) as client:
+        with server.running(OUTPUT_DIR, "--alias", alias) as client:
             results = _run(client, console)
     except (server.ServerError, JobError, openai.OpenAIError) as error:
         console.print(f"The demo failed: {error}", style="red", markup=False)

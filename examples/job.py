@@ -108,7 +108,8 @@ class Display:
             self._console.print(f"  step {done}/{total}  {figures}", highlight=False)
 
     def _figures(self, step: Metrics, elapsed_s: float) -> str:
-        figures = f"loss {step['train_loss']:.3f}"
+        loss = step["train_loss"]
+        figures = "loss not finite" if loss is None else f"loss {loss:.3f}"
         first = self.metrics[0]
         if elapsed_s > 0 and "num_tokens" in step:
             figures += f"  {(step['num_tokens'] - first['num_tokens']) / elapsed_s:.0f} tokens/s"

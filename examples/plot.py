@@ -19,7 +19,8 @@ def loss_curve(metrics: Sequence[Metrics], path: Path) -> None:
     Raises:
         ValueError: there is nothing to draw.
     """
-    if not metrics:
+    trained = [m for m in metrics if m["train_loss"] is not None]  # None stands for NaN
+    if not trained:
         raise ValueError("no metrics to draw")
     # Imported late: matplotlib takes a second to import and comes with the extra "demo".
     import matplotlib
@@ -27,8 +28,8 @@ def loss_curve(metrics: Sequence[Metrics], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    steps = [m["step"] for m in metrics]
-    losses = [m["train_loss"] for m in metrics]
+    steps = [m["step"] for m in trained]
+    losses = [m["train_loss"] for m in trained]
     figure, axes = pyplot.subplots(figsize=(7, 4))
     axes.plot(steps, losses, color="tab:blue", alpha=0.25, label="training, each step")
     axes.plot(steps, smoothed(losses), color="tab:blue", label="training, average")

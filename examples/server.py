@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import signal
 import socket
@@ -31,7 +32,7 @@ def running(data_dir: Path, *options: str) -> Iterator[openai.OpenAI]:
     while to make and never change.
 
     Raises:
-        ServerError: the server is not ready within START_TIMEOUT_S.
+        ServerError: the server is not ready within START_TIMEOUT_S, or another one runs in `data_dir`.
     """
     _wipe(data_dir)
     log = data_dir / "server.log"
@@ -67,6 +68,11 @@ def log_tail(log: Path, num_lines: int = 30) -> str:
 
 def _wipe(data_dir: Path) -> None:
     data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServerError(f"another server still runs in {data_dir}; stop it first") from None
     for entry in data_dir.iterdir():
         if entry.name == "bases":
             continue

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,15 @@ def test_log_tail_gives_the_last_lines(tmp_path: Path) -> None:
     assert server.log_tail(log) == "(no log was written)"
     log.write_text("one\ntwo\nthree\n")
     assert server.log_tail(log, num_lines=2) == "two\nthree"
+
+
+def test_start_leaves_the_data_of_a_running_server_alone(tmp_path: Path) -> None:
+    (tmp_path / "api_key").touch()
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with (
+            pytest.raises(server.ServerError, match="still runs"),
+            server.running(tmp_path),
+        ):
+            pass
+    assert (tmp_path / "api_key").exists()
