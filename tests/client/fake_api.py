@@ -175,7 +175,7 @@ def _add_job_routes(app: FastAPI, api: FakeApi) -> None:
         return cursor_page(api.events[::-1], after, limit)
 
     @app.get("/v1/fine_tuning/jobs/{job_id}/checkpoints")
-    def list_checkpoints(job_id: str) -> Object:
+    def list_checkpoints(job_id: str, limit: int = 10, after: str | None = None) -> Object:
         checkpoint = {
             "id": "ftckpt_1",
             "object": "fine_tuning.job.checkpoint",
@@ -185,7 +185,7 @@ def _add_job_routes(app: FastAPI, api: FakeApi) -> None:
             "metrics": {"step": 7.0},
             "step_number": 7,
         }
-        return cursor_page([checkpoint], None, 10)
+        return cursor_page([checkpoint], after, limit)
 
 
 def _add_file_routes(app: FastAPI, api: FakeApi) -> None:

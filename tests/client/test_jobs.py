@@ -105,15 +105,15 @@ def test_resuming_from_an_unknown_event_is_an_error(api: FakeApi, client: Luthie
 def test_dropped_connections_lose_and_double_nothing(api: FakeApi, client: Luthier) -> None:
     api.events = [event(n) for n in range(120)]
 
-    def drop_each_third_page(pages: Iterator[int] = iter(range(1000))) -> None:
+    def drop_each_fourth_page(pages: Iterator[int] = iter(range(1000))) -> None:
         page = next(pages)
-        if page % 3 == 1:
+        if page % 4 == 1:
             api.drop = 2
         api.events.append(event(len(api.events)))
         if page > 12:
             finish(api)
 
-    api.before_events_page = drop_each_third_page
+    api.before_events_page = drop_each_fourth_page
     assert list(follow(client)) == ids(*range(len(api.events)))
 
 
