@@ -107,6 +107,8 @@ class _Supervision:
                     rank = self._start.config.rank
                     publish.checkpoint(self._worker.blobs, self._lease, report, rank=rank)
                     shutil.rmtree(report.path, ignore_errors=True)
+                    # All that follows is a Finished, which nobody needs.
+                    self._is_finished = self._is_finished or report.is_last
                 case Failed():
                     if report.is_user_error:
                         raise JobFailed(report.code, report.message, report.param)

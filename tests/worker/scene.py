@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from storage import adapters, checkpoints, events, files, jobs, models, projects
@@ -156,6 +156,17 @@ class Scene:
         with self.sessions() as session:
             ids = session.scalars(select(AdapterRow.id)).all()
         return sorted(adapters.blob_key(adapter_id) for adapter_id in ids)
+
+    def set(self, **values: Any) -> None:
+        """Write columns of every job, past all the rules."""
+        self.change(lambda session: session.execute(update(JobRow).values(**values)))
+
+    def runnable(self) -> list[str]:
+        with self.sessions() as session:
+            return jobs.runnable(session)
+
+    def end_pauses(self) -> None:
+        self.set(not_before=func.now())
 
     def change(self, work: Callable[[Session], Any]) -> None:
         with self.sessions.begin() as session:

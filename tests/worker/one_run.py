@@ -1,0 +1,31 @@
+"""Worker processes that run one job each. They are forked off a process that has imported everything."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+
+from storage import queue
+from storage.settings import Settings
+from tests.worker.scene import FAKE_TRAINER, Scene
+from worker.run import run
+from worker.worker import Worker
+
+
+def start(scene: Scene, job_id: str, **env: str) -> ForkServerProcess:
+    """A process of its own with `env` in its environment."""
+    context: ForkServerContext = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=_main, args=(scene.settings, job_id, env))
+    process.start()
+    return process
+
+
+def _main(settings: Settings, job_id: str, env: dict[str, str]) -> None:
+    os.environ.update(env)
+    queue.app.conf.broker_url = settings.broker_url
+    worker = Worker(settings, trainer_command=FAKE_TRAINER)
+    worker.bury_dead()
+    run(worker, job_id)
+    worker.close()
