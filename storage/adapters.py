@@ -58,6 +58,13 @@ def get(session: Session, project_id: str, adapter_id: str) -> AdapterRow | None
     )
 
 
+def known_keys(session: Session, keys: list[str]) -> set[str]:
+    """Those of the blobs' keys that belong to an adapter."""
+    ids = [key.removeprefix("adapters/").removesuffix(".tar") for key in keys]
+    query = select(AdapterRow.id).where(AdapterRow.id.in_(ids))
+    return {blob_key(adapter_id) for adapter_id in session.scalars(query)}
+
+
 def remove_unused(session: Session, adapter_ids: list[str]) -> list[str]:
     """Take away those that no model, checkpoint or job refers to any more; gives their blobs' keys."""
     from .jobs import ACTIVE, JobRow

@@ -108,6 +108,12 @@ def remove(session: Session, project_id: str, file_id: str) -> FileRow:
     return row
 
 
+def known_keys(session: Session, keys: list[str]) -> set[str]:
+    """Those of the blobs' keys that belong to a file."""
+    ids = [key.rpartition("/")[2] for key in keys]
+    return {row.blob_key for row in session.scalars(select(FileRow).where(FileRow.id.in_(ids)))}
+
+
 def remove_expired(session: Session) -> list[str]:
     """Take expired rows away and say which blobs they had."""
     gone = session.scalars(

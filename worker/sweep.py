@@ -7,7 +7,6 @@ Any number of workers may run one; an advisory lock lets one at a time do the wo
 from __future__ import annotations
 
 import threading
-import time
 
 import structlog
 from sqlalchemy import text
@@ -16,10 +15,10 @@ from sqlalchemy.orm import Session
 from storage import files, jobs, queue
 
 from . import publish
+from .litter import Litter
 from .worker import Worker
 
 INTERVAL_S = 10.0
-LITTER_INTERVAL_S = 60.0
 # Any number will do, as long as every worker uses the same.
 _LOCK = 7_021_530_913
 
@@ -31,10 +30,8 @@ class Sweep:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._sessions = worker.sessions
-        self._blobs = worker.blobs
         self._is_over = threading.Event()
-        self._litter_due_at = time.monotonic()
+        self._litter = Litter(worker.sessions, worker.blobs)
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
 
     def start(self) -> None:
@@ -55,30 +52,16 @@ class Sweep:
 
     def once(self) -> None:
         self._worker.bury_dead()
-        with self._sessions.begin() as session:
+        with self._worker.sessions.begin() as session:
             if not _try_lock(session):
                 return
             runnable = jobs.runnable(session)
             expired = files.remove_expired(session)
-        publish.delete(self._blobs, expired)
+        publish.delete(self._worker.blobs, expired)
         if runnable and queue.depth() == 0:
             for job_id in runnable:
                 queue.ring(job_id)
-        if time.monotonic() >= self._litter_due_at:
-            self._litter_due_at = time.monotonic() + LITTER_INTERVAL_S
-            self._remove_litter()
-
-    def _remove_litter(self) -> None:
-        """States to resume from of jobs that have ended; a cancelled job leaves them behind."""
-        by_job: dict[str, list[str]] = {}
-        for key in self._blobs.list("jobs/"):
-            by_job.setdefault(key.split("/")[1], []).append(key)
-        if not by_job:
-            return
-        with self._sessions.begin() as session:
-            active = jobs.active(session, list(by_job))
-        for job_id in by_job.keys() - active:
-            publish.delete(self._blobs, by_job[job_id])
+        self._litter.collect()
 
 
 def _try_lock(session: Session) -> bool:

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+from sqlalchemy import func, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from storage import files, jobs, queue
+from storage.database import sessions, sync_engine
+from storage.files import FileRow
+from tests.worker.scene import Scene, wait_for
+from worker import litter, sweep
+from worker.litter import Litter
+from worker.sweep import Sweep
+
+
+def test_job_whose_message_was_lost_is_rung_again(scene: Scene) -> None:
+    job_id = scene.job()
+    assert queue.depth() == 0
+    swept = Sweep(scene.worker())
+    swept.once()
+    assert queue.depth() == 1
+    # It waits in the queue now: no need to say it twice.
+    swept.once()
+    assert queue.depth() == 1
+    assert scene.runnable() == [job_id]
+
+
+def test_job_that_is_worked_on_or_over_or_pausing_is_not_rung(scene: Scene) -> None:
+    leased, cancelled, pausing = scene.job(), scene.job(), scene.job()
+    scene.change(lambda session: jobs.claim(session, leased, "somebody"))
+    scene.change(lambda session: jobs.cancel(session, scene.project_id, cancelled))
+
+    def pause(session: Session) -> None:
+        claim = jobs.claim(session, pausing, "somebody")
+        assert claim is not None
+        jobs.release(session, claim, after_s=60)
+
+    scene.change(pause)
+    Sweep(scene.worker()).once()
+    assert queue.depth() == 0
+
+
+def test_expired_file_goes_with_its_blob(scene: Scene) -> None:
+    kept, expired = scene.file(b"{}\n"), scene.file(b"{}\n")
+    scene.change(
+        lambda session: (
+            session.query(FileRow).filter_by(id=expired).update({"expires_at": func.now()})
+        )
+    )
+    Sweep(scene.worker()).once()
+    with scene.sessions() as session:
+        assert files.find(session, scene.project_id, expired) is None
+    assert scene.blob_keys("files/") == [files.blob_key(scene.project_id, kept)]
+
+
+def test_one_worker_sweeps_at_a_time(scene: Scene) -> None:
+    scene.job()
+    swept = Sweep(scene.worker())
+    with scene.sessions.begin() as session:
+        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": sweep._LOCK})
+        swept.once()
+        assert queue.depth() == 0
+    swept.once()
+    assert queue.depth() == 1
+
+
+def test_sweep_begins_at_once_and_outlives_a_database_that_is_away(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "INTERVAL_S", 0.05)
+    scene.job()
+    worker = scene.worker()
+    nowhere = sync_engine("postgresql://127.0.0.1:1/nothing")
+    reachable, worker.sessions = worker.sessions, sessions(nowhere)
+    swept = Sweep(worker)
+    with pytest.raises(OperationalError):
+        swept.once()
+    swept.start()
+    worker.sessions = reachable
+    wait_for(lambda: queue.depth() == 1, what="the ring")
+    swept.stop()
+    nowhere.dispose()
+    for thread in threading.enumerate():
+        if thread.name == "sweep":
+            thread.join(timeout=5)
+            assert not thread.is_alive()
+
+
+def put(scene: Scene, key: str) -> None:
+    with scene.blobs.writer(key) as writer:
+        writer.write(b"content")
+        writer.commit()
+
+
+def test_states_of_ended_jobs_are_removed_and_those_of_others_kept(scene: Scene) -> None:
+    active, cancelled = scene.job(), scene.job()
+    scene.change(lambda session: jobs.cancel(session, scene.project_id, cancelled))
+    for job_id in (active, cancelled, "ftjob-unknown"):
+        put(scene, f"jobs/{job_id}/attempts/1/step-5.tar")
+    Litter(scene.sessions, scene.blobs).collect()
+    assert scene.blob_keys("jobs/") == [f"jobs/{active}/attempts/1/step-5.tar"]
+
+
+def test_blob_without_a_row_is_removed_after_an_hour_without_one(scene: Scene) -> None:
+    now = 0.0
+    collector = Litter(scene.sessions, scene.blobs, clock=lambda: now)
+    kept = scene.file(b"{}\n")
+    put(scene, "adapters/adapter-orphan.tar")
+    put(scene, f"files/{scene.project_id}/file-orphan")
+    collector.collect()
+    put(scene, "adapters/adapter-young.tar")
+    now += litter.ORPHANS_INTERVAL_S - 1
+    collector.collect()
+    assert len(scene.blob_keys("")) == 4
+    now += 1
+    collector.collect()
+    assert scene.blob_keys("") == [
+        "adapters/adapter-young.tar",
+        files.blob_key(scene.project_id, kept),
+    ]

@@ -1,0 +1,71 @@
+"""Blobs that no row needs: what crashes leave between a blob and its row, and cancelled jobs behind them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from storage import adapters, files, jobs
+from storage.blobs import BlobStore
+
+from . import publish
+
+STATES_INTERVAL_S = 60.0
+ORPHANS_INTERVAL_S = 3600.0
+_BATCH = 1000
+
+
+class Litter:
+    """Keeps in mind when it last looked, and what it suspected then."""
+
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        blobs: BlobStore,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sessions = sessions
+        self._blobs = blobs
+        self._clock = clock
+        self._states_due_at = self._orphans_due_at = clock()
+        self._suspects: set[str] = set()
+
+    def collect(self) -> None:
+        """Do what is due."""
+        now = self._clock()
+        if now >= self._states_due_at:
+            self._states_due_at = now + STATES_INTERVAL_S
+            self._remove_states()
+        if now >= self._orphans_due_at:
+            self._orphans_due_at = now + ORPHANS_INTERVAL_S
+            self._remove_orphans()
+
+    def _remove_states(self) -> None:
+        """What was kept to resume jobs from that have ended."""
+        by_job: dict[str, list[str]] = {}
+        for key in self._blobs.list("jobs/"):
+            by_job.setdefault(key.split("/")[1], []).append(key)
+        for job_ids in _batches(by_job):
+            with self._sessions() as session:
+                active = jobs.active(session, job_ids)
+            for job_id in set(job_ids) - active:
+                publish.delete(self._blobs, by_job[job_id])
+
+    def _remove_orphans(self) -> None:
+        """Blobs without a row that had none an hour ago either: a row follows its blob in no time."""
+        orphans: set[str] = set()
+        for prefix, known in (("adapters/", adapters.known_keys), ("files/", files.known_keys)):
+            for keys in _batches(self._blobs.list(prefix)):
+                with self._sessions() as session:
+                    orphans |= set(keys) - known(session, keys)
+        publish.delete(self._blobs, sorted(orphans & self._suspects))
+        self._suspects = orphans - self._suspects
+
+
+def _batches(items: Iterable[str]) -> Iterable[list[str]]:
+    rest = iter(items)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch
