@@ -52,7 +52,8 @@ def load_base(
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
     """The base in folder `path`, frozen and in eval mode. Nothing is downloaded and no code of the
-    folder is run; weights come from safetensors only. Raises `OSError` if files are missing."""
+    folder is run; weights come from safetensors only. Raises `OSError` or
+    `ValueError` if the folder holds no such model."""
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         path,

