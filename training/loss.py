@@ -21,7 +21,7 @@ def linear_cross_entropy(
     """Loss and accuracy of predicting `labels` (S,) from `hidden` (S, D) with `head` (V, D).
 
     Returns two float32 scalars: Σ weight · -log softmax(hidden · headᵀ)[label], and Σ weight of
-    the positions where no token is likelier than the label. Divide the weights beforehand for means.
+    the positions where no token is likelier than the label.
     Only `hidden` gets a gradient, and it is ready when the loss is: logits are computed once.
     """
     loss, correct = _LinearCrossEntropy.apply(hidden, head, labels, weights)  # type: ignore[no-untyped-call]

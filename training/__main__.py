@@ -1,0 +1,28 @@
+"""`python -m training`: the trainer process, which stays and takes one job after the other."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import partial
+
+from .messages import Exit, Ready
+from .pipes import Inbox, Outbox
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    outbox = Outbox()
+    inbox = Inbox()
+    # The inbox listens already: importing torch takes seconds.
+    from .process import Trainer
+
+    trainer = Trainer()
+    outbox.send(Ready(pid=os.getpid()))
+    while not isinstance(command := inbox.next(), Exit):
+        for report in trainer.reports(command, partial(inbox.stop_reason, command.job_id)):
+            outbox.send(report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""A run on disk: the adapter that users get, and the state from which the run goes on bit for bit.
+
+    step-120/adapter/adapter_config.json, adapter_model.safetensors   in PEFT's format, fp32
+    step-120/state/optimizer.safetensors                              both moments of every parameter
+    step-120/state/state.json                                         the cursor and the files' hashes
+
+Nothing else has a state: order, schedule and initial weights are functions of the config and the
+step. A directory is complete or absent: it is written under another name and then renamed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from modeling import adapter_file
+from modeling.adapter_file import AdapterConfig, AdapterError, LoadedAdapter
+
+from .messages import TrainConfig
+
+_ADAPTER = Path("adapter")
+_OPTIMIZER = Path("state/optimizer.safetensors")
+_STATE = Path("state/state.json")
+# Part of the config, but not of what a run computes.
+_FREE_TO_CHANGE = {"base_path", "checkpoint_interval_s", "num_threads", "precision"}
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is incomplete, damaged or of another run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cursor:
+    """Where a run stands: after `step` optimizer steps, in `epoch`, over `num_tokens` tokens."""
+
+    step: int = 0
+    epoch: int = 0
+    num_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Everything that a run needs to go on."""
+
+    cursor: Cursor
+    environment: dict[str, str]
+    adapter: LoadedAdapter
+    moments: dict[str, Tensor]
+
+
+def environment(precision: str, device: torch.device, files: dict[str, Path]) -> dict[str, str]:
+    """What the bits of a run depend on beside its config; equal environments resume exactly."""
+    on_gpu = device.type == "cuda"
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "cpu capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "precision": precision,
+        **{name: _sha256(path) for name, path in files.items()},
+    }
+
+
+def save(
+    path: Path,
+    *,
+    cursor: Cursor,
+    config: TrainConfig,
+    environment: dict[str, str],
+    adapter: dict[str, Tensor],
+    moments: dict[str, Tensor],
+) -> None:
+    """Write the directory `path`, which appears whole and on the disk or not at all.
+
+    `adapter` has PEFT's names; the moments, as those who load them expect.
+    """
+    unfinished = path.with_name(path.name + ".unfinished")
+    for leftover in (unfinished, path):
+        shutil.rmtree(leftover, ignore_errors=True)
+    (unfinished / _STATE).parent.mkdir(parents=True)
+    adapter_config = AdapterConfig(
+        rank=config.rank,
+        alpha=config.alpha,
+        target_modules=config.target_modules,
+        base_model_name_or_path=config.base_model,
+    )
+    adapter_file.save(unfinished / _ADAPTER, adapter_config, adapter)
+    save_file(moments, unfinished / _OPTIMIZER)
+    state = {
+        **dataclasses.asdict(cursor),
+        "config": _fixed_part(config),
+        "environment": environment,
+        "sha256": {str(p.relative_to(unfinished)): _sha256(p) for p in _files(unfinished)},
+    }
+    (unfinished / _STATE).write_text(json.dumps(state, indent=1))
+    for file in _files(unfinished):
+        _sync(file)
+    for directory in (unfinished / _ADAPTER, unfinished / _STATE.parent, unfinished):
+        _sync(directory)
+    unfinished.rename(path)
+    _sync(path.parent)
+
+
+def load(path: Path, *, config: TrainConfig, base_config: PretrainedConfig) -> Checkpoint:
+    """Read and verify a directory that `save` wrote for `config`. Raises CheckpointError."""
+    try:
+        state = json.loads((path / _STATE).read_text())
+        damaged = [
+            name for name, sha256 in state["sha256"].items() if _sha256(path / name) != sha256
+        ]
+        if damaged:
+            raise CheckpointError(f"the checkpoint is damaged: {', '.join(damaged)}")
+        if state["config"] != _fixed_part(config):
+            raise CheckpointError("the checkpoint was written by a run with another configuration")
+        _, adapter = adapter_file.load(path / _ADAPTER, base_config)
+        return Checkpoint(
+            cursor=Cursor(step=state["step"], epoch=state["epoch"], num_tokens=state["num_tokens"]),
+            environment=state["environment"],
+            adapter=adapter,
+            moments=load_file(path / _OPTIMIZER),
+        )
+    except (OSError, ValueError, KeyError, AdapterError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"the checkpoint cannot be read: {error}") from error
+
+
+def _fixed_part(config: TrainConfig) -> dict[str, Any]:
+    """What no run may change on its way, as JSON gives it back."""
+    fields = dataclasses.asdict(config)
+    fixed: dict[str, Any] = json.loads(
+        json.dumps({name: fields[name] for name in fields.keys() - _FREE_TO_CHANGE})
+    )
+    return fixed
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,78 @@
+"""What went wrong, in the codes and words that a user sees, and whether trying again can help."""
+
+from __future__ import annotations
+
+import torch
+
+from modeling.adapter_file import AdapterError
+
+from .checkpoint import CheckpointError
+from .dataset import DatasetError
+from .messages import Failed, Start
+from .train import LossNotFinite
+
+_FILE_CAUSES = {
+    "invalid_file_format": "The job failed due to a file format error in the {file}.",
+    "invalid_training_file": "The job failed due to an invalid {file}.",
+}
+
+
+class InvalidFile(Exception):
+    """One of the job's files cannot be trained on; `param` names it as OpenAI does."""
+
+    def __init__(self, param: str, error: DatasetError) -> None:
+        cause = _FILE_CAUSES[error.code].format(file=param.replace("_", " "))
+        super().__init__(f"{cause} {error}")
+        self.param = param
+        self.code = error.code.replace("training_file", param)
+
+
+def describe(error: Exception, start: Start) -> Failed:
+    """The report for an error that ended a job."""
+
+    def failed(code: str, message: str, *, param: str | None = None, is_user_error: bool) -> Failed:
+        return Failed(
+            job_id=start.job_id,
+            code=code,
+            message=message,
+            param=param,
+            is_user_error=is_user_error,
+        )
+
+    match error:
+        case InvalidFile():
+            return failed(error.code, str(error), param=error.param, is_user_error=True)
+        case LossNotFinite():
+            return failed("nan_loss", _advice(error, start), is_user_error=True)
+        case AdapterError():
+            message = f"The model to continue from cannot be used: {error}"
+            return failed("invalid_model", message, param="model", is_user_error=True)
+        case CheckpointError():
+            message = f"The job cannot resume: {error}"
+            return failed("invalid_checkpoint", message, is_user_error=False)
+        case _ if _is_out_of_memory(error):
+            return failed("out_of_memory", _memory_advice(start), is_user_error=False)
+        case _:
+            message = f"The trainer failed: {type(error).__name__}: {error}"
+            return failed("server_error", message, is_user_error=False)
+
+
+def _advice(error: LossNotFinite, start: Start) -> str:
+    multiplier = start.config.learning_rate_multiplier
+    return (
+        f"The training loss became infinite or not a number at step {error.step}. "
+        f"Lower learning_rate_multiplier (it was {multiplier:g}) and try again."
+    )
+
+
+def _memory_advice(start: Start) -> str:
+    return (
+        "The machine has too little memory for this job. Shorter examples help "
+        f"(up to {start.config.max_seq_len} tokens of each are used)."
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On a CPU torch raises a plain RuntimeError.
+    is_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return is_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)

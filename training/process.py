@@ -1,0 +1,177 @@
+"""The resident trainer: keeps the base loaded from job to job, and turns a job into reports."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from modeling import adapter_file
+from modeling.base import Precision, choose_precision
+from modeling.chat_template import ChatTemplate
+
+from . import checkpoint, dataset
+from .checkpoint import Checkpoint, Cursor
+from .dataset import Dataset
+from .engine import Engine, load_base
+from .failures import InvalidFile, describe
+from .messages import Finished, Report, Start, Started
+from .train import Run, Stopped, StopReason
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Runs one job at a time."""
+
+    def __init__(self) -> None:
+        self._default_threads = torch.get_num_threads()
+        self._base: tuple[Path, Precision, PreTrainedModel] | None = None
+
+    def reports(
+        self, start: Start, stop_reason: Callable[[], StopReason | None]
+    ) -> Iterator[Report]:
+        """Run a job. The last report is Finished or Failed, whatever happens.
+
+        `stop_reason` is asked between examples while reading, then between micro-batches.
+        """
+        try:
+            yield from self._reports(start, stop_reason)
+        except Exception as error:
+            log.exception("%s failed", start.job_id)
+            yield describe(error, start)
+
+    def _reports(
+        self, start: Start, stop_reason: Callable[[], StopReason | None]
+    ) -> Iterator[Report]:
+        config = start.config
+        torch.set_num_threads(config.num_threads or self._default_threads)
+        precision = choose_precision(config.precision)
+        model = self._model(Path(config.base_path), precision)
+        resumed = _load_checkpoint(start, model)
+        cursor = resumed.cursor if resumed else Cursor()
+        try:
+            training, validation = _load_files(start, stop_reason)
+        except Stopped:
+            yield Finished(
+                job_id=start.job_id,
+                outcome="stopped",
+                step=cursor.step,
+                trained_tokens=cursor.num_tokens,
+            )
+            return
+        engine = Engine(model, config)
+        try:
+            _restore(engine, resumed, start, model)
+            run = Run(
+                job_id=start.job_id,
+                config=config,
+                engine=engine,
+                training=training,
+                validation=validation,
+                output_dir=Path(start.output_dir),
+                environment=checkpoint.environment(precision, engine.device, _files(start)),
+                stop_reason=stop_reason,
+                cursor=cursor,
+            )
+            yield _started(run, resumed, precision)
+            yield from run.reports()
+        finally:
+            engine.close()
+
+    def _model(self, path: Path, precision: Precision) -> PreTrainedModel:
+        """The base of the last job, or another one in its place: two may not fit."""
+        if self._base is None or self._base[:2] != (path, precision):
+            self._base = None
+            self._base = (path, precision, load_base(path, precision))
+        return self._base[2]
+
+
+def _files(start: Start) -> dict[str, Path]:
+    files = {"training_file": start.training_file, "validation_file": start.validation_file}
+    return {param: Path(path) for param, path in files.items() if path}
+
+
+def _load_files(
+    start: Start, stop_reason: Callable[[], StopReason | None]
+) -> tuple[Dataset, Dataset | None]:
+    """Training and validation examples. Raises InvalidFile, Stopped."""
+
+    def check_stop() -> None:
+        if (reason := stop_reason()) is not None:
+            raise Stopped(reason)
+
+    template = ChatTemplate.load(Path(start.config.base_path))
+    loaded: dict[str, Dataset] = {}
+    for param, path in _files(start).items():
+        try:
+            loaded[param] = dataset.load(
+                path, template, max_seq_len=start.config.max_seq_len, check_stop=check_stop
+            )
+        except dataset.DatasetError as error:
+            raise InvalidFile(param, error) from error
+    return loaded["training_file"], loaded.get("validation_file")
+
+
+def _load_checkpoint(start: Start, model: PreTrainedModel) -> Checkpoint | None:
+    if start.resume_from is None:
+        return None
+    return checkpoint.load(Path(start.resume_from), config=start.config, base_config=model.config)
+
+
+def _restore(
+    engine: Engine, resumed: Checkpoint | None, start: Start, model: PreTrainedModel
+) -> None:
+    """Put the engine where the job stands: at its checkpoint, else at the model it goes on from."""
+    if resumed:
+        engine.resume_from(resumed.cursor.step, resumed.adapter, resumed.moments)
+    elif start.init_adapter:
+        _, adapter = adapter_file.load(
+            Path(start.init_adapter), model.config, base_model=start.config.base_model
+        )
+        engine.begin_from(adapter)
+
+
+def _started(run: Run, resumed: Checkpoint | None, precision: Precision) -> Started:
+    differences = [
+        f"{name} was {resumed.environment.get(name, 'unknown')}, is {value}"
+        for name, value in (run.environment.items() if resumed else ())
+        if resumed and resumed.environment.get(name) != value
+    ]
+    warnings = _dataset_warnings(run.training, "training", run.config.max_seq_len)
+    if run.validation:
+        warnings += _dataset_warnings(run.validation, "validation", run.config.max_seq_len)
+    if differences:
+        warnings.append(
+            "The job resumes in another environment, so its numbers may differ in the last digits "
+            f"from those of an unbroken run: {'; '.join(differences)}"
+        )
+    return Started(
+        job_id=run.job_id,
+        num_examples=len(run.training.examples),
+        num_tokens=run.training.num_tokens,
+        num_supervised_tokens=run.training.num_supervised_tokens,
+        total_steps=run.total_steps,
+        step=run.cursor.step,
+        precision=precision,
+        exact_resume=not differences,
+        warnings=warnings,
+    )
+
+
+def _dataset_warnings(loaded: Dataset, role: str, max_seq_len: int) -> list[str]:
+    warnings = []
+    if loaded.num_truncated:
+        warnings.append(
+            f"{loaded.num_truncated} example(s) of the {role} file are longer than {max_seq_len} "
+            "tokens and were truncated at the end"
+        )
+    if loaded.num_left_out:
+        warnings.append(
+            f"{loaded.num_left_out} example(s) of the {role} file have no token to learn from "
+            "and were left out"
+        )
+    return warnings
