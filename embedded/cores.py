@@ -16,11 +16,11 @@ def available() -> int:
         num_cores = len(os.sched_getaffinity(0))
     else:
         num_cores = os.cpu_count() or 1
-    return max(1, min(num_cores, math.ceil(_quota())))
+    return max(1, math.ceil(min(num_cores, _quota())))
 
 
 def _quota() -> float:
-    """Cores that the control group grants; infinite where it sets no limit."""
+    """Cores that the control group grants, possibly a fraction; infinite where it sets no limit."""
     try:
         if _CGROUP_V2.exists():
             quota, period = _CGROUP_V2.read_text().split()

@@ -37,8 +37,10 @@ def locked(data_dir: Path) -> Iterator[bool]:
         was_killed = os.fstat(lock).st_size > 0
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        yield was_killed
-        os.ftruncate(lock, 0)
+        try:
+            yield was_killed
+        finally:
+            os.ftruncate(lock, 0)
     finally:
         os.close(lock)
 

@@ -26,6 +26,8 @@ class Console:
     """Whole lines, from any thread."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
+        self.hears_children = True
+        """Off while starting and stopping: what children complain about then is of no interest."""
         self._stream = stream or sys.stdout
         self._lock = threading.Lock()
 
@@ -42,8 +44,6 @@ class ChildLog:
     def __init__(self, name: str, path: Path, console: Console) -> None:
         self.name = name
         self.path = path
-        self.is_quiet = False
-        """While stopping, what the children complain about is of no interest."""
         self._console = console
         self._tail: deque[str] = deque(maxlen=5)
 
@@ -81,7 +81,7 @@ class ChildLog:
         if not line:
             return
         self._tail.append(line)
-        if not self.is_quiet and (text := _alarm(line)):
+        if self._console.hears_children and (text := _alarm(line)):
             self._console.say(f"{self.name}: {text[:_MAX_CONSOLE_CHARACTERS]}")
 
 

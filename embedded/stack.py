@@ -85,11 +85,11 @@ def serve(
 
 
 def _settings(data: Path, aliases: Mapping[str, str]) -> Settings:
-    """The environment's, with absolute paths and the command line's aliases."""
-    given = Settings.from_env({**os.environ, "LUTHIER_DATA_DIR": str(data)})
-    return replace(
-        given, bases_dir=given.bases_dir.absolute(), aliases={**given.aliases, **aliases}
-    )
+    """The environment's, with absolute paths and the command line's aliases, which win."""
+    joined = [os.environ.get("LUTHIER_ALIASES", ""), _pairs(aliases.items())]
+    given = {"LUTHIER_DATA_DIR": str(data), "LUTHIER_ALIASES": ",".join(filter(None, joined))}
+    settings = Settings.from_env({**os.environ, **given})
+    return replace(settings, bases_dir=settings.bases_dir.absolute())
 
 
 def _bases(settings: Settings, names: Sequence[str]) -> tuple[str, ...]:
@@ -137,6 +137,7 @@ class _Stack:
     def start(self) -> None:
         """Return when the api says it is ready. Raises CannotStart, Stopped."""
         options, supervisor = self._options, self._supervisor
+        self._console.hears_children = False
         self._console.say(f"Starting. Data and logs are in {options.data_dir}")
         for server in (self._postgres, self._valkey):
             if server is not None:
@@ -164,6 +165,7 @@ class _Stack:
         argv = ["api", "--host", options.host, "--port", str(options.port)]
         supervisor.start(_python("api", argv, env), StopPhase.CLIENTS)
         supervisor.wait_until(self._is_ready, "the api and the inference servers")
+        self._console.hears_children = True
         self._console.say(
             f"Luthier is ready: base_url={self._url()}/v1, the api key is in "
             f"{options.data_dir / 'api_key'}"

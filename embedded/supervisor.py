@@ -108,6 +108,7 @@ class Supervisor:
                 raise CannotStart(f"gave up waiting for {what} after {timeout_s:.0f} s")
             if is_silent and waited_s > _SAY_AFTER_S:
                 is_silent = False
+                self.console.hears_children = True
                 self.console.say(f"Still waiting for {what}; the logs are in {self.log_dir}")
             for child in self._children:
                 if child.num_crashes >= _TRIES_AT_START:
@@ -127,8 +128,7 @@ class Supervisor:
         """Stop all children, phase by phase; a second SIGINT kills what is left at once."""
         self._is_stopping = True
         began_at = time.monotonic()
-        for child in self._children:
-            child.log.is_quiet = True
+        self.console.hears_children = False
         for phase in StopPhase:
             live = [c.process for c in self._children if c.phase is phase and c.process]
             for running in live:

@@ -6,7 +6,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,8 +26,8 @@ def connected(postgres: Postgres) -> Iterator[psycopg.Connection[tuple[object, .
         yield connection
 
 
-def test_data_outlives_a_crash(tmp_path: Path) -> None:
-    postgres = Postgres(tmp_path / "postgres", fsync=False)
+def test_data_outlives_a_crash(tmp_path: Path, new_cluster: Callable[[Path], Path]) -> None:
+    postgres = Postgres(new_cluster(tmp_path / "postgres"), fsync=False)
     with postgres.running(tmp_path / "log"), connected(postgres) as connection:
         connection.execute("CREATE TABLE kept (n int)")
         lock = (postgres.directory / "postmaster.pid").read_text()
@@ -100,9 +100,11 @@ def test_an_ordinary_user_runs_it_under_the_own_uid(tmp_path: Path) -> None:
     assert done.stdout == "True\n", done.stderr
 
 
-def test_long_path_with_odd_signs_gets_a_short_socket(tmp_path: Path) -> None:
+def test_long_path_with_odd_signs_gets_a_short_socket(
+    tmp_path: Path, new_cluster: Callable[[Path], Path]
+) -> None:
     directory = tmp_path / ("a long & odd?=% one " * 6) / "postgres"
-    postgres = Postgres(directory, fsync=False)
+    postgres = Postgres(new_cluster(directory), fsync=False)
     with postgres.running(tmp_path / "log"), connected(postgres) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
         (short,) = Path(tempfile.gettempdir()).glob(f"{postgres._temporary_prefix()}*")
