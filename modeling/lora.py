@@ -117,13 +117,14 @@ class _LoraFunction(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])  # (T, in)
+        parameter_dtype = a.dtype
         a, b = a.to(x.dtype), b.to(x.dtype)
         y = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())  # (T, out)
         # The scale goes onto the narrow product, where it costs next to nothing.
         narrow = (rows @ a.t()).mul_(scale)  # (T, R)
         y.addmm_(narrow, b.t())
         ctx.save_for_backward(rows, weight, a, b, narrow)
-        ctx.scale = scale
+        ctx.scale, ctx.parameter_dtype = scale, parameter_dtype
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -133,8 +134,9 @@ class _LoraFunction(torch.autograd.Function):
         grad_y = grads[0].reshape(-1, shape[-1])  # (T, out)
         needs_x, _, _, needs_a, needs_b, _ = ctx.needs_input_grad
         grad_narrow = (grad_y @ b).mul_(ctx.scale)  # (T, R)
-        grad_a = (grad_narrow.t() @ rows).to(torch.float32) if needs_a else None  # (R, in)
-        grad_b = (grad_y.t() @ narrow).to(torch.float32) if needs_b else None  # (out, R)
+        dtype = ctx.parameter_dtype
+        grad_a = (grad_narrow.t() @ rows).to(dtype) if needs_a else None  # (R, in)
+        grad_b = (grad_y.t() @ narrow).to(dtype) if needs_b else None  # (out, R)
         grad_x = None
         if needs_x:
             grad_x = (grad_y @ weight).addmm_(grad_narrow, a).view(*shape[:-1], -1)  # (T, in)

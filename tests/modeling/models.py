@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from modeling.base import load_base
@@ -31,7 +31,7 @@ def randomise(modules: dict[str, LoraLinear], seed: int = 0) -> None:
         lora.lora_B.data.normal_(0, 0.05, generator=generator)
 
 
-def next_token_loss(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+def next_token_loss(model: nn.Module, input_ids: Tensor) -> Tensor:
     """Mean cross-entropy of a (B, T) batch of whole sequences."""
     logits = model(input_ids=input_ids, use_cache=False).logits
     return torch.nn.functional.cross_entropy(
@@ -41,3 +41,7 @@ def next_token_loss(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
 
 def token_ids(*shape: int, seed: int = 0, vocab_size: int = 256) -> Tensor:
     return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def backward(loss: Tensor) -> None:
+    torch.autograd.backward(loss)
