@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
@@ -27,6 +28,8 @@ from .metrics import Metrics
 from .request_id import RequestId
 from .wiring import wire
 
+CLEANUP_S = 1.0
+
 
 def create_app(settings: Settings) -> FastAPI:
     """Opens nothing by itself: the database, the blobs and the backends are the lifespan's."""
@@ -37,6 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with wire(settings, metrics) as wiring:
             app.state.wiring = wiring
             yield
+            await _let_requests_end(metrics)
 
     app = FastAPI(
         title="Luthier",
@@ -62,6 +66,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+async def _let_requests_end(metrics: Metrics) -> None:
+    """The server has cancelled what was open; a broken-off upload still takes its bytes away."""
+    with anyio.move_on_after(CLEANUP_S):
+        while metrics.num_open:
+            await anyio.sleep(0.01)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -55,12 +55,12 @@ async def rewritten(upstream: httpx.Response, rewrite: Rewrite) -> AsyncIterator
     try:
         async for event in events(upstream.aiter_raw()):
             yield _rewrite_event(event, rewrite)
-    except (httpx.HTTPError, _TooLong) as error:
+    except (httpx.HTTPError, EventTooLong) as error:
         log.warning("backend.stream_broke", error=repr(error))
         yield b"data: " + orjson.dumps(LuthierError(SERVER_ERROR).body()) + b"\n\n"
 
 
-class _TooLong(Exception):
+class EventTooLong(Exception):
     """An event without an end."""
 
 
@@ -76,7 +76,7 @@ async def events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             del buffer[: end.end()]
             start = 0
         if len(buffer) > MAX_EVENT_BYTES:
-            raise _TooLong
+            raise EventTooLong
     if buffer.strip():
         yield bytes(buffer)
 

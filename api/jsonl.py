@@ -51,11 +51,11 @@ class LineCheck:
         """What those did who get the first line wrong: most of them sent another format."""
         if bad.line_number > 1:
             return ""
-        start = self._beginning.decode("utf-8", "replace").lstrip()
+        start = self._beginning.partition(b"\n")[0].decode("utf-8", "replace").strip()
         advice = ""
         if start.startswith("["):
             advice = "; write one object a line, without the brackets and commas of an array"
-        elif start.partition("\n")[0].strip() in ("{", '{"messages": ['):
+        elif start in ("{", '{"messages": ['):
             advice = "; write each object on a line of its own, without line breaks inside"
         # json.dumps, because a control character must not reach somebody's terminal.
         return f" (HINT: line starts with: {json.dumps(start[:6])}...{advice})"

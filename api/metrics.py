@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from sqlalchemy import func, select
@@ -32,9 +33,23 @@ class Metrics:
             buckets=LATENCY_BUCKETS_S,
             registry=self._registry,
         )
+        self._open = Gauge(
+            "luthier_http_requests_open", "Requests being answered.", registry=self._registry
+        )
+        self.num_open = 0
         self._jobs = Gauge(
             "luthier_jobs", "Fine-tuning jobs by status.", ("status",), registry=self._registry
         )
+
+    @contextmanager
+    def open_request(self) -> Iterator[None]:
+        self.num_open += 1
+        self._open.set(self.num_open)
+        try:
+            yield
+        finally:
+            self.num_open -= 1
+            self._open.set(self.num_open)
 
     def observe(self, method: str, route: str, status: int, duration_s: float) -> None:
         # A client may invent methods, and each label is a time series.

@@ -34,7 +34,10 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         answer = _Answer(scope, send)
-        with structlog.contextvars.bound_contextvars(request_id=answer.request_id):
+        with (
+            self._metrics.open_request(),
+            structlog.contextvars.bound_contextvars(request_id=answer.request_id),
+        ):
             try:
                 await self._app(scope, receive, answer.send)
             except ClientDisconnect:

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import openai
+import pytest
+import structlog
+
+from embedded.postgres import Postgres
+from embedded.valkey import Valkey
+from storage.settings import Settings
+from tests import servers
+from tests.api.stack import Api, Tenant, running_api
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_log() -> None:
+    """structlog's default paints each traceback with all its variables, which takes seconds."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        # To pytest, which shows it where a test fails.
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+
+
+@pytest.fixture(scope="session")
+def api(
+    postgres: Postgres,
+    database_template: str,
+    valkey: Valkey,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Api]:
+    """One api for all tests that leave it as it is: each works in projects of its own."""
+    path: Path = tmp_path_factory.mktemp("api")
+    with servers.fresh_database(postgres, database_template) as database_url:
+        settings = Settings(
+            database_url=database_url,
+            broker_url=valkey.url(),
+            blob_url=f"file://{path / 'blobs'}",
+            data_dir=path / "data",
+            aliases={"gpt-4o-mini": "tiny-random"},
+        )
+        with running_api(settings) as running:
+            yield running
+
+
+@pytest.fixture
+def settings(api: Api) -> Settings:
+    """For an api of a test's own, on the same servers."""
+    return replace(api.settings)
+
+
+@pytest.fixture
+def tenant(api: Api) -> Tenant:
+    return api.tenant()
+
+
+@pytest.fixture
+def client(api: Api, tenant: Tenant) -> Iterator[openai.OpenAI]:
+    with api.client(tenant) as client:
+        yield client

@@ -1,0 +1,99 @@
+"""An inference server that answers without a model, and can be told to fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+
+@dataclass
+class FakeBackend:
+    """`requests` are the bodies and headers that came, newest last."""
+
+    name: str = "fake"
+    requests: list[tuple[dict[str, Any], dict[str, str]]] = field(default_factory=list)
+    answer: Response | None = None
+    """Given instead of a completion."""
+    is_endless: bool = False
+    """Streams never end, and whole replies never come."""
+    cut: int | None = None
+    """The stream is sent in pieces of this many bytes."""
+    breaks_after: int | None = None
+    """The connection breaks after this many events."""
+    num_cancelled: int = 0
+
+    def app(self) -> FastAPI:
+        app = FastAPI()
+        app.post("/v1/chat/completions", response_model=None)(self._complete)
+        app.post("/v1/completions", response_model=None)(self._complete)
+        app.get("/readyz")(self._readyz)
+        return app
+
+    async def _readyz(self) -> dict[str, str]:
+        return {"status": "ok"}
+
+    async def _complete(self, request: Request) -> Response:
+        body = orjson.loads(await request.body())
+        self.requests.append((body, dict(request.headers)))
+        if self.answer is not None:
+            return self.answer
+        if body.get("stream"):
+            return StreamingResponse(self._stream(body), media_type="text/event-stream")
+        if self.is_endless:
+            while not await request.is_disconnected():
+                await asyncio.sleep(0.01)
+            self.num_cancelled += 1
+        return JSONResponse(self._completion(body))
+
+    def _completion(self, body: dict[str, Any]) -> dict[str, Any]:
+        message = {"role": "assistant", "content": f"Hello from {self.name}"}
+        return {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": body["model"],
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop", "text": "Hello"}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+        }
+
+    async def _stream(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._pieces(body):
+                yield piece
+        except asyncio.CancelledError:
+            self.num_cancelled += 1
+            raise
+
+    async def _pieces(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
+        words = ["Hello", " from", " a", " stream", " with ünicode"]
+        sent = b""
+        for index, word in enumerate(words):
+            if index == self.breaks_after:
+                raise ConnectionError("told to break")
+            chunk = {
+                "id": "chatcmpl-1",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": body["model"],
+                "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}],
+            }
+            event = b"data: " + orjson.dumps(chunk) + b"\n\n"
+            if self.cut is None:
+                yield event
+            sent += event
+        while self.is_endless:
+            yield b": still here\n\n"
+            await asyncio.sleep(0.01)
+        sent += b"data: [DONE]\n\n"
+        if self.cut is None:
+            yield b"data: [DONE]\n\n"
+            return
+        for start in range(0, len(sent), self.cut):
+            yield sent[start : start + self.cut]
+            await asyncio.sleep(0)

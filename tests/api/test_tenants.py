@@ -1,0 +1,130 @@
+"""Every route under /v1, taken from the OpenAPI document, with ids of another project and with unknown ones."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from api.app import create_app
+from storage import checkpoints
+from storage.settings import Settings
+from tests.api.stack import Api, Tenant
+from tests.api.test_fine_tuning_jobs import create
+
+
+def routes(app: FastAPI) -> list[tuple[str, str]]:
+    return [
+        (method.upper(), path)
+        for path, operations in app.openapi()["paths"].items()
+        if path.startswith("/v1/")
+        for method in operations
+    ]
+
+
+ROUTES = routes(create_app(Settings()))
+WITH_AN_ID = [(method, path) for method, path in ROUTES if "{" in path]
+BODIES: dict[str, Any] = {
+    "/v1/fine_tuning/jobs": {"model": "tiny-random", "training_file": "{file_id}"},
+    "/v1/chat/completions": {"model": "{model}", "messages": [{"role": "user", "content": "x"}]},
+    "/v1/completions": {"model": "{model}", "prompt": "x"},
+}
+UNKNOWN = {
+    "file_id": "file-unknown",
+    "fine_tuning_job_id": "ftjob-unknown",
+    "model": "ft:tiny-random:acme::unknown1",
+}
+
+
+@pytest.fixture(scope="module")
+def owner(api: Api) -> Tenant:
+    return api.tenant()
+
+
+@pytest.fixture(scope="module")
+def owned(api: Api, owner: Tenant) -> dict[str, str]:
+    """One thing of each kind, by the name that a path gives it."""
+    with api.client(owner) as client:
+        job = create(client)
+    with api.sessions.begin() as session:
+        checkpoints.create(session, job_id=job.id, step=1, model_name="ft:x", metrics={"step": 1})
+    return {
+        "file_id": job.training_file,
+        "fine_tuning_job_id": job.id,
+        "model": api.tuned_model(owner).name,
+    }
+
+
+def call(
+    api: Api, tenant: Tenant | None, route: tuple[str, str], ids: dict[str, str]
+) -> tuple[int, Any]:
+    """The reply with the ids that were asked for taken out."""
+    method, path = route
+    body = BODIES.get(path) if method == "POST" else None
+    if body is not None:
+        body = {
+            key: ids.get(value.strip("{}"), value) if isinstance(value, str) else value
+            for key, value in body.items()
+        }
+    with api.http(tenant) as http:
+        reply = http.request(method, path.format(**ids), json=body)
+    text = reply.text
+    for value in ids.values():
+        text = text.replace(value, "ID")
+    return reply.status_code, text
+
+
+def test_the_document_knows_the_ids_that_are_tried_here() -> None:
+    assert {name for _, path in ROUTES for name in re.findall(r"{(\w+)}", path)} == set(UNKNOWN)
+    assert len(WITH_AN_ID) >= 10
+
+
+@pytest.mark.parametrize("route", [*WITH_AN_ID, *(("POST", path) for path in BODIES)], ids=" ".join)
+def test_another_project_s_id_answers_as_an_unknown_one(
+    api: Api, tenant: Tenant, owned: dict[str, str], route: tuple[str, str]
+) -> None:
+    foreign = call(api, tenant, route, owned)
+    assert foreign == call(api, tenant, route, UNKNOWN)
+    assert foreign[0] in (400, 404)
+
+
+@pytest.mark.parametrize(
+    "route", [r for r in ROUTES if "{" not in r[1] and r[0] == "GET"], ids=" ".join
+)
+def test_lists_hold_nothing_of_other_projects(
+    api: Api, tenant: Tenant, owner: Tenant, owned: dict[str, str], route: tuple[str, str]
+) -> None:
+    _, mine = call(api, tenant, route, owned)
+    _, theirs = call(api, owner, route, owned)
+    assert "ID" in theirs
+    assert "ID" not in mine
+
+
+@pytest.mark.parametrize("after", ["file_id", "fine_tuning_job_id"])
+def test_a_foreign_cursor_is_an_unknown_cursor(
+    api: Api, tenant: Tenant, owned: dict[str, str], after: str
+) -> None:
+    path = "/v1/files" if after == "file_id" else "/v1/fine_tuning/jobs"
+    with api.http(tenant) as http:
+        pages = [http.get(path, params={"after": ids[after]}).json() for ids in (owned, UNKNOWN)]
+    assert pages[0] == pages[1]
+    assert pages[0]["data"] == []
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=" ".join)
+def test_no_route_answers_without_a_key(
+    api: Api, owned: dict[str, str], route: tuple[str, str]
+) -> None:
+    for tenant in (None, Tenant("", "sk-proj-wrong")):
+        assert call(api, tenant, route, owned)[0] == 401
+
+
+def test_what_is_left_is_the_owner_s(api: Api, owner: Tenant, owned: dict[str, str]) -> None:
+    """After all of the above, none of the foreign deletes and cancels did anything."""
+    with api.client(owner) as client:
+        assert client.files.retrieve(owned["file_id"]).status == "processed"
+        job = client.fine_tuning.jobs.retrieve(owned["fine_tuning_job_id"])
+        assert job.status == "validating_files"
+        assert client.models.retrieve(owned["model"]).id == owned["model"]
