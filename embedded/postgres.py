@@ -7,6 +7,7 @@ as its working directory and calls it /proc/self/cwd, so nobody's directories ha
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -137,10 +138,13 @@ class Postgres:
             self.clean_up()
 
     def _create_cluster(self) -> None:
-        # Under another name until it is whole: initdb writes PG_VERSION early on.
-        unfinished = self.directory.with_name(self.directory.name + ".new")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(mode=0o700, parents=True)
+        # Under another name until it is whole: initdb writes PG_VERSION early on. Another each time:
+        # after a kill, the last initdb may still be writing.
+        parent, prefix = self.directory.parent, f"{self.directory.name}.new-"
+        parent.mkdir(parents=True, exist_ok=True)
+        for leftover in parent.glob(f"{glob.escape(prefix)}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         if self._uid is None:
             self._initdb(unfinished, uid=None)
         else:

@@ -78,7 +78,7 @@ def serve(
             settings=settings,
         )
         _run(options, Console())
-    except LuthierError as error:
+    except (LuthierError, OSError) as error:  # an OSError is a full disk, a missing right
         sys.stderr.write(f"luthier: {error}\n")
         return 1
     return 0

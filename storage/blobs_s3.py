@@ -46,7 +46,7 @@ class S3BlobStore:
     ) -> None:
         self.bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self._s3 = boto3.session.Session().client(
+        self._s3 = boto3.client(
             "s3",
             endpoint_url=endpoint,
             region_name=region or "us-east-1",

@@ -113,7 +113,7 @@ def test_long_path_with_odd_signs_gets_a_short_socket(
 
 
 def test_killed_initdb_is_begun_again(tmp_path: Path) -> None:
-    unfinished = tmp_path / "postgres.new"
+    unfinished = tmp_path / "postgres.new-1"
     unfinished.mkdir()
     (unfinished / "PG_VERSION").write_text("18\n")
     postgres = Postgres(tmp_path / "postgres", fsync=False)
