@@ -149,17 +149,30 @@ def _softmax_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float, *, is_causal: bool
 ) -> tuple[Tensor, Tensor]:
     """Attention (H, n, D) and the log of its softmax's denominator (H, n), fp32."""
-    if query.device.type == "cpu":
-        out, denominator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query[None], key[None], value[None], 0.0, is_causal, attn_mask=None, scale=scale
-        )
-        return out[0], denominator[0]
+    attend_with = _fused_attention if query.device.type == "cpu" else _plain_attention
+    return attend_with(query, key, value, scale, is_causal=is_causal)
+
+
+def _fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, is_causal: bool
+) -> tuple[Tensor, Tensor]:
+    # The kernel behind scaled_dot_product_attention, which keeps the denominator to itself.
+    out, denominator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query[None], key[None], value[None], 0.0, is_causal, attn_mask=None, scale=scale
+    )
+    return out[0], denominator[0]
+
+
+def _plain_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, is_causal: bool
+) -> tuple[Tensor, Tensor]:
     scores = torch.bmm(query, key.transpose(1, 2)).float() * scale  # (H, n, m)
     if is_causal:
         future = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(future, -torch.inf)
     denominator = scores.logsumexp(-1)
-    return torch.bmm((scores - denominator[..., None]).exp().to(value.dtype), value), denominator
+    probs = (scores - denominator[..., None]).exp().to(value.dtype)
+    return torch.bmm(probs, value), denominator
 
 
 def max_attended_tokens(config: PretrainedConfig) -> int:

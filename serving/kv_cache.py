@@ -64,13 +64,15 @@ class KvCache:
         return len(self._kept)
 
     def is_being_computed(self, key: CacheKey, tokens: list[int]) -> bool:
-        """Whether a running row will soon have much more of `tokens` than any row has now."""
-        available = _usable(self._best(key, tokens), tokens)
-        for row in self._running.get(key, ()):
-            coming = min(_common_prefix_len(row.tokens, tokens), row.num_prompt_tokens)
-            if row.num_computed < coming and coming - available >= MIN_AWAITED_TOKENS:
-                return True
-        return False
+        """Whether it pays to wait for a running row that has yet to compute what it shares with `tokens`."""
+        num_coming = num_there = 0
+        for row in self._rows(key):
+            num_common = min(_common_prefix_len(row.tokens, tokens), row.num_prompt_tokens)
+            if row.is_running and row.num_computed < num_common:
+                num_coming = max(num_coming, num_common)
+            else:
+                num_there = max(num_there, _usable(row, tokens))
+        return num_coming - num_there >= MIN_AWAITED_TOKENS
 
     def open(
         self, key: CacheKey, tokens: list[int], *, headroom_tokens: int = 0, reuse: bool = True
@@ -84,7 +86,7 @@ class KvCache:
         if best is None or num_usable < MIN_REUSED_TOKENS:
             row = self._make_row(key, tokens, None, 0, headroom_tokens)
         elif self._can_take_over(best, num_usable):
-            row = self._take_over(best, tokens, num_usable)
+            row = self._take_over(best, tokens, num_usable, headroom_tokens)
         else:
             row = self._branch(best, tokens, num_usable, headroom_tokens)
         if row is not None:
@@ -120,21 +122,30 @@ class KvCache:
 
     def _best(self, key: CacheKey, tokens: list[int]) -> Row | None:
         """The row with most computed tokens in common; of equals one that can be taken over."""
-        rows = [*self._running.get(key, ()), *(r for r in self._kept if r.key == key)]
         return max(
-            rows,
+            self._rows(key),
             key=lambda row: (_usable(row, tokens), not row.is_running and row.num_children == 0),
             default=None,
         )
+
+    def _rows(self, key: CacheKey) -> list[Row]:
+        return [*self._running.get(key, ()), *(row for row in self._kept if row.key == key)]
 
     def _can_take_over(self, row: Row, num_usable: int) -> bool:
         """Nobody else needs the row, and little of it would be lost."""
         is_free = not row.is_running and row.num_children == 0
         return is_free and num_usable >= row.prefix_len and 2 * num_usable >= row.num_computed
 
-    def _take_over(self, row: Row, tokens: list[int], num_usable: int) -> Row:
+    def _take_over(
+        self, row: Row, tokens: list[int], num_usable: int, headroom_tokens: int
+    ) -> Row | None:
         self._kept.remove(row)
-        row.tokens, row.num_computed, row.is_running = tokens, num_usable, True
+        row.num_computed = num_usable
+        if not self.extend(row, len(tokens) + headroom_tokens):
+            row.tokens = row.tokens[:num_usable]
+            self._kept.append(row)
+            return None
+        row.tokens, row.is_running = tokens, True
         row.num_prompt_tokens = len(tokens)
         return row
 

@@ -1,0 +1,170 @@
+"""What the tests of serving are made of: engines, adapters, and what PEFT says they should generate."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import tarfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from modeling import adapter_file
+from modeling.adapter_file import AdapterConfig
+from modeling.base import load_base
+from modeling.tokenizer import Tokenizer
+from serving import attention
+from serving.adapters import AdapterRef
+from serving.engine import Engine
+from serving.lora import Adapter
+from serving.sampling import SamplingParams
+from serving.schedule import Limits
+from serving.sequence import Delta, Generate, Usage
+
+GREEDY = SamplingParams(temperature=0.0)
+ALL_TARGETS = adapter_file.TARGET_MODULES
+TIMEOUT_S = 30.0
+
+
+def prompt_of(length: int, seed: int = 0) -> list[int]:
+    """Token ids of plain bytes."""
+    generator = torch.Generator().manual_seed(seed)
+    ids: list[int] = torch.randint(0, 256, (length,), generator=generator).tolist()
+    return ids
+
+
+def load_model(base_path: Path, attn_implementation: str = attention.NAME) -> PreTrainedModel:
+    return load_base(base_path, precision="fp32", attn_implementation=attn_implementation)
+
+
+@asynccontextmanager
+async def running_engine(
+    base_path: Path,
+    tokenizer: Tokenizer,
+    *,
+    num_slots: int = 4,
+    kv_tokens: int = 16384,
+    max_seq_len: int = 2048,
+    limits: Limits | None = None,
+) -> AsyncIterator[Engine]:
+    engine = Engine(
+        load_model(base_path),
+        tokenizer,
+        num_slots=num_slots,
+        # 2 layers, keys and values, 2 heads of 16 numbers in fp32.
+        kv_bytes=kv_tokens * 2 * 2 * 2 * 16 * 4,
+        max_seq_len=max_seq_len,
+        limits=limits,
+    )
+    engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def collect(engine: Engine, request: Generate) -> tuple[list[int], str, Delta]:
+    """Token ids, text and last delta of a choice."""
+    ids: list[int] = []
+    text = ""
+    async with asyncio.timeout(TIMEOUT_S):
+        async for delta in engine.generate(request):
+            ids += [token.token_id for token in delta.tokens]
+            text += delta.text
+            last = delta
+    return ids, text, last
+
+
+async def greedy(
+    engine: Engine,
+    prompt: list[int],
+    *,
+    max_tokens: int = 16,
+    adapter: Adapter | None = None,
+    cache_salt: str = "",
+) -> tuple[list[int], Usage]:
+    request = Generate(
+        prompt=prompt,
+        max_tokens=max_tokens,
+        adapter=adapter,
+        sampling=GREEDY,
+        cache_salt=cache_salt,
+    )
+    ids, _, last = await collect(engine, request)
+    assert last.usage is not None
+    return ids, last.usage
+
+
+def write_adapter(
+    base_path: Path,
+    folder: Path,
+    *,
+    rank: int = 4,
+    targets: tuple[str, ...] = ("q_proj", "v_proj"),
+    use_rslora: bool = False,
+    seed: int = 1,
+    base_model: str = "tiny-random",
+) -> Path:
+    """A random adapter, strong enough to change what the base says."""
+    config = load_model(base_path, "sdpa").config
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+    for name, (num_out, num_in) in adapter_file.linear_shapes(config).items():
+        if name.rpartition(".")[2] in targets:
+            a = torch.randn(rank, num_in, generator=generator) / num_in**0.5
+            b = torch.randn(num_out, rank, generator=generator) / rank**0.5
+            tensors[adapter_file.peft_name(name, "A")] = a
+            tensors[adapter_file.peft_name(name, "B")] = b
+    adapter_file.save(
+        folder,
+        AdapterConfig(
+            rank=rank,
+            alpha=float(rank),
+            target_modules=targets,
+            base_model_name_or_path=base_model,
+            use_rslora=use_rslora,
+        ),
+        tensors,
+    )
+    return folder
+
+
+def read_adapter(base_path: Path, folder: Path, adapter_id: str) -> Adapter:
+    _, layers = adapter_file.load(folder, load_model(base_path, "sdpa").config)
+    return Adapter.from_layers(adapter_id, layers, torch.float32)
+
+
+def tar_of(folder: Path) -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for file in sorted(folder.iterdir()):
+            tar.add(file, arcname=file.name)
+    return content.getvalue()
+
+
+def ref_of(adapter_id: str, content: bytes) -> AdapterRef:
+    return AdapterRef(adapter_id, hashlib.sha256(content).hexdigest(), len(content))
+
+
+def expected_ids(
+    base_path: Path, prompt: list[int], *, max_tokens: int = 16, adapter: Path | None = None
+) -> list[int]:
+    """What transformers (with PEFT) generates greedily, one request by itself; without the end token."""
+    model = load_model(base_path, "sdpa")
+    generator = model if adapter is None else PeftModel.from_pretrained(model, adapter)
+    with torch.inference_mode():
+        out = generator.generate(  # type: ignore[operator]
+            input_ids=torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+        )
+    new: list[int] = out[0, len(prompt) :].tolist()
+    eos_ids = {model.generation_config.eos_token_id}
+    return [i for i in new if i not in eos_ids]

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from serving.settings import MAX_DEFAULT_KV_BYTES, ServingSettings
+from storage.settings import BadSetting
+
+
+def test_defaults_need_no_environment() -> None:
+    settings = ServingSettings.from_env({})
+    assert settings == ServingSettings()
+    assert 0 < settings.kv_bytes_or_default() <= MAX_DEFAULT_KV_BYTES
+
+
+def test_environment_is_read() -> None:
+    env = {"LUTHIER_SERVING_SLOTS": "3", "LUTHIER_SERVING_KV_BYTES": "1000", "OTHER": "x"}
+    settings = ServingSettings.from_env(env)
+    assert (settings.slots, settings.kv_bytes_or_default()) == (3, 1000)
+
+
+def test_small_steps_still_hold_every_running_request() -> None:
+    limits = ServingSettings(max_running=32, step_tokens=8).limits
+    assert (limits.max_running, limits.step_tokens) == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SLOTS", "0"), ("SLOTS", "many"), ("PRECISION", "fp8"), ("THREADS", "-1")]
+)
+def test_bad_value_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(BadSetting, match=f"LUTHIER_SERVING_{name}"):
+        ServingSettings.from_env({f"LUTHIER_SERVING_{name}": value})
