@@ -76,7 +76,8 @@ def start(
             stdout=stream,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **(env or {})},
+            # Test runs share the cores; more threads would only wait for each other.
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
         )
     return Stack(data, port, process, log)
 
