@@ -63,6 +63,8 @@ def _engine_options(statement_timeout_ms: int) -> dict[str, Any]:
         "connect_args": {
             "options": options,
             "connect_timeout": 5,
+            # A server that vanished from the network is noticed in seconds, not in a quarter of an hour.
+            "tcp_user_timeout": 10_000,
             "application_name": "luthier",
             # PgBouncer in transaction mode knows no prepared statements.
             "prepare_threshold": None,
@@ -87,8 +89,15 @@ def async_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
 
 
 def sessions(engine: Engine) -> sessionmaker[Session]:
+    _know_all_tables()
     return sessionmaker(engine, expire_on_commit=False)
 
 
 def async_sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    _know_all_tables()
     return async_sessionmaker(engine, expire_on_commit=False)
+
+
+def _know_all_tables() -> None:
+    """A row can be written only once the tables that it refers to are imported."""
+    from . import rows  # noqa: F401

@@ -26,5 +26,9 @@ class Setback(Exception):
         self.step = step
 
 
+class UnusableState(Exception):
+    """The trainer cannot resume from the saved state that it was given; an older one may do."""
+
+
 class Stopped(Exception):
     """The worker is told to end; the job goes on elsewhere, and this attempt does not count."""

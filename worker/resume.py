@@ -50,7 +50,15 @@ def _tell(lease: Lease, damaged: list[int], step: int) -> None:
 
     def write(session: Session) -> None:
         jobs.renew(session, lease.claim)
-        key = f"resume:{lease.job.attempt}"
+        key = f"resume:{lease.claim.lease_token}"
         events.add(session, lease.job.id, key, text, level="warn", data={"step": step})
 
     lease.write(write)
+
+
+def discard_newest(session: Session, lease: Lease, reason: str) -> None:
+    """Forget the state that the trainer could not use, and say so."""
+    row = jobs.renew(session, lease.claim)
+    jobs.renew(session, lease.claim, resume_points=row.resume_points[1:])
+    key = f"resume:{lease.claim.lease_token}"
+    events.add(session, row.id, key, f"{reason}. Trying an earlier state", level="warn", data={})

@@ -10,9 +10,9 @@ from storage import jobs, queue
 from storage.errors import BlobError, Unavailable
 from storage.jobs import Claim, LostLease
 
-from . import finish, supervise
+from . import finish, resume, supervise
 from .crash_points import crash_point
-from .ending import JobFailed, Setback, Stopped
+from .ending import JobFailed, Setback, Stopped, UnusableState
 from .lease import Lease
 from .prepare import prepare
 from .worker import Worker
@@ -54,6 +54,11 @@ def _attempt(worker: Worker, lease: Lease) -> None:
     except JobFailed as error:
         finish.fail(worker, lease, error)
     except Stopped:
+        finish.give_back(lease)
+        queue.ring(lease.job.id)
+    except UnusableState as error:
+        reason = str(error)
+        lease.write(lambda session: resume.discard_newest(session, lease, reason))
         finish.give_back(lease)
         queue.ring(lease.job.id)
     except (BlobError, Unavailable) as error:

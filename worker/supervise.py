@@ -28,7 +28,7 @@ from training.messages import (
 
 from . import progress, publish
 from .crash_points import crash_point
-from .ending import JobFailed, Setback, Stopped
+from .ending import JobFailed, Setback, Stopped, UnusableState
 from .lease import Lease
 from .trainer import Trainer, TrainerDied
 from .worker import Worker
@@ -43,7 +43,9 @@ log = structlog.get_logger()
 
 
 def train(worker: Worker, lease: Lease, start: Start) -> None:
-    """Train to the end, every checkpoint published; raises JobFailed, Setback, LostLease, Stopped."""
+    """Train to the end, every checkpoint published; raises JobFailed, Setback, UnusableState,
+    LostLease and Stopped.
+    """
     supervision = _Supervision(worker, lease, start)
     try:
         supervision.run()
@@ -109,6 +111,8 @@ class _Supervision:
                     shutil.rmtree(report.path, ignore_errors=True)
                     # All that follows is a Finished, which nobody needs.
                     self._is_finished = self._is_finished or report.is_last
+                case Failed(code="invalid_checkpoint"):
+                    raise UnusableState(report.message)
                 case Failed():
                     if report.is_user_error:
                         raise JobFailed(report.code, report.message, report.param)

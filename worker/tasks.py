@@ -15,7 +15,7 @@ from .sweep import Sweep
 from .worker import Worker
 
 # One slot for one trainer. Threads, because the task only waits for the trainer process.
-queue.app.conf.update(worker_pool="threads", worker_concurrency=1)
+queue.app.conf.update(worker_pool="threads", worker_concurrency=1, worker_redirect_stdouts=False)
 
 
 class _Process:

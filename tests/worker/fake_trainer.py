@@ -2,7 +2,7 @@
 
 LUTHIER_FAKE_TRAINER holds JSON: {"step_s": seconds a step, "checkpoint_every": steps, "die_at": steps at
 which it kills itself, "die_once": folder (each of them once), "hang_at": a step after which it freezes,
-"failed": the fields of a Failed that follows the Start, "fail_at": the step that it waits for}.
+"refuse": steps of states that it cannot resume from, "failed": the fields of a Failed that follows the Start, "fail_at": the step that it waits for}.
 """
 
 from __future__ import annotations
@@ -84,6 +84,17 @@ class Run:
         job_id = self.start.job_id
         if SCRIPT.get("failed") and not SCRIPT.get("fail_at"):
             say(Failed(job_id=job_id, **SCRIPT["failed"]))
+            return
+        if self.step in SCRIPT.get("refuse", []):
+            say(
+                Failed(
+                    job_id=job_id,
+                    code="invalid_checkpoint",
+                    message="The job cannot resume: it is no good",
+                    param=None,
+                    is_user_error=False,
+                )
+            )
             return
         say(
             Started(

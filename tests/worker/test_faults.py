@@ -206,6 +206,21 @@ def test_damaged_state_is_passed_over_and_told(
     assert_as_if_nothing_broke(scene, job_id, finished)
 
 
+def test_state_that_the_trainer_refuses_is_passed_over_and_told(
+    scene: Scene, finished: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(FAKE, script(die_at=[12], die_once=str(tmp_path), refuse=[10, 5]))
+    job_id = scene.job(validation=colour_rows(10))
+    worker = scene.worker()
+    for _ in range(4):
+        run(worker, job_id)
+    job = scene.row(job_id)
+    assert job.attempt == 2
+    told = "The job cannot resume: it is no good. Trying an earlier state"
+    assert scene.messages(job_id).count(told) == 2
+    assert_as_if_nothing_broke(scene, job_id, finished)
+
+
 def test_cancelled_job_stops_at_once_and_leaves_no_state(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
