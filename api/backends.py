@@ -91,7 +91,13 @@ class Backends:
             "POST",
             url,
             content=content,
-            headers={"content-type": "application/json", **headers, **self._headers},
+            # Events are cut out of the bytes as they come, so those must not be compressed.
+            headers={
+                "content-type": "application/json",
+                "accept-encoding": "identity",
+                **headers,
+                **self._headers,
+            },
         )
         return await self._http.send(request, stream=True)
 

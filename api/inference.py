@@ -100,9 +100,9 @@ async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) 
     name = _model_name(body)
     target = await resolve(wiring, caller, name)
     content = orjson.dumps({**body, "model": target.wire_model})
+    headers = {**target.headers, "x-request-id": request.state.request_id}
     upstream = await _unless_disconnected(
-        request,
-        wiring.backends.send(target.base_model, target.key, path, content, target.headers),
+        request, wiring.backends.send(target.base_model, target.key, path, content, headers)
     )
     if upstream.headers.get("content-type", "").startswith(event_stream.MEDIA_TYPE):
         return event_stream.EventStream(upstream, lambda event: _renamed(event, target, name))

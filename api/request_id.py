@@ -34,6 +34,7 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         answer = _Answer(scope, send)
+        scope.setdefault("state", {})["request_id"] = answer.request_id
         with (
             self._metrics.open_request(),
             structlog.contextvars.bound_contextvars(request_id=answer.request_id),

@@ -46,6 +46,7 @@ def test_a_base_is_asked_by_id_and_answers_by_the_name_that_was_used(
     assert body == {"model": "tiny-random", "messages": MESSAGES, "temperature": 0.5, "top_k": 3}
     assert headers["authorization"] == "Bearer internal"
     assert headers["x-luthier-cache-salt"] == tenant.project_id
+    assert headers["x-request-id"].startswith("req_")
     assert "x-luthier-adapter-sha256" not in headers
 
 
