@@ -53,7 +53,7 @@ async def test_base_and_adapters_in_one_batch_say_what_peft_says(
 ) -> None:
     cases = [
         (prompt_of(length, seed), number)
-        for seed, length in enumerate((1, 7, 40, 300))
+        for seed, length in enumerate((1, 40, 300))
         for number in (None, 0, 1)
     ]
     async with running_engine(base_path, tokenizer) as engine:
@@ -70,20 +70,20 @@ async def test_base_and_adapters_in_one_batch_say_what_peft_says(
     ]
     assert [ids for ids, _ in found] == expected
     # The adapters do change what is said, or this test would show nothing.
-    assert expected[9] != expected[10] != expected[11] != expected[9]
+    assert len({tuple(ids) for ids in expected[-3:]}) == 3
 
 
 async def test_sequences_that_join_at_different_steps_do_not_disturb_each_other(
     base_path: Path, tokenizer: Tokenizer, adapters: list[Adapter], adapter_folders: list[Path]
 ) -> None:
-    prompts = [prompt_of(30 + 50 * i, seed=i) for i in range(4)]
+    prompts = [prompt_of(30 + 50 * i, seed=i) for i in range(3)]
     async with running_engine(base_path, tokenizer) as engine:
         tasks = []
         for i, prompt in enumerate(prompts):
             before = engine.stats().num_steps
             tasks.append(
                 asyncio.create_task(
-                    greedy(engine, prompt, max_tokens=40, adapter=adapters[1] if i % 2 else None)
+                    greedy(engine, prompt, max_tokens=24, adapter=adapters[1] if i % 2 else None)
                 )
             )
             async with asyncio.timeout(TIMEOUT_S):
@@ -92,7 +92,7 @@ async def test_sequences_that_join_at_different_steps_do_not_disturb_each_other(
         found = [ids for ids, _ in await asyncio.gather(*tasks)]
     assert found == [
         expected_ids(
-            base_path, prompt, max_tokens=40, adapter=adapter_folders[1] if i % 2 else None
+            base_path, prompt, max_tokens=24, adapter=adapter_folders[1] if i % 2 else None
         )
         for i, prompt in enumerate(prompts)
     ]
@@ -159,13 +159,11 @@ async def test_more_adapters_than_slots_all_get_their_turn(
 async def test_rows_that_outgrow_the_memory_give_way_and_finish(
     base_path: Path, tokenizer: Tokenizer
 ) -> None:
-    prompts = [prompt_of(60, seed) for seed in range(4)]
-    async with running_engine(base_path, tokenizer, kv_tokens=288) as engine:
-        assert engine.max_seq_len == 288
-        found = await asyncio.gather(*(greedy(engine, p, max_tokens=100) for p in prompts))
-    assert [ids for ids, _ in found] == [
-        expected_ids(base_path, p, max_tokens=100) for p in prompts
-    ]
+    prompts = [prompt_of(40, seed) for seed in range(3)]
+    async with running_engine(base_path, tokenizer, kv_tokens=160) as engine:
+        assert engine.max_seq_len == 160
+        found = await asyncio.gather(*(greedy(engine, p, max_tokens=60) for p in prompts))
+    assert [ids for ids, _ in found] == [expected_ids(base_path, p, max_tokens=60) for p in prompts]
 
 
 async def test_seed_decides_whatever_else_runs(base_path: Path, tokenizer: Tokenizer) -> None:

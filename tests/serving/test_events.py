@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, MutableMapping
+from typing import Any
+
+import pytest
+
+from serving.events import ClientGone, EventStream, interleave, while_connected
+from storage.errors import Unavailable
+
+
+class Client:
+    """The other end of an ASGI connection."""
+
+    def __init__(self) -> None:
+        self.has_left = asyncio.Event()
+        self.body = b""
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        await self.has_left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        self.body += message.get("body", b"")
+
+
+class Source:
+    """Events that remember whether they were closed."""
+
+    def __init__(self, *, fails: bool = False, hangs: bool = False) -> None:
+        self.fails, self.hangs, self.is_closed = fails, hangs, False
+
+    async def events(self) -> AsyncGenerator[dict[str, Any]]:
+        try:
+            yield {"number": 1}
+            if self.fails:
+                raise Unavailable("the engine is gone")
+            if self.hangs:
+                await asyncio.Event().wait()
+            yield {"number": 2}
+        finally:
+            self.is_closed = True
+
+
+async def serve(source: Source, client: Client) -> None:
+    await EventStream(source.events())({}, client.receive, client.send)
+
+
+async def test_events_end_with_done() -> None:
+    client = Client()
+    await serve(Source(), client)
+    assert client.body == b'data: {"number":1}\n\ndata: {"number":2}\n\ndata: [DONE]\n\n'
+
+
+async def test_error_on_the_way_becomes_an_event() -> None:
+    client = Client()
+    await serve(Source(fails=True), client)
+    assert b'"message":"the engine is gone"' in client.body
+    assert b"[DONE]" not in client.body
+
+
+async def test_events_are_closed_when_the_client_leaves() -> None:
+    client, source = Client(), Source(hangs=True)
+    task = asyncio.create_task(serve(source, client))
+    while not client.body:
+        await asyncio.sleep(0)
+    client.has_left.set()
+    await asyncio.wait_for(task, 5)
+    assert source.is_closed
+
+
+async def test_work_is_cancelled_when_the_client_leaves() -> None:
+    client, was_cancelled = Client(), False
+
+    async def work() -> None:
+        nonlocal was_cancelled
+        try:
+            client.has_left.set()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            was_cancelled = True
+            raise
+
+    with pytest.raises(ClientGone):
+        await asyncio.wait_for(while_connected(client.receive, work()), 5)
+    assert was_cancelled
+
+
+async def test_interleaved_streams_come_as_they_are_ready() -> None:
+    gate = asyncio.Event()
+
+    async def slow() -> AsyncIterator[str]:
+        await gate.wait()
+        yield "late"
+
+    async def fast() -> AsyncIterator[str]:
+        yield "early"
+        gate.set()
+
+    items = [item async for item in interleave([slow(), fast()])]
+    assert items == [(1, "early"), (0, "late")]
+
+
+async def test_error_in_one_stream_closes_the_others() -> None:
+    source = Source(hangs=True)
+
+    async def broken() -> AsyncIterator[dict[str, Any]]:
+        await asyncio.sleep(0)
+        raise Unavailable("broken")
+        yield {}
+
+    with pytest.raises(Unavailable):
+        async for _ in interleave([source.events(), broken()]):
+            pass
+    assert source.is_closed
