@@ -22,6 +22,8 @@ def main() -> None:
     while not isinstance(command := inbox.next(), Exit):
         for report in trainer.reports(command, partial(inbox.stop_reason, command.job_id)):
             outbox.send(report)
+    # Not by returning: the inbox's thread waits in a read that the interpreter would wait for.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+"""Small jobs on the tiny-random base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from modeling.chat_template import ChatTemplate
+from training import dataset
+from training.dataset import Example
+from training.messages import Report, Start, TrainConfig
+from training.process import Trainer
+from training.train import StopReason
+
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+WORDS = ("red", "a green one", "blue, I would say", "it is yellow", "none")
+
+
+def config(base_path: Path, **changes: Any) -> TrainConfig:
+    fields: dict[str, Any] = {
+        "base_model": "tiny-random",
+        "base_path": str(base_path),
+        "n_epochs": 2,
+        "batch_size": 4,
+        "learning_rate_multiplier": 1.0,
+        "learning_rate": 5e-3,
+        "warmup_steps": 2,
+        "seed": 7,
+        "rank": 4,
+        "alpha": 32.0,
+        "target_modules": ALL_LINEAR,
+        "max_seq_len": 128,
+        "micro_batch_tokens": 128,
+        "precision": "fp32",
+        "num_threads": 1,
+        "eval_interval_steps": 3,
+        "eval_batch_size": 4,
+    }
+    return TrainConfig(**{**fields, **changes})
+
+
+def write_chats(path: Path, num_examples: int = 18, *, first: int = 0) -> Path:
+    """Conversations of one or two turns and of many lengths."""
+    with path.open("w") as file:
+        for number in range(first, first + num_examples):
+            answer = WORDS[number % len(WORDS)]
+            messages = [
+                {
+                    "role": "user",
+                    "content": f"Which colour has number {number}?" + "?" * (number % 7),
+                },
+                {"role": "assistant", "content": answer, "weight": 1},
+            ]
+            if number % 3 == 0:
+                messages += [
+                    {"role": "user", "content": "Sure?"},
+                    {"role": "assistant", "content": f"Yes: {answer}."},
+                ]
+            file.write(json.dumps({"messages": messages}) + "\n")
+    return path
+
+
+def start(base_path: Path, directory: Path, **changes: Any) -> Start:
+    """A job with 18 training and 6 validation examples; `changes` go to its config."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return Start(
+        job_id="ftjob-1",
+        config=config(base_path, **changes),
+        training_file=str(write_chats(directory / "training.jsonl")),
+        validation_file=str(write_chats(directory / "validation.jsonl", 6, first=100)),
+        output_dir=str(directory),
+    )
+
+
+def examples(base_path: Path, directory: Path, num_examples: int) -> list[Example]:
+    path = write_chats(directory / "examples.jsonl", num_examples)
+    return dataset.load(path, ChatTemplate.load(base_path), max_seq_len=128).examples
+
+
+def run(
+    job: Start, stop_reason: Callable[[], StopReason | None] = lambda: None
+) -> Iterator[Report]:
+    return Trainer().reports(job, stop_reason)

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from modeling import adapter_file
+from tests.training import jobs
+from training import batches
+from training.batches import Batch
+from training.dataset import Example
+from training.engine import Engine, UnsupportedBase, load_base
+from training.messages import TrainConfig
+
+
+@pytest.fixture
+def config(base_path: Path) -> TrainConfig:
+    return jobs.config(base_path, rank=8)
+
+
+@pytest.fixture(scope="module")
+def model(base_path: Path) -> PreTrainedModel:
+    return load_base(base_path, "fp32")
+
+
+@pytest.fixture
+def engine(model: PreTrainedModel, config: TrainConfig) -> Iterator[Engine]:
+    """With an adapter that does something: B is not zero."""
+    engine = Engine(model, config)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in engine.parameters.items():
+            if name.endswith("lora_B"):
+                parameter.normal_(std=0.05, generator=generator)
+    yield engine
+    engine.close()
+
+
+def gradients(engine: Engine, packed: Sequence[Batch]) -> tuple[float, float, dict[str, Tensor]]:
+    """Loss, accuracy and gradients of the mean over all the batches."""
+    total = sum(batch.weights.sum().item() for batch in packed)
+    engine.zero_grad()
+    sums = [engine.forward_backward(batch, total) for batch in packed]
+    grads = {}
+    for name, parameter in engine.parameters.items():
+        assert parameter.grad is not None
+        grads[name] = parameter.grad.clone()
+    return sum(s[0] for s in sums) / total, sum(s[1] for s in sums) / total, grads
+
+
+def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        torch.testing.assert_close(value, right[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_loss_and_gradients_equal_transformers_with_peft(
+    engine: Engine, config: TrainConfig, base_path: Path, tmp_path: Path
+) -> None:
+    examples = jobs.examples(base_path, tmp_path, 8)
+    loss, accuracy, grads = gradients(engine, batches.micro_batches(examples, 10_000))
+    adapter_config = adapter_file.AdapterConfig(config.rank, config.alpha, config.target_modules)
+    adapter_file.save(tmp_path / "adapter", adapter_config, engine.adapter())
+    plain = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32)
+    peer: Any = peft.PeftModel.from_pretrained(plain, tmp_path / "adapter", is_trainable=True)
+
+    input_ids, labels = _padded(examples)
+    output = peer(
+        input_ids=input_ids, attention_mask=(labels != -101).long(), labels=labels.clamp(min=-100)
+    )
+    output.loss.backward()
+    predicted = output.logits[:, :-1].argmax(-1)
+    is_supervised = labels[:, 1:] >= 0
+    peer_accuracy = (predicted == labels[:, 1:])[is_supervised].float().mean().item()
+    peer_grads = {
+        name.removeprefix("base_model.model.").replace(".default.weight", ""): parameter.grad
+        for name, parameter in peer.named_parameters()
+        if parameter.requires_grad
+    }
+    assert loss == pytest.approx(output.loss.item(), rel=1e-5)
+    assert accuracy == pytest.approx(peer_accuracy, rel=1e-6)
+    assert_same(grads, peer_grads)
+
+
+def _padded(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """ids and labels (B, T); a label is -100 where nothing is learned and -101 in the padding."""
+    longest = max(example.num_tokens for example in examples)
+    input_ids = torch.zeros(len(examples), longest, dtype=torch.int64)
+    labels = torch.full_like(input_ids, -101)
+    for row, example in enumerate(examples):
+        ids = torch.from_numpy(example.input_ids).long()
+        input_ids[row, : len(ids)] = ids
+        labels[row, : len(ids)] = ids.where(torch.from_numpy(example.weights) > 0, -100)
+    return input_ids, labels
+
+
+def test_packed_examples_learn_as_single_ones(
+    engine: Engine, base_path: Path, tmp_path: Path
+) -> None:
+    examples = jobs.examples(base_path, tmp_path, 6)
+    packed = batches.micro_batches(examples, 10_000)
+    single = [batch for example in examples for batch in batches.micro_batches([example], 1)]
+    assert len(packed) == 1
+    assert len(single) == 6
+    one, many = gradients(engine, packed), gradients(engine, single)
+    assert one[:2] == pytest.approx(many[:2], rel=1e-5)
+    assert_same(one[2], many[2])
+
+
+def test_micro_batches_add_up_to_the_whole(engine: Engine, base_path: Path, tmp_path: Path) -> None:
+    examples = jobs.examples(base_path, tmp_path, 9)
+    whole = batches.micro_batches(examples, 10_000)
+    parts = batches.micro_batches(examples, 200)
+    assert len(parts) > 2
+    one, many = gradients(engine, whole), gradients(engine, parts)
+    assert one[:2] == pytest.approx(many[:2], rel=1e-5)
+    assert_same(one[2], many[2])
+
+
+def test_message_of_weight_zero_contributes_nothing(
+    engine: Engine, base_path: Path, tmp_path: Path
+) -> None:
+    two_turns = jobs.examples(base_path, tmp_path, 1)[0]
+    turn_ends = [int(i) for i in two_turns.weights.nonzero()[0]]
+    second_turn = next(i for i, j in zip(turn_ends[1:], turn_ends, strict=False) if i != j + 1)
+    only_first = Example(two_turns.input_ids[:second_turn], two_turns.weights[:second_turn])
+    muted = Example(two_turns.input_ids, two_turns.weights.copy())
+    muted.weights[second_turn:] = 0
+    one = gradients(engine, batches.micro_batches([only_first], 10_000))
+    other = gradients(engine, batches.micro_batches([muted], 10_000))
+    assert one[:2] == other[:2]
+    assert all(torch.equal(one[2][name], other[2][name]) for name in one[2])
+
+
+def test_forward_equals_forward_backward(engine: Engine, base_path: Path, tmp_path: Path) -> None:
+    (batch,) = batches.micro_batches(jobs.examples(base_path, tmp_path, 4), 10_000)
+    assert engine.forward(batch) == engine.forward_backward(batch, 1.0)
+
+
+def test_base_is_bit_identical_after_training(
+    model: PreTrainedModel, config: TrainConfig, base_path: Path, tmp_path: Path
+) -> None:
+    engine = Engine(model, config)
+    batch_list = batches.micro_batches(jobs.examples(base_path, tmp_path, 4), 10_000)
+    for _ in range(3):
+        gradients(engine, batch_list)
+        engine.optim_step(1e-2)
+    engine.close()
+    stored = load_file(base_path / "model.safetensors")
+    state = model.state_dict()
+    assert stored.keys() == state.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in stored.items())
+
+
+def test_clipping_scales_gradients_and_tells_their_norm(
+    engine: Engine, base_path: Path, tmp_path: Path
+) -> None:
+    packed = batches.micro_batches(jobs.examples(base_path, tmp_path, 4), 10_000)
+    *_, grads = gradients(engine, packed)
+    norm = torch.stack([grad.norm() for grad in grads.values()]).norm().item()
+    assert engine.clip_grad_norm(0) == pytest.approx(norm, rel=1e-5)
+    assert engine.clip_grad_norm(norm / 2) == pytest.approx(norm, rel=1e-5)
+    assert engine.clip_grad_norm(0) == pytest.approx(norm / 2, rel=1e-4)
+
+
+def test_base_with_a_scaled_output_layer_is_refused(base_path: Path, tmp_path: Path) -> None:
+    class Scaled(torch.nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    model = load_base(base_path, "fp32")
+    model.lm_head.__class__ = Scaled
+    from training import engine
+
+    with pytest.raises(UnsupportedBase):
+        engine._check_head(model)

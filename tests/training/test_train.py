@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training import jobs
+from training.messages import CheckpointSaved, Failed, Finished, Report, Start, Started, StepMetrics
+from training.process import Trainer
+from training.train import StopReason
+
+# 18 examples in batches of 4, two epochs.
+STEPS = 10
+PINNED_LOSSES = [
+    5.61685,
+    5.78834,
+    5.31831,
+    4.56904,
+    4.20672,
+    4.06438,
+    4.14062,
+    3.82082,
+    3.87547,
+    3.81929,
+]
+
+
+def steps_of(reports: list[Report]) -> list[StepMetrics]:
+    """The metrics without the one value that a clock gives."""
+    return [dataclasses.replace(r, step_time_s=0) for r in reports if isinstance(r, StepMetrics)]
+
+
+def checkpoints_of(reports: list[Report]) -> list[CheckpointSaved]:
+    return [report for report in reports if isinstance(report, CheckpointSaved)]
+
+
+class Switch:
+    """What a supervisor turns while the job runs."""
+
+    reason: StopReason | None = None
+
+    def __call__(self) -> StopReason | None:
+        return self.reason
+
+
+def after_calls(number: int, reason: StopReason) -> Callable[[], StopReason | None]:
+    calls = iter(range(10**9))
+    return lambda: reason if next(calls) >= number else None
+
+
+@pytest.fixture(scope="module")
+def unbroken(base_path: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Report]:
+    return list(jobs.run(jobs.start(base_path, tmp_path_factory.mktemp("unbroken"))))
+
+
+def test_job_reports_its_course(unbroken: list[Report]) -> None:
+    started, *_, finished = unbroken
+    assert isinstance(started, Started)
+    assert (started.step, started.total_steps, started.num_examples) == (0, STEPS, 18)
+    assert started.precision == "fp32"
+    assert started.exact_resume
+    assert started.warnings == []
+    metrics = steps_of(unbroken)
+    assert [m.step for m in metrics] == list(range(1, STEPS + 1))
+    assert [m.epoch for m in metrics] == [1] * 5 + [2] * 5
+    assert metrics[-1].num_tokens == 2 * started.num_tokens
+    assert metrics[-1].train_loss < metrics[0].train_loss
+    saved = checkpoints_of(unbroken)
+    assert [(c.step, c.epoch, c.end_of_epoch, c.is_last) for c in saved] == [
+        (5, 1, True, False),
+        (10, 2, True, True),
+    ]
+    assert dataclasses.replace(saved[0].metrics, step_time_s=0) == metrics[4]
+    assert finished == Finished(
+        job_id="ftjob-1", outcome="succeeded", step=STEPS, trained_tokens=2 * started.num_tokens
+    )
+
+
+def test_validation_runs_when_it_is_due(unbroken: list[Report]) -> None:
+    metrics = steps_of(unbroken)
+    assert [m.step for m in metrics if m.valid_loss is not None] == [3, 6, 9]
+    assert [m.step for m in metrics if m.full_valid_loss is not None] == [5, 10]
+    last = metrics[-1]
+    assert last.full_valid_loss is not None
+    assert last.full_valid_mean_token_accuracy is not None
+    assert 0 < last.full_valid_loss < 6
+    assert 0 <= last.full_valid_mean_token_accuracy <= 1
+
+
+def test_losses_of_a_known_job_are_those_pinned(unbroken: list[Report]) -> None:
+    losses = [m.train_loss for m in steps_of(unbroken)]
+    assert losses == pytest.approx(PINNED_LOSSES, rel=1e-4)
+
+
+@pytest.mark.parametrize("killed_at", [1, 4, 5, 7])
+def test_killed_job_resumes_bit_for_bit(
+    unbroken: list[Report], base_path: Path, tmp_path: Path, killed_at: int
+) -> None:
+    job = jobs.start(base_path, tmp_path, checkpoint_interval_s=0)
+    before: list[Report] = []
+    for report in jobs.run(job):  # abandoned in the middle, as by kill -9
+        before.append(report)
+        if isinstance(report, CheckpointSaved) and report.step == killed_at:
+            break
+    resume_from = checkpoints_of(before)[-1].path
+    after = list(jobs.run(dataclasses.replace(job, resume_from=resume_from)))
+
+    assert isinstance(after[0], Started)
+    assert (after[0].step, after[0].exact_resume) == (killed_at, True)
+    assert steps_of(before) + steps_of(after) == steps_of(unbroken)
+    assert adapter_bytes(after) == adapter_bytes(unbroken)
+    assert after[-1] == unbroken[-1]
+
+
+def adapter_bytes(reports: list[Report]) -> bytes:
+    path = Path(checkpoints_of(reports)[-1].path)
+    return (path / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def test_resume_in_another_environment_is_told(base_path: Path, tmp_path: Path) -> None:
+    job = jobs.start(base_path, tmp_path)
+    first = checkpoints_of(list(jobs.run(job)))[0]
+    with Path(job.training_file).open("a") as file:
+        file.write("\n")
+    resumed = next(iter(jobs.run(dataclasses.replace(job, resume_from=first.path))))
+    assert isinstance(resumed, Started)
+    assert not resumed.exact_resume
+    assert "training_file was" in resumed.warnings[0]
+
+
+def test_cancelled_job_stops_before_the_next_step(base_path: Path, tmp_path: Path) -> None:
+    job = jobs.start(base_path, tmp_path, checkpoint_interval_s=0)
+    switch, reports = Switch(), list[Report]()
+    for report in jobs.run(job, switch):
+        reports.append(report)
+        if isinstance(report, CheckpointSaved):
+            switch.reason = "cancel"
+    assert [type(report) for report in reports] == [Started, StepMetrics, CheckpointSaved, Finished]
+    (done,) = steps_of(reports)
+    assert reports[-1] == Finished(
+        job_id="ftjob-1", outcome="stopped", step=1, trained_tokens=done.num_tokens
+    )
+
+
+def test_stop_for_a_checkpoint_writes_the_last_finished_step(
+    unbroken: list[Report], base_path: Path, tmp_path: Path
+) -> None:
+    job = jobs.start(base_path, tmp_path)
+    switch, reports = Switch(), list[Report]()
+    for report in jobs.run(job, switch):
+        reports.append(report)
+        if isinstance(report, StepMetrics) and report.step == 3:
+            switch.reason = "checkpoint"
+    *_, saved, finished = reports
+    assert isinstance(saved, CheckpointSaved)
+    assert (saved.step, saved.end_of_epoch, saved.is_last) == (3, False, False)
+    assert isinstance(finished, Finished)
+    assert finished.outcome == "stopped"
+    after = list(jobs.run(dataclasses.replace(job, resume_from=saved.path)))
+    assert steps_of(reports) + steps_of(after) == steps_of(unbroken)
+
+
+def test_job_stopped_while_reading_its_files_writes_nothing(
+    base_path: Path, tmp_path: Path
+) -> None:
+    job = jobs.start(base_path, tmp_path)
+    reports = list(jobs.run(job, after_calls(5, "checkpoint")))
+    assert reports == [Finished(job_id="ftjob-1", outcome="stopped", step=0, trained_tokens=0)]
+    assert not list(tmp_path.glob("step-*"))
+
+
+def test_cancel_reaches_into_validation(base_path: Path, tmp_path: Path) -> None:
+    job = jobs.start(base_path, tmp_path, eval_interval_steps=1, micro_batch_tokens=10)
+    asked_before_training = 18 + 6
+    micro_batches_of_step_1 = 4
+    reports = list(
+        jobs.run(job, after_calls(asked_before_training + micro_batches_of_step_1 + 1, "cancel"))
+    )
+    assert [type(report) for report in reports] == [Started, Finished]
+
+
+def test_one_batch_overfits(base_path: Path, tmp_path: Path) -> None:
+    job = Start(
+        job_id="ftjob-1",
+        config=jobs.config(
+            base_path, n_epochs=40, batch_size=3, learning_rate=1e-2, warmup_steps=5, rank=16
+        ),
+        training_file=str(jobs.write_chats(tmp_path / "training.jsonl", 3)),
+        output_dir=str(tmp_path / "out"),
+    )
+    (tmp_path / "out").mkdir()
+    last = steps_of(list(jobs.run(job)))[-1]
+    # The random base's frozen output layer cannot be surer than this.
+    assert last.train_loss < 0.2
+    assert last.train_mean_token_accuracy == 1
+
+
+def test_job_continues_from_a_tuned_model(
+    unbroken: list[Report], base_path: Path, tmp_path: Path
+) -> None:
+    tuned = Path(checkpoints_of(unbroken)[-1].path) / "adapter"
+    job = dataclasses.replace(jobs.start(base_path, tmp_path), init_adapter=str(tuned))
+    first = steps_of(list(jobs.run(job)))[0]
+    assert first.train_loss < 0.8 * steps_of(unbroken)[0].train_loss
+
+
+def test_diverging_job_fails_with_advice(base_path: Path, tmp_path: Path) -> None:
+    job = jobs.start(base_path, tmp_path, learning_rate=1e30, learning_rate_multiplier=1e33)
+    failed = list(jobs.run(job))[-1]
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.is_user_error) == ("nan_loss", True)
+    assert "Lower learning_rate_multiplier (it was 1e+33)" in failed.message
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "param", "is_user_error"),
+    [
+        ({"validation_file": "bad"}, "invalid_file_format", "validation_file", True),
+        ({"resume_from": "bad"}, "invalid_checkpoint", None, False),
+        ({"init_adapter": "bad"}, "invalid_model", "model", True),
+        ({"training_file": "gone"}, "server_error", None, False),
+    ],
+)
+def test_bad_input_fails_with_its_code(
+    base_path: Path,
+    tmp_path: Path,
+    change: dict[str, str],
+    code: str,
+    param: str | None,
+    is_user_error: bool,
+) -> None:
+    (tmp_path / "bad").write_text("nonsense\n")
+    paths: dict[str, Any] = {name: str(tmp_path / value) for name, value in change.items()}
+    job = dataclasses.replace(jobs.start(base_path, tmp_path), **paths)
+    (failed,) = jobs.run(job)
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.param, failed.is_user_error) == (code, param, is_user_error)
+
+
+def test_job_out_of_memory_fails_with_its_code(
+    base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The allocator itself refuses: no machine has so much.
+    monkeypatch.setattr("training.engine.Engine.zero_grad", lambda _: torch.empty(2**60))
+    failed = list(jobs.run(jobs.start(base_path, tmp_path)))[-1]
+    assert isinstance(failed, Failed)
+    assert failed.code == "out_of_memory"
+
+
+def test_trainer_is_whole_after_a_failed_job(
+    unbroken: list[Report], base_path: Path, tmp_path: Path
+) -> None:
+    trainer = Trainer()
+    bad = jobs.start(base_path, tmp_path, learning_rate=1e30)
+    assert isinstance(list(trainer.reports(bad, lambda: None))[-1], Failed)
+    good = jobs.start(base_path, tmp_path)
+    assert steps_of(list(trainer.reports(good, lambda: None))) == steps_of(unbroken)
+
+
+def test_truncated_and_empty_examples_are_told(base_path: Path, tmp_path: Path) -> None:
+    job = jobs.start(base_path, tmp_path, max_seq_len=70)
+    started = next(iter(jobs.run(job)))
+    assert isinstance(started, Started)
+    assert any("longer than 70 tokens and were truncated" in w for w in started.warnings)
+
+
+def test_final_adapter_is_fp32_and_complete(unbroken: list[Report]) -> None:
+    path = Path(checkpoints_of(unbroken)[-1].path)
+    tensors = load_file(path / "adapter" / "adapter_model.safetensors")
+    assert len(tensors) == 2 * 2 * len(jobs.ALL_LINEAR)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
