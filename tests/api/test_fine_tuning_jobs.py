@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import json
 import re
 from typing import Any
 
@@ -229,7 +231,8 @@ def test_the_workers_are_told_once_the_row_is_there(client: openai.OpenAI, broke
     job = create(client)
     with redis.Redis.from_url(broker_url) as broker:
         (message,) = broker.lrange("luthier:train", 0, -1)
-    assert job.id.encode() in message or b"body" in message
+    arguments, _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
+    assert arguments == [job.id]
 
 
 def test_a_broker_that_is_away_does_not_matter(
