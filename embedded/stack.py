@@ -199,6 +199,9 @@ class _Stack:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "DO_NOT_TRACK": "1",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", num_threads),
+            # Trainer and inference share the cores. A thread that waits by spinning holds one that
+            # the other could use: on two busy cores small steps took ten times as long.
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
             # A folder that happens to be called `api` where the server was started is not ours.
             "PYTHONSAFEPATH": "1",
             "PYTHONUNBUFFERED": "1",
