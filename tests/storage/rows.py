@@ -1,0 +1,50 @@
+"""Rows to test with, as plain functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from storage import files, jobs
+from storage.blobs import BlobInfo
+from storage.files import FileRow
+from storage.ids import new_id
+from storage.jobs import JobRow
+
+Json = dict[str, Any]
+
+
+def add_job(session: Session, project_id: str, **values: Any) -> JobRow:
+    row = JobRow(
+        **{
+            "id": new_id("ftjob-"),
+            "project_id": project_id,
+            "organization_id": "org-luthier",
+            "organization_slug": "luthier",
+            "model": "tiny-random",
+            "base_model": "tiny-random",
+            "training_file": "file-training",
+            "method": "supervised",
+            "hyperparameters": {"n_epochs": "auto"},
+            "seed": 7,
+            **values,
+        }
+    )
+    return jobs.create(session, row)
+
+
+def add_file(session: Session, project_id: str, **values: Any) -> FileRow:
+    file_id = new_id("file-")
+    blob = BlobInfo(files.blob_key(project_id, file_id), 3, "0" * 64)
+    return files.create(
+        session,
+        file_id,
+        **{
+            "project_id": project_id,
+            "filename": "rows.jsonl",
+            "purpose": "fine-tune",
+            "blob": blob,
+            **values,
+        },
+    )

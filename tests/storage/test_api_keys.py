@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import re
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from storage import api_keys
+from storage.api_keys import ApiKeyRow
+from storage.projects import ProjectRow
+
+Database = sessionmaker[Session]
+
+
+def add_key(session: Session, project_id: str | None) -> str:
+    kind: api_keys.Kind = "project" if project_id else "admin"
+    key = api_keys.new_key(kind)
+    api_keys.create(session, key, kind=kind, name="Test", project_id=project_id)
+    return key
+
+
+def test_keys_say_their_kind_and_are_never_the_same() -> None:
+    assert re.fullmatch(r"sk-proj-\w{32}", api_keys.new_key("project"))
+    assert re.fullmatch(r"sk-admin-\w{32}", api_keys.new_key("admin"))
+    assert len({api_keys.new_key("project") for _ in range(100)}) == 100
+
+
+def test_key_gives_its_caller_and_is_not_stored(database: Database, project_id: str) -> None:
+    with database.begin() as session:
+        key = add_key(session, project_id)
+        caller = api_keys.find_caller(session, key)
+        row = session.scalar(select(ApiKeyRow))
+    assert caller is not None
+    assert (caller.kind, caller.project_id, caller.organization_slug) == (
+        "project",
+        project_id,
+        "luthier",
+    )
+    assert row is not None
+    assert row.hint == key[-4:]
+    assert key not in str(vars(row))
+
+
+def test_admin_key_belongs_to_no_project(database: Database) -> None:
+    with database.begin() as session:
+        caller = api_keys.find_caller(session, add_key(session, None))
+    assert caller is not None
+    assert (caller.kind, caller.project_id) == ("admin", "")
+
+
+def test_unknown_and_strange_keys_are_nobodys(database: Database, project_id: str) -> None:
+    with database.begin() as session:
+        key = add_key(session, project_id)
+        for wrong in ("", key[:-1], key.upper(), "sk-\udcff", "k" * 10_000):
+            assert api_keys.find_caller(session, wrong) is None
+
+
+def test_dead_keys_are_nobodys(database: Database, project_id: str) -> None:
+    for dead in ({"revoked_at": func.now()}, {"expires_at": func.now()}):
+        with database.begin() as session:
+            key = add_key(session, project_id)
+            session.execute(
+                update(ApiKeyRow).where(ApiKeyRow.sha256 == api_keys.digest(key)).values(**dead)
+            )
+            assert api_keys.find_caller(session, key) is None
+    with database.begin() as session:
+        key = add_key(session, project_id)
+        assert api_keys.find_caller(session, key) is not None
+        session.execute(update(ProjectRow).values(archived_at=func.now()))
+        assert api_keys.find_caller(session, key) is None
+
+
+def test_use_is_noted_once_a_minute_at_most(database: Database, project_id: str) -> None:
+    with database.begin() as session:
+        key = add_key(session, project_id)
+
+    def used_at() -> object:
+        with database.begin() as session:
+            api_keys.find_caller(session, key)
+        with database() as session:
+            return session.scalar(select(ApiKeyRow.last_used_at))
+
+    first = used_at()
+    assert first is not None
+    assert used_at() == first
+    with database.begin() as session:
+        a_while_ago = func.now() - func.make_interval(0, 0, 0, 0, 0, 2)
+        session.execute(update(ApiKeyRow).values(last_used_at=a_while_ago))
+    assert used_at() != first

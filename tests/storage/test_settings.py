@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from storage.settings import BadSetting, Settings
+
+
+def test_defaults_need_no_environment() -> None:
+    settings = Settings.from_env({})
+    assert settings.data_dir == Path(".luthier")
+    assert settings.bases_dir == Path(".luthier/bases")
+    assert settings.result_file_encoding == "base64"
+
+
+def test_everything_is_read_from_the_environment() -> None:
+    settings = Settings.from_env(
+        {
+            "LUTHIER_DATABASE_URL": "postgresql://db",
+            "LUTHIER_BROKER_URL": "redis://broker",
+            "LUTHIER_BLOB_URL": "s3://bucket",
+            "LUTHIER_DATA_DIR": "/data",
+            "LUTHIER_ALIASES": "gpt-4o-mini=base, other = base ,",
+            "LUTHIER_BACKENDS": "base=http://a:1/,base=http://b:2,second=http://c:3?x=y",
+            "LUTHIER_INTERNAL_KEY": "key",
+            "LUTHIER_RESULT_FILE_ENCODING": "plain",
+        }
+    )
+    assert settings.database_url == "postgresql://db"
+    assert settings.bases_dir == Path("/data/bases")
+    assert settings.aliases == {"gpt-4o-mini": "base", "other": "base"}
+    assert settings.backends == {
+        "base": ("http://a:1", "http://b:2"),
+        "second": ("http://c:3?x=y",),
+    }
+    assert settings.internal_key == "key"
+    assert settings.result_file_encoding == "plain"
+    assert Settings.from_env({"LUTHIER_BASES_DIR": "/b"}).bases_dir == Path("/b")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LUTHIER_ALIASES", "no-equals"),
+        ("LUTHIER_ALIASES", "a="),
+        ("LUTHIER_BACKENDS", "=http://a"),
+        ("LUTHIER_RESULT_FILE_ENCODING", "rot13"),
+    ],
+)
+def test_unreadable_value_names_its_variable(name: str, value: str) -> None:
+    with pytest.raises(BadSetting, match=name):
+        Settings.from_env({name: value})
+
+
+def test_missing_requirement_names_its_variable() -> None:
+    settings = Settings(database_url="postgresql://db")
+    assert settings.require("database_url") is settings
+    with pytest.raises(BadSetting, match="LUTHIER_BLOB_URL is not set"):
+        settings.require("database_url", "blob_url")
