@@ -58,7 +58,8 @@ def main() -> None:
     while True:
         command = commands.get()
         if isinstance(command, Exit):
-            return
+            # The interpreter's own exit trips over the thread that reads stdin.
+            os._exit(0)
         if isinstance(command, Start):
             Run(command).run()
 

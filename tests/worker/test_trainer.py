@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.worker.scene import FAKE_TRAINER, wait_for
+from training.messages import Exit, Ready, Stop, encode
+from worker import trainer
+from worker.trainer import Trainer, TrainerDied
+
+
+@contextmanager
+def started(folder: Path, *command: str) -> Iterator[Trainer]:
+    it = Trainer(folder / "logs" / "trainer.log", command=command or FAKE_TRAINER)
+    try:
+        yield it
+    finally:
+        it.close()
+        assert not it.is_alive
+
+
+def hear_to_the_end(it: Trainer) -> None:
+    while True:
+        it.receive(0.1)
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code)
+
+
+def test_trainer_reports_and_leaves_in_good_order(tmp_path: Path) -> None:
+    with started(tmp_path) as it:
+        assert it.receive(10) == [Ready(pid=it.pid)]
+        assert it.receive(0.01) == []
+        # In a session of its own, no signal to the worker's group reaches it.
+        assert os.getsid(it.pid) == it.pid
+        it.send(Exit())
+        with pytest.raises(TrainerDied, match="ended with exit status 0"):
+            it.receive(10)
+
+
+def test_what_was_said_before_death_is_heard_first(tmp_path: Path) -> None:
+    line = encode(Ready(pid=1)).decode()
+    code = f"import os; os.write(1, {line!r}.encode()); os.kill(os.getpid(), 11)"
+    with started(tmp_path, *python(code)) as it:
+        wait_for(lambda: not it.is_alive, what="its death")
+        assert it.receive(10) == [Ready(pid=1)]
+        for _ in range(2):
+            with pytest.raises(TrainerDied, match="died of SIGSEGV"):
+                it.receive(10)
+        with pytest.raises(TrainerDied, match="died of SIGSEGV"):
+            it.send(Stop(job_id="x", reason="cancel"))
+
+
+def test_trainer_that_speaks_nonsense_is_ended(tmp_path: Path) -> None:
+    with (
+        started(tmp_path, *python("import time; print('hello', flush=True); time.sleep(60)")) as it,
+        pytest.raises(TrainerDied),
+    ):
+        it.receive(10)
+
+
+def test_trainer_that_closes_its_pipe_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_EXIT_S", 0.1)
+    with (
+        started(tmp_path, *python("import os, time; os.close(1); time.sleep(60)")) as it,
+        pytest.raises(TrainerDied, match="closed its pipe"),
+    ):
+        it.receive(10)
+
+
+def test_kill_ends_all_that_it_started(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "sys.stderr.write(f'{child.pid}\\n'); sys.stderr.flush(); child.wait()"
+    )
+    with started(tmp_path, *python(code)) as it:
+        wait_for(lambda: it.log_file.read_text().endswith("\n"), what="the grandchild")
+        grandchild = int(it.log_file.read_text())
+        it.kill()
+
+        def is_gone() -> bool:
+            try:
+                return Path(f"/proc/{grandchild}/stat").read_text().split()[2] == "Z"
+            except FileNotFoundError:
+                return True
+
+        wait_for(is_gone, what="the grandchild's end")
+
+
+def test_busy_trainer_is_not_taken_for_a_hanging_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "FROZEN_S", 0.3)
+    with started(tmp_path, *python("while True: pass")) as it:
+        it.expect_reports()
+        for _ in range(6):
+            assert it.receive(0.1) == []
+        os.kill(it.pid, signal.SIGSTOP)
+        with pytest.raises(TrainerDied, match="The trainer hung"):
+            hear_to_the_end(it)
+
+
+def test_silence_without_an_end_is_a_hang_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "SILENCE_S", 0.2)
+    with (
+        started(tmp_path, *python("while True: pass")) as it,
+        pytest.raises(TrainerDied, match="no sign of progress"),
+    ):
+        hear_to_the_end(it)
+
+
+def test_log_is_kept_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "MAX_LOG_BYTES", 10)
+    log_file = tmp_path / "logs" / "trainer.log"
+    log_file.parent.mkdir()
+    log_file.write_text("a line of an earlier trainer\n")
+    with started(tmp_path):
+        assert log_file.read_text() == ""
+        assert (tmp_path / "logs" / "trainer.log.1").read_text() == "a line of an earlier trainer\n"
