@@ -68,8 +68,10 @@ def _die_with_launcher(orphan_signal: signal.Signals) -> Callable[[], None] | No
 
 
 def _stop_at_eof(server: subprocess.Popen[bytes], orphan_signal: signal.Signals) -> None:
+    # SIGTERM has to wake the main thread, which otherwise sleeps until the server ends.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     while os.read(0, 4096):
-        pass
+        continue
     server.send_signal(orphan_signal)
     try:
         server.wait(ORPHAN_GRACE_S)
