@@ -34,9 +34,9 @@ MODEL = "gpt-4o-mini"
 HYPERPARAMETERS: SupervisedHyperparametersParam = {
     "n_epochs": 2,
     "batch_size": 4,
-    "learning_rate_multiplier": 2,
+    "learning_rate_multiplier": 2.5,
 }
-SHOTS = (4, 8, 16)
+SHOTS = (8, 16)
 FRESH_MAIL = (
     "Hello, I've just unpacked the blender and there is a long crack in the jug. My sister's "
     "birthday is on Saturday and it was meant for her. Could you send another one before then?"
@@ -178,7 +178,7 @@ def _chat(client: openai.OpenAI, console: Console, model: str) -> None:
         model=model,
         messages=evaluate.TUNED.messages(FRESH_MAIL),
         temperature=0,
-        max_tokens=64,
+        max_tokens=48,
         stream=True,
     )
     for chunk in stream:

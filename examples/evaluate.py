@@ -7,7 +7,7 @@ forgiven, so that a model which was only told the format is not judged by its la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import fmean
@@ -22,33 +22,38 @@ SHORT_INSTRUCTION = "Extract the ticket as JSON."
 """The system message of the training data: all that the tuned model is told."""
 
 FULL_INSTRUCTION = """\
-You read mails to a shop for kitchen machines. Answer each mail with one JSON object on one line and nothing else:
-{"category":...,"product":...,"urgent":...,"refund":...}
+You read mails to a shop for kitchen machines. Answer each mail with one JSON object on one line and nothing else.
 category: "delivery" (parcel late, lost, wrong or incomplete), "defect" (broken or faulty machine), \
 "billing" (prices, invoices, payments), "return" (gives back or swaps a machine that works), \
 "question" (wants information, nothing is wrong), "account" (login, customer data, newsletter, membership).
 product: "kettle", "toaster", "blender", "grinder", or "none" if the mail names none of them.
 urgent: true if the mail sets a deadline within a week, asks for action today, or reports a danger, else false.
-refund: true if the writer asks for money back, else false."""
+refund: true if the writer asks for money back, else false.
+For example: {"category":"billing","product":"none","urgent":false,"refund":true}"""
 
 Messages = list[ChatCompletionMessageParam]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """How a model is asked: an instruction, then worked examples as earlier turns."""
+    """How a model is asked: a system message, worked examples as earlier turns, then the mail."""
 
     name: str
-    instruction: str
+    system: str | None
     shots: tuple[Example, ...] = ()
+    before: str = ""
+    """Put in front of the mail, in the same turn."""
+    after: str = ""
 
     def messages(self, mail: str) -> Messages:
         """The conversation whose next turn is the ticket of `mail`."""
-        messages: Messages = [{"role": "system", "content": self.instruction}]
+        messages: Messages = []
+        if self.system is not None:
+            messages.append({"role": "system", "content": self.system})
         for shot in self.shots:
             messages.append({"role": "user", "content": shot.mail})
             messages.append({"role": "assistant", "content": tickets.write(shot.ticket)})
-        messages.append({"role": "user", "content": mail})
+        messages.append({"role": "user", "content": f"{self.before}{mail}{self.after}"})
         return messages
 
 
@@ -69,7 +74,8 @@ class Scores:
 
 
 TUNED = Prompt("tuned", SHORT_INSTRUCTION)
-ZERO_SHOT = Prompt("zero-shot", FULL_INSTRUCTION)
+# Of several ways to put the question this one had the base answer in JSON at all, on validation mails.
+ZERO_SHOT = Prompt("zero-shot", None, before=f"{FULL_INSTRUCTION}\n\nMail: ", after="\n\nJSON:")
 
 
 def few_shot(examples: Sequence[Example], num_shots: int) -> Prompt:
@@ -98,20 +104,20 @@ def ask(
     examples: Sequence[Example],
     *,
     concurrency: int = 16,
-    on_reply: Callable[[], object] = lambda: None,
 ) -> list[Reply]:
     """The model's replies, greedily decoded, in the order of the examples."""
 
     def one(example: Example) -> Reply:
         completion = client.chat.completions.create(
-            model=model, messages=prompt.messages(example.mail), temperature=0, max_tokens=64
+            model=model, messages=prompt.messages(example.mail), temperature=0, max_tokens=48
         )
         assert completion.usage is not None
-        on_reply()
         return Reply(completion.choices[0].message.content or "", completion.usage.prompt_tokens)
 
+    # The first goes alone: once the server has read the part that all prompts share, it reuses it.
+    first = one(examples[0])
     with ThreadPoolExecutor(concurrency) as pool:
-        return list(pool.map(one, examples))
+        return [first, *pool.map(one, examples[1:])]
 
 
 def score(examples: Sequence[Example], replies: Sequence[Reply]) -> Scores:

@@ -82,6 +82,16 @@ def test_few_shot_prompt_shows_different_values_and_ends_with_the_mail() -> None
     assert messages[-1] == {"role": "user", "content": "the mail"}
 
 
+def test_zero_shot_prompt_explains_every_value_and_ends_with_the_mail() -> None:
+    (message,) = evaluate.ZERO_SHOT.messages("the mail")
+    assert message["role"] == "user"
+    text = str(message["content"])
+    assert text.endswith("Mail: the mail\n\nJSON:")
+    for name, values in tickets.FIELDS.items():
+        assert f"{name}: " in text
+        assert all(f'"{value}"' in text for value in values if isinstance(value, str))
+
+
 def test_tuned_prompt_is_the_one_of_the_training_data() -> None:
     assert evaluate.TUNED.messages("the mail") == [
         {"role": "system", "content": evaluate.SHORT_INSTRUCTION},
