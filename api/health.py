@@ -53,7 +53,9 @@ async def healthz() -> Health:
 async def readyz(request: Request, wiring: Wired) -> JSONResponse:
     found_at, readiness = getattr(request.app.state, "readiness", (0.0, None))
     if readiness is None or time.monotonic() - found_at > REUSE_S:
-        readiness = await _check_all(wiring)
+        was_ready = readiness is not None and readiness.status == "ready"
+        # Starting is no news; ceasing to be ready is.
+        readiness = await _check_all(wiring, log.warning if was_ready else log.info)
         request.app.state.readiness = (time.monotonic(), readiness)
     return JSONResponse(readiness.model_dump(), 200 if readiness.status == "ready" else 503)
 
@@ -68,7 +70,7 @@ async def metrics(wiring: Wired) -> Response:
     return Response(wiring.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _check_all(wiring: Wiring) -> Readiness:
+async def _check_all(wiring: Wiring, tell: Callable[..., None]) -> Readiness:
     checks: dict[str, Check] = {
         "database": partial(wiring.database.run, _touch),
         "broker": partial(_in_thread, queue.depth),
@@ -85,9 +87,9 @@ async def _check_all(wiring: Wiring) -> Readiness:
                 await check()
             found[name] = "ok"
         except TimeoutError:
-            log.warning("readyz.timeout", check=name)
+            tell("readyz.timeout", check=name)
         except Exception as error:  # whatever a driver raises: that part is not ready
-            log.warning("readyz.failed", check=name, error=str(error))
+            tell("readyz.failed", check=name, error=str(error))
             found[name] = "not reachable"
 
     async with anyio.create_task_group() as group:
