@@ -40,11 +40,11 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """Keys and values that the batch's tokens begin..end attend to in full."""
+    """What the batch's tokens begin..end attend to: all these keys, or (no views) causally each other."""
 
     begin: int
     end: int
-    views: tuple[Tensor, ...]
+    views: tuple[Tensor, ...] = ()
 
 
 class AttentionStep:
@@ -55,9 +55,8 @@ class AttentionStep:
 
     def __init__(self, pool: KvPool, chunks: Sequence[Chunk]) -> None:
         self.pool = pool
-        self.lengths = [chunk.end - chunk.start for chunk in chunks]
-        # Views of all of a row's own keys, for chunks of a single token; None for longer chunks.
-        self.own: list[tuple[Tensor, ...] | None] = []
+        # One for each chunk: a single token sees all of its row's own keys at once, itself included.
+        self.own: list[_Stretch] = []
         self.past: list[_Stretch] = []
         places: list[int] = []
         groups: list[tuple[Row, int, int, int]] = []  # root, prefix_len, begin, end
@@ -67,9 +66,9 @@ class AttentionStep:
             own_start, own_end = chunk.start - row.prefix_len, chunk.end - row.prefix_len
             places.extend(range(row.region.start + own_start, row.region.start + own_end))
             if end - begin == 1:
-                self.own.append(pool.views(row.region, 0, own_end))
+                self.own.append(_Stretch(begin, end, pool.views(row.region, 0, own_end)))
             else:
-                self.own.append(None)
+                self.own.append(_Stretch(begin, end))
                 if own_start:
                     self.past.append(_Stretch(begin, end, pool.views(row.region, 0, own_start)))
             if row.root is not None:
@@ -102,53 +101,67 @@ def attend(
     packed batch; returns (1, T, H, D). `step` arrives as a keyword argument of the model's call."""
     layer: int = module.layer_idx  # type: ignore[assignment]
     step.pool.write(layer, step.places, key[0], value[0])
-    queries, keys, values = (torch.split(t[0], step.lengths, 1) for t in (query, key, value))
+    # The query heads that share a kv head are neighbours, so that they read its keys together.
+    by_token = query.view(1, key.shape[1], -1, *query.shape[2:]).permute(3, 0, 1, 2, 4)
+    tokens = by_token.unbind(0)  # T of (1, kv heads, group, D)
     outs, denominators = [], []
-    for q, k, v, views in zip(queries, keys, values, step.own, strict=True):
-        if views is None:
-            out, denominator = _attend_causal(q, k, v, scaling)
+    for own in step.own:
+        if own.views:
+            k, v = own.views[2 * layer], own.views[2 * layer + 1]
+            out, denominator = _softmax_attention(tokens[own.begin], k, v, scaling, is_causal=False)
         else:
-            out, denominator = _attend_full(q, views[2 * layer], views[2 * layer + 1], scaling)
+            span = slice(own.begin, own.end)
+            chunk = (query[:, :, span], key[:, :, span], value[:, :, span])
+            out, denominator = _attend_causal(*chunk, scaling)
         outs.append(out)
         denominators.append(denominator)
-    result = torch.cat(outs, dim=1) if len(outs) > 1 else outs[0]  # (H, T, D)
+    result = torch.cat(outs)  # (T, kv heads, group, D)
     if step.past:
-        total = torch.cat(denominators, dim=1)  # (H, T)
+        total = torch.cat(denominators)  # (T, kv heads, group)
         for past in step.past:
             span = slice(past.begin, past.end)
             k, v = past.views[2 * layer], past.views[2 * layer + 1]
-            out, denominator = _attend_full(query[0, :, span], k, v, scaling)
-            # The share of the older keys in the joint softmax.
-            share = torch.sigmoid(denominator - total[:, span])[..., None].to(out.dtype)
-            result[:, span] += share * (out - result[:, span])
-            total[:, span] = torch.logaddexp(total[:, span], denominator)
-    return result.transpose(0, 1)[None], None
+            out, denominator = _attend_full(by_token[span], k, v, scaling)
+            # The share of these keys in the joint softmax.
+            share = torch.sigmoid(denominator - total[span])[..., None].to(out.dtype)
+            result[span] += share * (out - result[span])
+            total[span] = torch.logaddexp(total[span], denominator)
+    return result.flatten(1, 2)[None], None
 
 
 def _attend_full(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Each query (H, n, D) attends to every key (kv heads, m, D).
+    """Each of the queries (n, 1, kv heads, group, D) attends to every key (1, kv heads, m, D).
 
-    The query heads that share a kv head are folded into the query's length, so keys are read once.
+    All queries of a kv head are put in one row, so that its keys are read once.
     """
-    num_heads, num_queries, head_dim = query.shape
-    folded = query.reshape(key.shape[0], -1, head_dim)
+    n, _, num_kv_heads, group, head_dim = query.shape
+    folded = query.permute(1, 2, 0, 3, 4).reshape(1, num_kv_heads, n * group, head_dim)
     out, denominator = _softmax_attention(folded, key, value, scale, is_causal=False)
-    return out.reshape(num_heads, num_queries, head_dim), denominator.reshape(num_heads, -1)
+    return (
+        out.view(num_kv_heads, n, group, head_dim).transpose(0, 1),
+        denominator.view(num_kv_heads, n, group).transpose(0, 1),
+    )
 
 
 def _attend_causal(
     query: Tensor, key: Tensor, value: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Query i (H, n, D) attends to keys 0..i (kv heads, n, D)."""
-    group = query.shape[0] // key.shape[0]
-    key, value = (t.repeat_interleave(group, dim=0) for t in (key, value))
-    return _softmax_attention(query, key, value, scale, is_causal=True)
+    """Query i (1, H, n, D) attends to keys 0..i (1, kv heads, n, D)."""
+    num_kv_heads = key.shape[1]
+    group = query.shape[1] // num_kv_heads
+    key, value = (t.repeat_interleave(group, dim=1) for t in (key, value))
+    out, denominator = _softmax_attention(query, key, value, scale, is_causal=True)
+    n = query.shape[2]
+    return (
+        out[0].transpose(0, 1).reshape(n, num_kv_heads, group, -1),
+        denominator[0].T.reshape(n, num_kv_heads, group),
+    )
 
 
 def _softmax_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float, *, is_causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """Attention (H, n, D) and the log of its softmax's denominator (H, n), fp32."""
+    """Attention (1, H, n, D) and the log of its softmax's denominator (1, H, n), fp32."""
     attend_with = _fused_attention if query.device.type == "cpu" else _plain_attention
     return attend_with(query, key, value, scale, is_causal=is_causal)
 
@@ -158,21 +171,21 @@ def _fused_attention(
 ) -> tuple[Tensor, Tensor]:
     # The kernel behind scaled_dot_product_attention, which keeps the denominator to itself.
     out, denominator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query[None], key[None], value[None], 0.0, is_causal, attn_mask=None, scale=scale
+        query, key, value, 0.0, is_causal, attn_mask=None, scale=scale
     )
-    return out[0], denominator[0]
+    return out, denominator
 
 
 def _plain_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float, *, is_causal: bool
 ) -> tuple[Tensor, Tensor]:
-    scores = torch.bmm(query, key.transpose(1, 2)).float() * scale  # (H, n, m)
+    scores = torch.matmul(query, key.transpose(-2, -1)).float() * scale  # (1, H, n, m)
     if is_causal:
-        future = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(future, -torch.inf)
     denominator = scores.logsumexp(-1)
     probs = (scores - denominator[..., None]).exp().to(value.dtype)
-    return torch.bmm(probs, value), denominator
+    return torch.matmul(probs, value), denominator
 
 
 def max_attended_tokens(config: PretrainedConfig) -> int:

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -272,18 +273,15 @@ class Engine:
         ids: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
-        runs: list[Run] = []
         for item in work:
-            begin = len(ids)
             ids += item.sequence.tokens[item.chunk.start : item.chunk.end]
             positions += range(item.chunk.start, item.chunk.end)
             wanted += range(len(ids) - _num_logits(item), len(ids))
-            slot = item.sequence.slot
-            if slot is None:
-                continue
-            if runs and (runs[-1].slot, runs[-1].end) == (slot, begin):
-                begin = runs.pop().begin
-            runs.append(Run(slot, begin, len(ids)))
+        by_slot = groupby(work, lambda item: item.sequence.slot)
+        runs = [
+            Run(slot, sum(item.chunk.end - item.chunk.start for item in items))
+            for slot, items in by_slot
+        ]
         self._slots.set_runs(runs)
         device = self._model.device
         out = self._model(

@@ -108,8 +108,8 @@ class KvPool:
         ]
 
     def views(self, region: Region, start: int, end: int) -> tuple[Tensor, ...]:
-        """Offsets start..end of a region: [2l] layer l's keys, [2l + 1] its values, (kv heads, n, head dim)."""
-        return self._tensor[:, :, region.start + start : region.start + end].unbind(0)
+        """Offsets start..end of a region: [2l] layer l's keys, [2l + 1] its values, (1, kv heads, n, head dim)."""
+        return self._tensor[:, None, :, region.start + start : region.start + end].unbind(0)
 
     def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
         """Put keys and values (kv heads, T, head dim) at `places` (T,), positions in the pool."""

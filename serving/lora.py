@@ -1,9 +1,12 @@
 """Adapters side by side in one batch: every linear layer of the base holds a few of them in slots.
 
 The batch's tokens are sorted by slot, so each adapter's tokens are one run, and the layer adds
-`x[run] @ A @ B` for each run. That keeps every product a plain matrix product of exactly the adapter's
+`x[run] @ A @ B` for each run. That keeps every product a plain matrix product of the adapter's own
 rank: no padding of ranks, no gathering of weights, nothing at all for a layer that the adapter does
 not target, and no cost for tokens of the base.
+
+Layers that the base computes as one (`linear.SHARING_INPUT`) are one for adapters, too: their A side by
+side, their B along the diagonal.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .linear import PackedLinear
+from .linear import Fused, PackedLinear, Part, fused_names
 
 # (A, B) of one layer: (in, R) and (R, out), the scale folded into B.
 Pair = tuple[Tensor, Tensor]
@@ -27,7 +30,7 @@ class Adapter:
 
     id: str
     pairs: Mapping[str, Pair]
-    """By name of the linear layer in the base, such as `model.layers.0.self_attn.q_proj`."""
+    """By the name of a linear layer in the base, for fused layers that of the first."""
 
     @property
     def size_bytes(self) -> int:
@@ -35,51 +38,76 @@ class Adapter:
 
     @classmethod
     def from_layers(
-        cls, id: str, layers: Mapping[str, tuple[Tensor, Tensor, float]], dtype: torch.dtype
+        cls,
+        id: str,
+        layers: Mapping[str, tuple[Tensor, Tensor, float]],
+        shapes: Mapping[str, tuple[int, int]],
+        dtype: torch.dtype,
     ) -> Adapter:
-        """From PEFT's orientation: A (R, in), B (out, R) and the scale of each layer."""
-        pairs = {
-            name: (
-                a.T.to(dtype).contiguous(),
-                (b.T.float() * scale).to(dtype).contiguous(),
-            )
-            for name, (a, b, scale) in layers.items()
-        }
-        return cls(id, pairs)
+        """From PEFT's orientation: A (R, in), B (out, R) and the scale of each layer.
+
+        `shapes` are the base's, (out, in) by layer.
+        """
+        groups = {tuple(fused_names(name)) for name in layers}
+        return cls(id, {names[0]: _fuse(names, layers, shapes, dtype) for names in groups})
+
+
+def _fuse(
+    names: Sequence[str],
+    layers: Mapping[str, tuple[Tensor, Tensor, float]],
+    shapes: Mapping[str, tuple[int, int]],
+    dtype: torch.dtype,
+) -> Pair:
+    """One pair for the layers `names`, of which the adapter has some."""
+    left = torch.cat([layers[name][0] for name in names if name in layers])  # (sum of R, in)
+    right = torch.zeros(left.shape[0], sum(shapes[name][0] for name in names))
+    row = column = 0
+    for name in names:
+        num_out = shapes[name][0]
+        if name in layers:
+            _, b, scale = layers[name]
+            rank = b.shape[1]
+            right[row : row + rank, column : column + num_out] = b.T * scale
+            row += rank
+        column += num_out
+    return left.T.to(dtype).contiguous(), right.to(dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Tokens begin..end of the batch belong to the adapter in `slot`."""
+    """The next `num_tokens` of the batch belong to the adapter in `slot`, or to the base (None)."""
 
-    slot: int
-    begin: int
-    end: int
+    slot: int | None
+    num_tokens: int
 
 
 class _Runs:
     """The runs of the step in progress, shared by all layers of one model."""
 
     def __init__(self) -> None:
-        self.now: Sequence[Run] = ()
+        self.slots: list[int | None] = []
+        self.lengths: list[int] = []
 
 
 class SlotLinear(nn.Module):
-    """A linear layer of the base, and the slots' adapters for it."""
+    """Linear layers of the base that are computed as one, and the slots' adapters for them."""
 
-    def __init__(self, linear: nn.Linear, num_slots: int, runs: _Runs) -> None:
+    def __init__(self, linears: Sequence[nn.Linear], num_slots: int, runs: _Runs) -> None:
         super().__init__()
-        self.base = PackedLinear(linear)
+        self.base = PackedLinear(linears)
         self.slots: list[Pair | None] = [None] * num_slots
         self._runs = runs
 
     def forward(self, x: Tensor) -> Tensor:
-        """(1, T, in) -> (1, T, out)"""
+        """(1, T, in) -> (1, T, sum of out)"""
         out: Tensor = self.base(x)
-        for run in self._runs.now:
-            if (pair := self.slots[run.slot]) is not None:
-                a, b = pair
-                out[0, run.begin : run.end].addmm_(x[0, run.begin : run.end] @ a, b)
+        if not self._runs.slots:
+            return out
+        # All runs' views in one call: sliced one by one they would cost as much as the products.
+        inputs, outputs = (torch.split(t[0], self._runs.lengths) for t in (x, out))
+        for slot, run, run_out in zip(self._runs.slots, inputs, outputs, strict=True):
+            if slot is not None and (pair := self.slots[slot]) is not None:
+                run_out.addmm_(run @ pair[0], pair[1])
         return out
 
 
@@ -138,7 +166,9 @@ class AdapterSlots:
 
     def set_runs(self, runs: Sequence[Run]) -> None:
         """Say which tokens of the coming step belong to which slot."""
-        self._runs.now = runs
+        has_adapters = any(run.slot is not None for run in runs)
+        self._runs.slots = [run.slot for run in runs] if has_adapters else []
+        self._runs.lengths = [run.num_tokens for run in runs]
 
     def _load(self, slot: int, adapter: Adapter | None) -> None:
         self._adapters[slot] = adapter
@@ -155,17 +185,28 @@ class AdapterSlots:
 
 
 def _replace_linears(model: PreTrainedModel, num_slots: int, runs: _Runs) -> dict[str, SlotLinear]:
-    """Put a SlotLinear in place of every linear layer but the output head, which no adapter targets."""
+    """Put slots into every linear layer but the output head, which no adapter targets.
+
+    The new layers are named as `Adapter.pairs` names them.
+    """
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    replaced: dict[str, SlotLinear] = {}
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, nn.Linear):
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    made: dict[str, SlotLinear] = {}
+    for name, linear in linears.items():
+        if linear is head:
+            _put(model, name, PackedLinear([linear]))
             continue
-        parent_name, _, child_name = name.rpartition(".")
-        parent = model.get_submodule(parent_name)
-        if module is head:
-            setattr(parent, child_name, PackedLinear(module))
-        else:
-            replaced[name] = SlotLinear(module, num_slots, runs)
-            setattr(parent, child_name, replaced[name])
-    return replaced
+        names = fused_names(name)
+        if names[0] in made:
+            continue
+        parts = [linears[n] for n in names]
+        layer = made[names[0]] = SlotLinear(parts, num_slots, runs)
+        fused = Fused(layer, [part.out_features for part in parts])
+        for index, part_name in enumerate(names):
+            _put(model, part_name, Part(fused, index) if len(names) > 1 else layer)
+    return made
+
+
+def _put(model: PreTrainedModel, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)

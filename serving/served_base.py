@@ -118,12 +118,13 @@ async def load(
     started_s = time.perf_counter()
     path, model = await asyncio.to_thread(_load_model, base, bases_dir, settings)
     template = ChatTemplate.load(path)
+    shapes = adapter_file.linear_shapes(model.config)
 
     def parse(adapter_id: str, folder: Path) -> Adapter:
         _, layers = adapter_file.load(
             folder, model.config, base_model=base.id, base_revision=base.revision
         )
-        return Adapter.from_layers(adapter_id, layers, model.dtype)
+        return Adapter.from_layers(adapter_id, layers, shapes, model.dtype)
 
     engine = Engine(
         model,

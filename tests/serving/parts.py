@@ -136,8 +136,10 @@ def write_adapter(
 
 
 def read_adapter(base_path: Path, folder: Path, adapter_id: str) -> Adapter:
-    _, layers = adapter_file.load(folder, load_model(base_path, "sdpa").config)
-    return Adapter.from_layers(adapter_id, layers, torch.float32)
+    config = load_model(base_path, "sdpa").config
+    _, layers = adapter_file.load(folder, config)
+    shapes = adapter_file.linear_shapes(config)
+    return Adapter.from_layers(adapter_id, layers, shapes, torch.float32)
 
 
 def tar_of(folder: Path) -> bytes:

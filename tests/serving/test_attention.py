@@ -97,8 +97,8 @@ def test_rows_that_share_a_prefix_attend_to_it_as_if_it_were_their_own() -> None
 @pytest.mark.parametrize("is_causal", [True, False])
 def test_plain_and_fused_kernels_agree(is_causal: bool) -> None:
     """Other devices compute what the CPU's kernel computes, the denominator included."""
-    q, k, v = Keys().of(list(range(20)))
-    k, v = k.repeat_interleave(3, 0), v.repeat_interleave(3, 0)
+    q, k, v = (t[None] for t in Keys().of(list(range(20))))
+    k, v = k.repeat_interleave(3, 1), v.repeat_interleave(3, 1)
     fused = attention._fused_attention(q, k, v, SCALE, is_causal=is_causal)
     plain = attention._plain_attention(q, k, v, SCALE, is_causal=is_causal)
     torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-5)

@@ -41,9 +41,9 @@ def keys_of(cache: KvCache, row: Row) -> list[int]:
     """The ids whose keys the row holds, read as attention would."""
     ids: list[float] = []
     if row.root is not None:
-        ids += cache.pool.views(row.root.region, 0, row.prefix_len)[0][0, :, 0].tolist()
+        ids += cache.pool.views(row.root.region, 0, row.prefix_len)[0][0, 0, :, 0].tolist()
     num_own = row.num_computed - row.prefix_len
-    ids += cache.pool.views(row.region, 0, num_own)[0][0, :, 0].tolist()
+    ids += cache.pool.views(row.region, 0, num_own)[0][0, 0, :, 0].tolist()
     return [int(i) for i in ids]
 
 
