@@ -192,7 +192,7 @@ def _starting_point(
     base = catalogue.get(name)
     if base is not None:
         return base.id, base.id, None
-    found = models.find(session, caller.project_id, name)
+    found = models.find_to_train(session, caller.project_id, name)
     if found is None or catalogue.get(found[0].base_model) is None:
         raise InvalidRequest(
             f"Model {name} is not available for fine-tuning or does not exist.",

@@ -73,6 +73,8 @@ def remove_unused(session: Session, adapter_ids: list[str]) -> list[str]:
     is_used = exists().where(ModelRow.adapter_id == AdapterRow.id) | exists().where(
         JobRow.init_adapter_id == AdapterRow.id, JobRow.status.in_(ACTIVE)
     )
+    # Wait for whoever is about to refer to one (`models.find_to_train`), and look after that.
+    session.execute(select(AdapterRow.id).where(AdapterRow.id.in_(adapter_ids)).with_for_update())
     gone = session.scalars(
         delete(AdapterRow)
         .where(AdapterRow.id.in_(adapter_ids), ~is_used)

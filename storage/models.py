@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, Index, delete, select
+from sqlalchemy import ForeignKey, Index, Select, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from .adapters import AdapterRow
@@ -54,12 +54,25 @@ def create(
 
 def find(session: Session, project_id: str, name: str) -> tuple[ModelRow, AdapterRow] | None:
     """The project's model of that name with its adapter."""
-    found = session.execute(
+    found = session.execute(_named(project_id, name)).one_or_none()
+    return None if found is None else (found[0], found[1])
+
+
+def find_to_train(
+    session: Session, project_id: str, name: str
+) -> tuple[ModelRow, AdapterRow] | None:
+    """As `find`, and the adapter stays until this transaction ends, also if the model is deleted."""
+    query = _named(project_id, name).with_for_update(read=True, of=AdapterRow)
+    found = session.execute(query).one_or_none()
+    return None if found is None else (found[0], found[1])
+
+
+def _named(project_id: str, name: str) -> Select[ModelRow, AdapterRow]:
+    return (
         select(ModelRow, AdapterRow)
         .join(AdapterRow, ModelRow.adapter_id == AdapterRow.id)
         .where(ModelRow.name == name, ModelRow.project_id == project_id)
-    ).one_or_none()
-    return None if found is None else (found[0], found[1])
+    )
 
 
 def all(session: Session, project_id: str) -> list[ModelRow]:

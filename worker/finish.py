@@ -163,7 +163,7 @@ def _prefetch(worker: Worker, adapter: AdapterRow) -> None:
         return
     body = {"sha256": adapter.sha256, "size_bytes": adapter.size_bytes}
     headers = {"authorization": f"Bearer {worker.settings.internal_key}"}
-    with httpx.Client(timeout=PREFETCH_S, headers=headers) as client:
+    with httpx.Client(timeout=PREFETCH_S, headers=headers, trust_env=False) as client:
         _post_all(client, urls, f"/v1/luthier/adapters/{adapter.id}/prefetch", body)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from storage import adapters, checkpoints, models
@@ -110,3 +113,36 @@ def test_newest_checkpoints_stay(database: Database, project_id: str) -> None:
         assert checkpoints.at_step(session, job.id, 10) is None
         assert checkpoints.at_step(session, job.id, 30) is not None
         assert checkpoints.at_step(session, other.id, 1) is not None
+
+
+def test_an_adapter_that_a_job_is_about_to_go_on_from_stays(
+    database: Database, project_id: str
+) -> None:
+    with database.begin() as session:
+        adapter_id = add_model(session, project_id, "ft:a")
+
+    def delete_model() -> list[str]:
+        with database.begin() as session:
+            return adapters.remove_unused(session, [models.remove(session, project_id, "ft:a")])
+
+    with ThreadPoolExecutor(1) as deleter:
+        with database.begin() as session:
+            assert models.find_to_train(session, project_id, "ft:a") is not None
+            deleting = deleter.submit(delete_model)
+            _wait_for_a_lock(database)
+            add_job(session, project_id, init_adapter_id=adapter_id)
+        assert deleting.result() == []
+    with database() as session:
+        assert models.find(session, project_id, "ft:a") is None
+        assert adapters.get(session, project_id, adapter_id) is not None
+
+
+def _wait_for_a_lock(database: Database) -> None:
+    deadline = time.monotonic() + 10
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    while True:
+        with database() as session:
+            if session.scalar(waiting):
+                return
+        assert time.monotonic() < deadline, "nobody waits"
+        time.sleep(0.01)
