@@ -9,7 +9,7 @@ from typing import Any
 Metrics = Mapping[str, Any]
 """The data of a metrics event: `step`, `train_loss`, and now and then `valid_loss`."""
 
-SMOOTHING = 0.9
+SMOOTHING = 0.8
 """Weight of the past in the drawn average of the training loss."""
 
 

@@ -108,3 +108,20 @@ def test_no_single_word_decides_a_field(name: str) -> None:
     for (word, value), count in with_word_and_value.items():
         precision, recall = count / with_word[word], count / totals[value]
         assert not (precision > 0.95 and recall > 0.5), (word, value, precision, recall)
+
+
+def test_readme_states_the_true_numbers() -> None:
+    readme = (tickets.DATA_DIR / "README.md").read_text(encoding="utf-8")
+    for split in SPLITS:
+        assert f"| `{split}.jsonl` | {len(tickets.load(split))} |" in readme
+    assert readme.split("\n\n")[1].startswith(f"{len(every_example())} short mails")
+    for name, values in FIELDS.items():
+        for value in values:
+            counts = [
+                sum(example.ticket[name] == value for example in tickets.load(split))
+                for split in SPLITS
+            ]
+            row = f"| `{str(value).lower()}` | {' | '.join(map(str, counts))} |"
+            assert row in readme
+    num_tickets = len({tickets.write(example.ticket) for example in every_example()})
+    assert f"{num_tickets} of the 240 possible tickets occur." in readme
