@@ -52,3 +52,15 @@ def test_rate_is_shown_when_the_steps_tell_their_tokens() -> None:
     ]
     text, _ = shown(*(event("Step", step) for step in steps))
     assert "tokens/s" in text
+
+
+def test_terminal_gets_a_bar_instead_of_lines() -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=100, force_terminal=True)
+    with Display(console) as display:
+        for n in (1, 2, 3):
+            display.show(event("Step", {"step": n, "total_steps": 3, "train_loss": 1 / n}))
+    text = output.getvalue()
+    assert "3/3" in text
+    assert "loss 0.333" in text
+    assert "step 3/3" not in text
