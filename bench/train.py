@@ -1,0 +1,301 @@
+"""How fast a job trains, against a plain loop of transformers and peft in the same run.
+
+`python -m bench.train` fine-tunes the default base with both, step by step in turn, so that what else
+the machine does strikes both alike. Same examples in the same order, same adapter, same optimizer:
+the losses are compared too. The peer pads its batches and checkpoints no gradients, as its
+documentation shows it.
+
+Further peers worth a place here: TRL's SFTTrainer (packing, no gradient checkpointing), LLaMA-Factory,
+and on a GPU Unsloth, Axolotl and torchtune.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import peft
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from modeling import importer
+from modeling.base import DTYPES
+from modeling.chat_template import ChatTemplate
+from modeling.lora import initial_A
+from storage.base_models import Catalogue
+from training import batches, dataset
+from training.dataset import Example
+from training.messages import Start, Started, StepMetrics, TrainConfig
+from training.process import Trainer
+from training.schedule import learning_rate
+
+BASE = "smollm2-135m-instruct"
+NUM_EXAMPLES = 240
+TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SKIPPED_STEPS = 2
+WORDS = [
+    "the",
+    "order",
+    "parcel",
+    "arrived",
+    "broken",
+    "yesterday",
+    "please",
+    "send",
+    "another",
+    "one",
+    "soon",
+    "because",
+    "my",
+    "daughter",
+    "has",
+    "her",
+    "birthday",
+    "on",
+    "Friday",
+    "and",
+    "we",
+    "would",
+    "like",
+    "to",
+    "know",
+    "when",
+    "it",
+    "leaves",
+    "your",
+    "house",
+    "thank",
+    "you",
+    "for",
+    "asking",
+    "we",
+    "are",
+    "sorry",
+    "about",
+    "that",
+    "and",
+    "have",
+    "already",
+    "told",
+    "the",
+    "carrier",
+    "who",
+    "looks",
+    "for",
+    "it",
+    "now",
+]
+
+
+@dataclass
+class Course:
+    """A trainer's steps: seconds by the wall and of the processors, and losses."""
+
+    wall_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        yield
+        self.wall_s.append(time.perf_counter() - wall_s)
+        self.cpu_s.append(time.process_time() - cpu_s)
+
+
+class Peer:
+    """transformers and peft, a padded batch a step."""
+
+    def __init__(
+        self, config: TrainConfig, examples: Sequence[Example], dtype: torch.dtype
+    ) -> None:
+        self._config = config
+        self._examples = examples
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        plain: Any = AutoModelForCausalLM.from_pretrained(config.base_path, dtype=dtype)
+        plain.to(device)
+        self._model: Any = peft.get_peft_model(
+            plain,
+            peft.LoraConfig(
+                r=config.rank,
+                lora_alpha=int(config.alpha),
+                target_modules=list(config.target_modules),
+                task_type="CAUSAL_LM",
+            ),
+        )
+        self._model.train()
+        self._parameters = [p for p in self._model.parameters() if p.requires_grad]
+        self._start_like_luthier()
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
+        )
+
+    def _start_like_luthier(self) -> None:
+        for name, module in self._model.base_model.model.named_modules():
+            if hasattr(module, "lora_A"):
+                weight = module.lora_A["default"].weight
+                initial = initial_A(self._config.seed, name, *weight.shape)
+                weight.data.copy_(initial)
+
+    def step(self, step: int, total_steps: int) -> float:
+        """The step's loss."""
+        config = self._config
+        indices = batches.examples_of_step(
+            step, len(self._examples), config.batch_size, config.seed
+        )
+        input_ids, mask, labels = _padded([self._examples[index] for index in indices])
+        device = self._model.device
+        output = self._model(
+            input_ids=input_ids.to(device),
+            attention_mask=mask.to(device),
+            labels=labels.to(device),
+        )
+        output.loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, config.max_grad_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(
+                step,
+                peak=config.learning_rate,
+                warmup_steps=config.warmup_steps,
+                total_steps=total_steps,
+            )
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        loss: float = output.loss.item()
+        return loss
+
+
+def _padded(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
+    """ids, attention mask and labels, each (B, T); a label is -100 where nothing is learned."""
+    longest = max(example.num_tokens for example in examples)
+    input_ids = torch.zeros(len(examples), longest, dtype=torch.int64)
+    mask = torch.zeros_like(input_ids)
+    labels = torch.full_like(input_ids, -100)
+    for row, example in enumerate(examples):
+        ids = torch.from_numpy(example.input_ids).long()
+        input_ids[row, : len(ids)] = ids
+        mask[row, : len(ids)] = 1
+        labels[row, : len(ids)] = ids.where(torch.from_numpy(example.weights) > 0, -100)
+    return input_ids, mask, labels
+
+
+def write_chats(path: Path) -> Path:
+    """Support mails of about 90 tokens, of which about 40 are the answer."""
+    generator = random.Random(1)
+
+    def text(low: int, high: int) -> str:
+        return " ".join(generator.choices(WORDS, k=generator.randint(low, high)))
+
+    with path.open("w") as file:
+        for _ in range(NUM_EXAMPLES):
+            messages = [
+                {"role": "system", "content": "You answer mails."},
+                {"role": "user", "content": text(12, 40)},
+                {"role": "assistant", "content": text(12, 58)},
+            ]
+            file.write(json.dumps({"messages": messages}) + "\n")
+    return path
+
+
+def measure(start: Start, num_steps: int) -> tuple[Course, Course, list[int], str]:
+    """Luthier's steps and the peer's, the tokens of each step, and Luthier's precision."""
+    config = start.config
+    template = ChatTemplate.load(Path(config.base_path))
+    loaded = dataset.load(Path(start.training_file), template, max_seq_len=config.max_seq_len)
+    reports = Trainer().reports(start, lambda: None)
+    started = next(reports)
+    if not isinstance(started, Started):
+        raise SystemExit(f"the job did not start: {started}")
+    peer = Peer(config, loaded.examples, DTYPES["bf16" if started.precision == "bf16" else "fp32"])
+    ours, theirs = Course(), Course()
+    tokens: list[int] = []
+    for step in range(1, num_steps + 1):
+        with ours.step():
+            report = next(reports)
+        if not isinstance(report, StepMetrics):
+            raise SystemExit(f"the job ended early: {report}")
+        ours.losses.append(report.train_loss)
+        tokens.append(report.num_tokens - sum(tokens))
+        with theirs.step():
+            theirs.losses.append(peer.step(step, started.total_steps))
+    return ours, theirs, tokens, started.precision
+
+
+def print_table(ours: Course, theirs: Course, tokens: list[int], skipped: int) -> None:
+    """Speeds after the first `skipped` steps, in which both fill their caches."""
+    total = sum(tokens[skipped:])
+    rows = [
+        (name, total / sum(course.wall_s[skipped:]), 1000 * sum(course.cpu_s[skipped:]) / total)
+        for name, course in (("luthier", ours), ("transformers + peft", theirs))
+    ]
+    print(f"{'trainer':<20} {'tokens/s':>9} {'CPU s / 1000 tokens':>20} {'last loss':>10}")
+    for (name, speed, cpu_s), course in zip(rows, (ours, theirs), strict=True):
+        print(f"{name:<20} {speed:>9.1f} {cpu_s:>20.2f} {course.losses[-1]:>10.4f}")
+    by_step = [a / b for a, b in zip(theirs.wall_s[skipped:], ours.wall_s[skipped:], strict=True)]
+    print(
+        f"ratio: {rows[0][1] / rows[1][1]:.2f} by the wall (median step "
+        f"{statistics.median(by_step):.2f}), {rows[1][2] / rows[0][2]:.2f} by processor time"
+    )
+    apart = max(abs(a - b) for a, b in zip(ours.losses, theirs.losses, strict=True))
+    print(f"losses differ by {apart:.1e} at most over {len(ours.losses)} steps")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--steps", type=int, default=12, help="timed optimizer steps")
+    parser.add_argument("--batch-size", type=int, default=8, help="examples a step")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    parser.add_argument("--bases-dir", type=Path, help="where imported bases are kept")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        base = Catalogue.load(None, {}).get(BASE)
+        assert base is not None
+        base_path = importer.ensure_imported(base, arguments.bases_dir or Path(directory))
+        config = TrainConfig(
+            base_model=BASE,
+            base_path=str(base_path),
+            n_epochs=100,
+            batch_size=arguments.batch_size,
+            learning_rate_multiplier=1.0,
+            learning_rate=1e-3,
+            warmup_steps=5,
+            seed=1,
+            rank=arguments.rank,
+            alpha=32.0,
+            target_modules=TARGET_MODULES,
+            max_seq_len=2048,
+            num_threads=arguments.threads,
+            checkpoint_interval_s=float("inf"),
+        )
+        start = Start(
+            job_id="bench",
+            config=config,
+            training_file=str(write_chats(Path(directory) / "chats.jsonl")),
+            output_dir=directory,
+        )
+        ours, theirs, tokens, precision = measure(start, SKIPPED_STEPS + arguments.steps)
+    print(
+        f"{BASE}, {precision}, rank {config.rank} on all linear layers, {config.batch_size} examples "
+        f"of {sum(tokens) / len(tokens) / config.batch_size:.0f} tokens a step, "
+        f"{torch.get_num_threads()} threads of {platform.machine()}, torch {torch.__version__}"
+    )
+    print_table(ours, theirs, tokens, SKIPPED_STEPS)
+
+
+if __name__ == "__main__":
+    main()
