@@ -37,7 +37,8 @@ def prepare(s3: S3Client, bucket: str) -> None:
         Bucket=bucket,
         LifecycleConfiguration={"Rules": [rule]},  # type: ignore[list-item]
     )
-    s3.put_object(Bucket=bucket, Key=PROBE, Body=b"")
+    # Not an empty one: that takes no room on a volume, and so works where nothing else does.
+    s3.put_object(Bucket=bucket, Key=PROBE, Body=b"probe")
     s3.delete_object(Bucket=bucket, Key=PROBE)
 
 

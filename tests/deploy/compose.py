@@ -33,8 +33,13 @@ class MissingVariable(Exception):
 
 
 def load(env: Mapping[str, str] = ENV) -> dict[str, Any]:
-    document: dict[str, Any] = _interpolated(yaml.safe_load(FILE.read_text("utf-8")), env)
+    document: dict[str, Any] = _interpolated(_raw(), env)
     return document
+
+
+@cache
+def _raw() -> Any:
+    return yaml.safe_load(FILE.read_text("utf-8"))
 
 
 @cache

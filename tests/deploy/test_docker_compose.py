@@ -117,7 +117,8 @@ def test_example_of_the_environment_names_every_variable_and_no_secret() -> None
 def test_variables_of_our_processes_are_ones_they_read() -> None:
     known = {f"LUTHIER_{field.name.upper()}" for field in fields(Settings)}
     known |= {f"LUTHIER_SERVING_{field.name.upper()}" for field in fields(ServingSettings)}
-    known |= {"LUTHIER_API_KEY", "LUTHIER_ADMIN_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    known |= {"LUTHIER_API_KEY", "LUTHIER_ADMIN_KEY"}
+    known |= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "HF_HOME"}
     for name in OWN:
         assert set(services()[name].get("environment", {})) <= known, name
 

@@ -64,6 +64,8 @@ def _cell(name: str, value: object) -> str:
     if value is None:
         return "-"
     if name in TIMES and isinstance(value, int):
+        if value == 0:
+            return "-"  # a base model has always been there
         return datetime.fromtimestamp(value).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, str):
         return printable(value).replace("\n", " ")
