@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated
 
 from pydantic import Field
@@ -120,13 +121,14 @@ class ChatCompletion(Reply):
         """The reply in chunks: for each choice its role, its text, its finish reason; then the usage."""
         for index in range(self._num_choices):
             yield self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
-        async for index, delta in deltas:
-            # Tokens that are part of a character have no text yet.
-            if delta.text or (delta.tokens and self._request.logprobs):
-                yield self._chunk(index, {"content": delta.text}, tokens=delta.tokens)
-            if delta.usage is not None:
-                yield self._chunk(index, {}, finish_reason=delta.finish_reason)
-                self.usages[index] = delta.usage
+        async with aclosing(deltas):
+            async for index, delta in deltas:
+                # Tokens that are part of a character have no text yet.
+                if delta.text or (delta.tokens and self._request.logprobs):
+                    yield self._chunk(index, {"content": delta.text}, tokens=delta.tokens)
+                if delta.usage is not None:
+                    yield self._chunk(index, {}, finish_reason=delta.finish_reason)
+                    self.usages[index] = delta.usage
         if self._request.include_usage:
             yield {
                 **self.head("chat.completion.chunk"),

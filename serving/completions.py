@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -140,14 +141,15 @@ class Completion(Reply):
     async def stream(self, deltas: AsyncGenerator[tuple[int, Delta]]) -> AsyncGenerator[Wire]:
         """The reply in chunks, then the usage if it was asked for."""
         echoed = [self._echoed(i) for i in range(self._num_choices)]
-        async for index, delta in deltas:
-            logprobs = _Logprobs()
-            self._add_logprobs(logprobs, index, delta)
-            text, echoed[index] = echoed[index] + delta.text, ""
-            if text or logprobs.tokens or delta.finish_reason is not None:
-                yield self._chunk(self._choice(index, text, logprobs, delta.finish_reason))
-            if delta.usage is not None:
-                self.usages[index] = delta.usage
+        async with aclosing(deltas):
+            async for index, delta in deltas:
+                logprobs = _Logprobs()
+                self._add_logprobs(logprobs, index, delta)
+                text, echoed[index] = echoed[index] + delta.text, ""
+                if text or logprobs.tokens or delta.finish_reason is not None:
+                    yield self._chunk(self._choice(index, text, logprobs, delta.finish_reason))
+                if delta.usage is not None:
+                    self.usages[index] = delta.usage
         if self._request.include_usage:
             yield {**self.head("text_completion"), "choices": [], "usage": self.usage_body()}
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,13 +90,14 @@ class ServedBase:
         started_s = time.perf_counter()
         is_first = True
         streams = [self.engine.generate(request) for request in requests]
-        async for index, delta in events.interleave(streams):
-            if is_first:
-                self.metrics.first_token_s.observe(time.perf_counter() - started_s)
-                is_first = False
-            if delta.usage is not None:
-                self.metrics.count_choice(delta.usage)
-            yield index, delta
+        async with aclosing(events.interleave(streams)) as deltas:
+            async for index, delta in deltas:
+                if is_first:
+                    self.metrics.first_token_s.observe(time.perf_counter() - started_s)
+                    is_first = False
+                if delta.usage is not None:
+                    self.metrics.count_choice(delta.usage)
+                yield index, delta
 
     async def close(self) -> None:
         await self.engine.close()
