@@ -30,10 +30,10 @@ serve: $(READY) ## run the server on port 8000
 	$(BIN)/luthier serve --data .luthier --host 127.0.0.1 --port 8000
 
 test: $(READY) ## the test suite
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu'
 
 test-all: $(READY) ## the test suite with its slow tests (and the GPU ones where there is a GPU)
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY) ## lint, format, types, import laws
 	$(BIN)/ruff check .

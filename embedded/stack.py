@@ -12,6 +12,7 @@ All of them end with this process, however it ends: each holds a pipe that the s
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import sys
@@ -166,12 +167,19 @@ class _Stack:
         supervisor.start(_python("api", argv, env), StopPhase.CLIENTS)
         supervisor.wait_until(self._is_ready, "the api and the inference servers")
         self._console.hears_children = True
+        self._server_file.write_text(json.dumps({"base_url": f"{self._url()}/v1"}) + "\n")
         self._console.say(
             f"Luthier is ready: base_url={self._url()}/v1, the api key is in "
             f"{options.data_dir / 'api_key'}"
         )
 
+    @property
+    def _server_file(self) -> Path:
+        """Says where the server answers, to commands that are given the data directory alone."""
+        return self._options.data_dir / "server.json"
+
     def clean_up(self) -> None:
+        self._server_file.unlink(missing_ok=True)
         if self._postgres is not None:
             self._postgres.clean_up()
 

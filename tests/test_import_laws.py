@@ -10,7 +10,14 @@ import pytest
 
 @pytest.mark.parametrize(
     "module",
-    ["api.app", "worker.tasks", "embedded.stack", "storage.queue", "training.messages", "luthier.cli"],
+    [
+        "api.app",
+        "worker.tasks",
+        "embedded.stack",
+        "storage.queue",
+        "training.messages",
+        "luthier.cli",
+    ],
 )
 def test_importing_the_control_plane_loads_no_torch(module: str) -> None:
     script = (

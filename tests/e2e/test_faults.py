@@ -19,12 +19,9 @@ from tests.e2e import jobs
 from tests.e2e.stack import Stack, free_port, serving, start, wait_for, wait_until_ready
 from tests.factories import colour_rows
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 # Some seconds of work, with several checkpoints on the way.
-LONG = jobs.hyperparameters(n_epochs=8, batch_size=2)
+LONG = jobs.hyperparameters(n_epochs=5, batch_size=2)
 ROWS = colour_rows(80)
-STEPS = 320
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +63,7 @@ def test_a_job_survives_kill_9(
     stack: Stack, client: openai.OpenAI, unbroken: tuple[list[object], bytes], part: str
 ) -> None:
     job = jobs.create(client, ROWS, method=LONG)
-    jobs.wait_for_step(client, job.id, 100)
+    jobs.wait_for_step(client, job.id, 90)
     for pid in stack.processes(f"-m {part}"):
         os.kill(pid, signal.SIGKILL)
     done = jobs.wait(client, job.id, timeout_s=120)
@@ -87,27 +84,26 @@ def test_the_api_and_serving_come_back(stack: Stack, client: openai.OpenAI) -> N
     assert jobs.ask(client, "tiny-random", "Hello?") is not None
 
 
-def test_sigterm_in_the_middle_of_a_job_then_start_goes_on(
+def test_kill_9_of_the_parent_in_the_middle_of_a_job_then_start_goes_on(
     tmp_path: Path, unbroken: tuple[list[object], bytes]
 ) -> None:
     data = tmp_path / "data"
-    with serving(data, "--base", "tiny-random") as first:
-        with first.client() as client:
-            job = jobs.create(client, ROWS, method=LONG)
-            jobs.wait_for_step(client, job.id, 60)
-        began = time.monotonic()
-        assert first.stop() == 0
-        assert time.monotonic() - began < 10
-        wait_for(lambda: not first.processes(), 1, lambda: f"left: {first.processes()}")
+    with serving(data, "--base", "tiny-random") as first, first.client() as client:
+        job = jobs.create(client, ROWS, method=LONG)
+        jobs.wait_for_step(client, job.id, 60)
+        first.process.send_signal(signal.SIGKILL)
+        wait_for(lambda: not first.processes(), 8, lambda: f"left: {first.processes()}")
     with serving(data, "--base", "tiny-random") as second, second.client() as client:
         assert jobs.wait(client, job.id, timeout_s=120).status == "succeeded"
         assert jobs.steps(client, job.id) == unbroken[0]
-        # Kill the parent: nobody survives it for long, and the next start recovers.
-        second.process.send_signal(signal.SIGKILL)
-        wait_for(lambda: not second.processes(), 8, lambda: f"left: {second.processes()}")
-    with serving(data, "--base", "tiny-random") as third, third.client() as client:
-        assert client.fine_tuning.jobs.retrieve(job.id).status == "succeeded"
-        assert weights(third, client, job.id) == unbroken[1]
+        assert weights(second, client, job.id) == unbroken[1]
+        # And SIGTERM in the middle of another one ends everything, in time.
+        job = jobs.create(client, ROWS, method=LONG)
+        jobs.wait_for_step(client, job.id, 10)
+        began = time.monotonic()
+        assert second.stop() == 0
+        assert time.monotonic() - began < 10
+        wait_for(lambda: not second.processes(), 1, lambda: f"left: {second.processes()}")
 
 
 def test_a_second_server_on_the_same_data_is_refused(stack: Stack) -> None:

@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import re
+import subprocess
 import tarfile
 import time
 from pathlib import Path
@@ -16,10 +17,8 @@ import openai
 import pytest
 
 from tests.e2e import jobs
-from tests.e2e.stack import Stack
+from tests.e2e.stack import LUTHIER, Stack
 from tests.factories import colour_rows
-
-pytestmark = pytest.mark.xdist_group("e2e")
 
 
 @pytest.fixture(scope="module")
@@ -274,3 +273,12 @@ def test_cancelling_stops_within_a_step(client: openai.OpenAI) -> None:
         jobs.wait(client, jobs.create(client, colour_rows(10)).id, timeout_s=20).status
         == "succeeded"
     )
+
+
+def test_the_command_finds_the_server_by_its_data_directory(stack: Stack, model: str) -> None:
+    def luthier(*arguments: str) -> str:
+        command = [str(LUTHIER), *arguments, "--data", str(stack.data)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert model in luthier("models", "list", "--json")
+    assert "It is blue." in luthier("chat", model, "Question number 8?")

@@ -6,13 +6,10 @@ import os
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.e2e import jobs
 from tests.e2e.stack import serving
 from tests.factories import colour_rows
-
-pytestmark = pytest.mark.xdist_group("production")
 
 
 def test_a_job_on_postgres_valkey_and_s3(

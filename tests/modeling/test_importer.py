@@ -15,6 +15,7 @@ from modeling import importer
 from modeling.base import load_base
 from modeling.chat_template import ChatTemplate
 from modeling.importer import ImportFailed, ensure_imported
+from storage.base_models import Catalogue
 
 from .models import Base
 
@@ -168,3 +169,8 @@ def test_default_base_imports_in_seconds_with_its_licence(
     assert "not bit-identical" in (folder / "NOTICE").read_text()
     assert "513 of 513 MiB" in capsys.readouterr().err
     shutil.rmtree(folder)
+
+
+def test_built_in_bases_are_those_of_the_catalogue() -> None:
+    entries = {base.id: (base.source, base.revision) for base in Catalogue.load(None, {}).all()}
+    assert entries == importer.BUILT_IN

@@ -136,6 +136,3 @@ def test_missing_setting_is_one_clear_line(scene: Scene) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.decode().splitlines() == ["LUTHIER_BLOB_URL is not set"]
-
-
-pytestmark = pytest.mark.xdist_group("worker_process")
