@@ -281,4 +281,4 @@ def test_the_command_finds_the_server_by_its_data_directory(stack: Stack, model:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     assert model in luthier("models", "list", "--json")
-    assert "It is blue." in luthier("chat", model, "Question number 8?")
+    assert "It is blue." in luthier("chat", model, "Question number 8?", "--temperature", "0")
