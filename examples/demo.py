@@ -34,7 +34,7 @@ MODEL = "gpt-4o-mini"
 HYPERPARAMETERS: SupervisedHyperparametersParam = {
     "n_epochs": 2,
     "batch_size": 4,
-    "learning_rate_multiplier": 2.5,
+    "learning_rate_multiplier": 3,
 }
 SHOTS = (8, 16)
 FRESH_MAIL = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import openai
@@ -22,38 +22,35 @@ SHORT_INSTRUCTION = "Extract the ticket as JSON."
 """The system message of the training data: all that the tuned model is told."""
 
 FULL_INSTRUCTION = """\
-You read mails to a shop for kitchen machines. Answer each mail with one JSON object on one line and nothing else.
-category: "delivery" (parcel late, lost, wrong or incomplete), "defect" (broken or faulty machine), \
-"billing" (prices, invoices, payments), "return" (gives back or swaps a machine that works), \
-"question" (wants information, nothing is wrong), "account" (login, customer data, newsletter, membership).
-product: "kettle", "toaster", "blender", "grinder", or "none" if the mail names none of them.
-urgent: true if the mail sets a deadline within a week, asks for action today, or reports a danger, else false.
-refund: true if the writer asks for money back, else false.
+You sort mails to a shop for kitchen machines. You answer with one line of JSON and nothing else. Fill in this JSON:
+{"category": delivery, defect, billing, return, question or account, \
+"product": kettle, toaster, blender, grinder or none, \
+"urgent": true if the mail sets a deadline or reports a danger, else false, \
+"refund": true if the mail asks for money back, else false}
 For example: {"category":"billing","product":"none","urgent":false,"refund":true}"""
+"""What the base model is told. Of the wordings tried on validation mails, longer ones with every rule
+spelled out among them, this form has it answer in JSON most often."""
 
 Messages = list[ChatCompletionMessageParam]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """How a model is asked: a system message, worked examples as earlier turns, then the mail."""
+    """How a model is asked: an instruction, worked examples as earlier turns, then the mail."""
 
     name: str
-    system: str | None
+    instruction: str
     shots: tuple[Example, ...] = ()
-    before: str = ""
-    """Put in front of the mail, in the same turn."""
-    after: str = ""
+    template: str = "%s"
+    """What is said around each mail."""
 
     def messages(self, mail: str) -> Messages:
         """The conversation whose next turn is the ticket of `mail`."""
-        messages: Messages = []
-        if self.system is not None:
-            messages.append({"role": "system", "content": self.system})
+        messages: Messages = [{"role": "system", "content": self.instruction}]
         for shot in self.shots:
-            messages.append({"role": "user", "content": shot.mail})
+            messages.append({"role": "user", "content": self.template % shot.mail})
             messages.append({"role": "assistant", "content": tickets.write(shot.ticket)})
-        messages.append({"role": "user", "content": f"{self.before}{mail}{self.after}"})
+        messages.append({"role": "user", "content": self.template % mail})
         return messages
 
 
@@ -74,14 +71,13 @@ class Scores:
 
 
 TUNED = Prompt("tuned", SHORT_INSTRUCTION)
-# Of several ways to put the question this one had the base answer in JSON at all, on validation mails.
-ZERO_SHOT = Prompt("zero-shot", None, before=f"{FULL_INSTRUCTION}\n\nMail: ", after="\n\nJSON:")
+ZERO_SHOT = Prompt("zero-shot", FULL_INSTRUCTION, template="Mail: %s\n\nJSON:")
 
 
 def few_shot(examples: Sequence[Example], num_shots: int) -> Prompt:
-    """A prompt with the full instruction and worked examples that show many different values."""
+    """The zero-shot prompt with worked examples that show many different values."""
     shots = tuple(_diverse(examples, num_shots))
-    return Prompt(f"few-shot ({num_shots})", FULL_INSTRUCTION, shots)
+    return replace(ZERO_SHOT, name=f"few-shot ({num_shots})", shots=shots)
 
 
 def _diverse(examples: Sequence[Example], num_shots: int) -> list[Example]:
