@@ -4,8 +4,9 @@ This process starts and watches all others, and does no work of its own:
 
     postgres, valkey     unless LUTHIER_DATABASE_URL, LUTHIER_BROKER_URL name others
     serving-<base>       one inference server for each base
-    worker               claims jobs, runs the trainer
     api                  what users talk to
+    worker               claims jobs, runs the trainer
+    errands              runs batches, delivers webhooks
 
 All of them end with this process, however it ends: each holds a pipe that the system closes.
 """
@@ -159,19 +160,23 @@ class _Stack:
         supervisor.run_to_end(_python("migrations", ["migrations"], env))
         keys = {name: os.environ[name] for name in _KEYS if name in os.environ}
         supervisor.run_to_end(_python("first_keys", ["storage.first_keys"], {**env, **keys}))
-        if options.with_worker:
-            supervisor.start(
-                _python("worker", ["worker"], env), StopPhase.CLIENTS, niceness=_WORKER_NICENESS
-            )
         argv = ["api", "--host", options.host, "--port", str(options.port)]
         supervisor.start(_python("api", argv, env), StopPhase.CLIENTS)
         supervisor.wait_until(self._is_ready, "the api and the inference servers")
+        if options.with_worker:
+            self._start_workers(env)
         self._console.hears_children = True
         self._server_file.write_text(json.dumps({"base_url": f"{self._url()}/v1"}) + "\n")
         self._console.say(
             f"Luthier is ready: base_url={self._url()}/v1, the api key is in "
             f"{options.data_dir / 'api_key'}"
         )
+
+    def _start_workers(self, env: Mapping[str, str]) -> None:
+        """They keep nobody from being served, so what they import does not delay what does."""
+        for name, argv in (("worker", ["worker"]), ("errands", ["worker", "--errands"])):
+            command = _python(name, argv, env)
+            self._supervisor.start(command, StopPhase.CLIENTS, niceness=_WORKER_NICENESS)
 
     @property
     def _server_file(self) -> Path:
@@ -200,6 +205,7 @@ class _Stack:
             "LUTHIER_BLOB_URL": settings.blob_url or (data / "blobs").as_uri(),
             "LUTHIER_ALIASES": _pairs(settings.aliases.items()),
             "LUTHIER_BACKENDS": _pairs(backends),
+            "LUTHIER_API_URL": self._url(),
             "LUTHIER_INTERNAL_KEY": settings.internal_key or secrets.token_urlsafe(32),
             DEATH_PIPE: "1",
             # Nothing is downloaded, and nothing phones home, without being asked to.

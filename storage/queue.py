@@ -1,4 +1,4 @@
-"""The queue: a doorbell. A message says "look at this job" and nothing more; losing one costs a delay.
+"""The queues: doorbells. A message says "look at this job" and nothing more; losing one costs a delay.
 
 Celery decides nothing about retries, results or cancelling: all of that is in the job's row. Tasks are
 acknowledged early, because with late acknowledgement Redis delivers a task of hours again while it runs.
@@ -12,7 +12,10 @@ import structlog
 from celery import Celery
 
 RUN_JOB = "worker.run_job"
+RUN_BATCH = "worker.run_batch"
 TRAIN_QUEUE = "train"
+ERRANDS_QUEUE = "errands"
+"""What needs no trainer: batches, deliveries of webhooks."""
 KEY_PREFIX = "luthier:"
 
 log = structlog.get_logger()
@@ -48,15 +51,24 @@ app.conf.update(
 
 def ring(job_id: str) -> bool:
     """Say "look at this job"; False if the broker cannot be reached (the sweep will ring again)."""
-    try:
-        app.send_task(RUN_JOB, args=[job_id], queue=TRAIN_QUEUE)
-    except Exception as error:  # whatever the transport raises: the row is written, nothing is lost
-        log.warning("queue.ring_failed", job_id=job_id, error=str(error))
-        return False
-    return True
+    return _send(TRAIN_QUEUE, RUN_JOB, job_id)
 
 
-def depth() -> int:
+def run_errand(task: str, *ids: str) -> bool:
+    """Say "look at this" to the errands process; False as with `ring`."""
+    return _send(ERRANDS_QUEUE, task, *ids)
+
+
+def depth(queue: str = TRAIN_QUEUE) -> int:
     """Messages that wait for a worker."""
     with app.connection_or_acquire() as connection:
-        return int(connection.default_channel.client.llen(TRAIN_QUEUE))
+        return int(connection.default_channel.client.llen(queue))
+
+
+def _send(queue: str, task: str, *ids: str) -> bool:
+    try:
+        app.send_task(task, args=ids, queue=queue)
+    except Exception as error:  # whatever the transport raises: the row is written, nothing is lost
+        log.warning("queue.ring_failed", task=task, ids=ids, error=str(error))
+        return False
+    return True

@@ -29,7 +29,11 @@ class Settings:
     backends: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Base model id -> URLs of the inference servers that serve it."""
     internal_key: str = ""
-    """Bearer between the gateway and the inference servers."""
+    """Bearer between Luthier's own processes: who holds it may act for any project."""
+    api_url: str = ""
+    """Where the errands process reaches the api, for example `http://api:8000`."""
+    batch_concurrency: int = 8
+    """How many lines of batches one errands process has at the inference servers at a time."""
     result_file_encoding: str = "base64"
     """`base64` as api.openai.com answers, or `plain`."""
 
@@ -53,6 +57,8 @@ class Settings:
             aliases=dict(_pairs(env, "LUTHIER_ALIASES")),
             backends=backends,
             internal_key=env.get("LUTHIER_INTERNAL_KEY", ""),
+            api_url=env.get("LUTHIER_API_URL", "").rstrip("/"),
+            batch_concurrency=_count(env, "LUTHIER_BATCH_CONCURRENCY", 8),
             result_file_encoding=encoding,
         )
 
@@ -62,6 +68,13 @@ class Settings:
             if not getattr(self, name):
                 raise BadSetting(f"LUTHIER_{name.upper()} is not set")
         return self
+
+
+def _count(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name, "").strip() or str(default)
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise BadSetting(f"{name} is {text!r}; it must be a number from 1 to 1000")
+    return int(text)
 
 
 def _pairs(env: Mapping[str, str], name: str) -> list[tuple[str, str]]:

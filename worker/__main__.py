@@ -1,7 +1,11 @@
-"""`python -m worker`: a Celery worker in this process, with its trainer at its side."""
+"""`python -m worker`: a Celery worker in this process, with its trainer at its side.
+
+`python -m worker --errands` is another, without a trainer: it runs batches and delivers webhooks.
+"""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 import warnings
@@ -14,22 +18,30 @@ from storage.death_pipe import exit_with_parent
 from storage.errors import LuthierError
 from storage.settings import Settings
 
-from . import tasks
-
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m worker")
+    parser.add_argument("--errands", action="store_true", help="batches and webhooks, no training")
+    is_errands = parser.parse_args().errands
     exit_with_parent()
     _configure_log()
     try:
-        Settings.from_env().require("database_url", "broker_url", "blob_url")
+        settings = Settings.from_env().require("database_url", "broker_url", "blob_url")
+        if is_errands:
+            settings.require("api_url", "internal_key")
     except LuthierError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    assert queue.RUN_JOB in queue.app.tasks, tasks
+    # Each defines its tasks and hears Celery's signals, so a process imports one of them only.
+    if is_errands:
+        from . import errand_tasks  # noqa: F401
+    else:
+        from . import tasks  # noqa: F401
     # Celery warns of root because of pickle, which the queue does not accept.
     warnings.simplefilter("ignore", SecurityWarning)
     options = ["--loglevel=WARNING", "--without-gossip", "--without-mingle"]
-    queue.app.worker_main(["--quiet", "worker", *options, "-Q", queue.TRAIN_QUEUE])
+    name = queue.ERRANDS_QUEUE if is_errands else queue.TRAIN_QUEUE
+    queue.app.worker_main(["--quiet", "worker", *options, "-Q", name])
     return 0
 
 

@@ -1,0 +1,114 @@
+"""The errands process as it is started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from storage import death_pipe, queue
+from storage.settings import Settings
+from tests.worker.scene import wait_for
+from worker.errands import Errands
+from worker.errands_sweep import DUE, ErrandsSweep
+
+PROGRAM = [sys.executable, "-m", "worker", "--errands"]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    return {
+        **os.environ,
+        "LUTHIER_DATABASE_URL": settings.database_url,
+        "LUTHIER_BROKER_URL": settings.broker_url,
+        "LUTHIER_BLOB_URL": settings.blob_url,
+        "LUTHIER_DATA_DIR": str(settings.data_dir),
+        "LUTHIER_API_URL": settings.api_url,
+        "LUTHIER_INTERNAL_KEY": settings.internal_key,
+        death_pipe.ENV: "1",
+    }
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(PROGRAM, env=environment(settings), stdin=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_process_takes_messages_ends_at_sigterm_and_leaves_nothing(
+    tmp_path: Path,
+    database_url: str,
+    broker_url: str,
+    blob_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = Settings(
+        database_url=database_url,
+        broker_url=broker_url,
+        blob_url=blob_url,
+        data_dir=tmp_path,
+        api_url="http://127.0.0.1:1",
+        internal_key="internal",
+    )
+    monkeypatch.setattr(queue.app.conf, "broker_url", broker_url)
+    assert queue.run_errand(queue.RUN_BATCH, "batch_unknown")
+    assert queue.depth(queue.ERRANDS_QUEUE) == 1
+    with running(settings) as process:
+        wait_for(lambda: queue.depth(queue.ERRANDS_QUEUE) == 0, what="the message's end")
+        assert len(list((tmp_path / "errands").iterdir())) == 1
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+        assert time.monotonic() - began < 4
+    assert list((tmp_path / "errands").iterdir()) == []
+
+
+def test_sweep_rings_for_what_is_due_while_nothing_waits(
+    tmp_path: Path,
+    database_url: str,
+    broker_url: str,
+    blob_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = Settings(
+        database_url=database_url,
+        blob_url=blob_url,
+        data_dir=tmp_path,
+        api_url="http://127.0.0.1:1",
+        internal_key="internal",
+    )
+    monkeypatch.setattr(queue.app.conf, "broker_url", broker_url)
+    errands = Errands(settings)
+    monkeypatch.setitem(DUE, "worker.test", lambda _session: ["one", "two"])
+    for _ in range(2):
+        ErrandsSweep(errands).once()
+        assert queue.depth(queue.ERRANDS_QUEUE) == 2
+    errands.close()
+
+
+def test_missing_setting_is_one_clear_line() -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("LUTHIER_")}
+    env |= {f"LUTHIER_{name}_URL": "x" for name in ("DATABASE", "BROKER", "BLOB")}
+    done = subprocess.run(PROGRAM, env=env, capture_output=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines() == ["LUTHIER_API_URL is not set"]
+
+
+def test_process_imports_no_trainer() -> None:
+    """Its image holds none."""
+    program = (
+        "import sys, worker.errand_tasks; print([m for m in sys.modules"
+        " if m.partition('.')[0] in ('torch', 'training', 'modeling', 'transformers', 'numpy')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "[]"

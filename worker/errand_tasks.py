@@ -1,0 +1,54 @@
+"""What Celery sees of the errands process: its tasks, its slots, and the moments of starting and stopping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import signals
+
+from storage import queue
+from storage.errors import LuthierError
+from storage.settings import Settings
+
+from .errands import SLOTS, Errands
+from .errands_sweep import ErrandsSweep
+
+# Threads, because the tasks only wait for other servers.
+queue.app.conf.update(
+    worker_pool="threads", worker_concurrency=SLOTS, worker_redirect_stdouts=False
+)
+
+
+class _Process:
+    """What this process holds, between Celery's signals."""
+
+    errands: Errands
+    sweep: ErrandsSweep
+
+
+@signals.worker_init.connect
+def _open(**_: Any) -> None:
+    try:
+        errands = Errands(Settings.from_env().require("broker_url"))
+    except LuthierError as error:
+        # Celery would log any lesser exception and go on without them.
+        raise SystemExit(str(error)) from error
+    _Process.errands = errands
+    _Process.sweep = ErrandsSweep(errands)
+
+
+@signals.worker_ready.connect
+def _begin(**_: Any) -> None:
+    _Process.sweep.start()
+
+
+@signals.worker_shutting_down.connect
+def _stop(**_: Any) -> None:
+    # In a signal handler: only raise flags.
+    _Process.sweep.stop()
+    _Process.errands.stop()
+
+
+@signals.worker_shutdown.connect
+def _close(**_: Any) -> None:
+    _Process.errands.close()
