@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Index, UniqueConstraint, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    Identity,
+    Index,
+    String,
+    UniqueConstraint,
+    cast,
+    column,
+    func,
+    select,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from . import pages
@@ -74,6 +86,41 @@ def page(session: Session, job_id: str, *, after: str | None, limit: int) -> pag
         is_after_unknown=after is not None,
         limit=limit,
     )
+
+
+def last_seq(session: Session, job_id: str) -> int:
+    """The newest event's; 0 if there is none."""
+    return session.scalar(select(func.max(EventRow.seq)).where(EventRow.job_id == job_id)) or 0
+
+
+def seq_of(session: Session, job_id: str, event_id: str) -> int | None:
+    """Where in the job's order the event stands; None if the job has no such event."""
+    return session.scalar(
+        select(EventRow.seq).where(EventRow.job_id == job_id, EventRow.id == event_id)
+    )
+
+
+def since(session: Session, job_id: str, seq: int, *, limit: int) -> list[EventRow]:
+    """What came behind `seq`, oldest first. The caller has checked that the job is the project's."""
+    query = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > seq)
+    return list(session.scalars(query.order_by(EventRow.seq).limit(limit)))
+
+
+def news(session: Session, seqs: Mapping[str, int], *, limit: int) -> list[EventRow]:
+    """What came behind each job's `seq`, oldest first, for many jobs in one query.
+
+    A job's events are written under the lock of its row, so none of them appears before an older one.
+    """
+    arrays = func.unnest(
+        cast(list(seqs), ARRAY(String)), cast(list(seqs.values()), ARRAY(BigInteger))
+    )
+    known = arrays.table_valued(
+        column("job_id", String), column("seq", BigInteger)
+    ).render_derived()
+    query = select(EventRow).join(
+        known, (EventRow.job_id == known.c.job_id) & (EventRow.seq > known.c.seq)
+    )
+    return list(session.scalars(query.order_by(EventRow.seq).limit(limit)))
 
 
 def metrics(session: Session, job_id: str) -> list[Json]:

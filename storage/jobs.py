@@ -10,7 +10,7 @@ the database's, so no clock but one decides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -159,6 +159,12 @@ def runnable(session: Session, limit: int = 1000) -> list[str]:
 def active(session: Session, job_ids: list[str]) -> set[str]:
     """Those of the ids whose jobs have not ended."""
     query = select(JobRow.id).where(JobRow.id.in_(job_ids), JobRow.status.in_(ACTIVE))
+    return set(session.scalars(query))
+
+
+def ended(session: Session, job_ids: Sequence[str]) -> set[str]:
+    """Those of the ids whose jobs are over."""
+    query = select(JobRow.id).where(JobRow.id.in_(job_ids), JobRow.status.in_(TERMINAL))
     return set(session.scalars(query))
 
 
