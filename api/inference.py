@@ -34,6 +34,8 @@ router = APIRouter(prefix="/v1", tags=["inference"])
 T = TypeVar("T")
 Json = dict[str, Any]
 
+CHAT_PATH = "/v1/chat/completions"
+
 
 @dataclass(frozen=True)
 class Target:
@@ -82,7 +84,7 @@ _REPLIES: dict[int | str, Json] = {
 async def create_chat_completion(
     request: Request, caller: ProjectCaller, wiring: Wired
 ) -> Response:
-    return await _pass_on("/v1/chat/completions", request, caller, wiring)
+    return await _pass_on(CHAT_PATH, request, caller, wiring)
 
 
 @router.post(
@@ -93,6 +95,29 @@ async def create_chat_completion(
 )
 async def create_completion(request: Request, caller: ProjectCaller, wiring: Wired) -> Response:
     return await _pass_on("/v1/completions", request, caller, wiring)
+
+
+async def complete(wiring: Wiring, caller: Caller, body: Json) -> Json:
+    """A chat completion that is not streamed, for the api's own use.
+
+    Raises LuthierError for whatever a client would get as an error reply.
+    """
+    name = _model_name(body)
+    target = await resolve(wiring, caller, name)
+    content = orjson.dumps({**body, "model": target.wire_model, "stream": False})
+    upstream = await wiring.backends.send(
+        target.base_model, target.key, CHAT_PATH, content, target.headers
+    )
+    try:
+        await upstream.aread()
+    except httpx.TransportError as error:
+        raise _broken_off(error) from None
+    finally:
+        await upstream.aclose()
+    value = _checked(upstream, target, name)
+    if upstream.status_code != 200:
+        raise LuthierError(**value["error"], status=upstream.status_code)
+    return value
 
 
 async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) -> Response:
@@ -109,8 +134,7 @@ async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) 
     try:
         await _unless_disconnected(request, upstream.aread())
     except httpx.TransportError as error:
-        log.warning("backend.reply_broke", error=repr(error))
-        raise Unavailable("The model's reply broke off. Please try again.") from None
+        raise _broken_off(error) from None
     finally:
         await upstream.aclose()
     return _reply(upstream, target, name)
@@ -158,6 +182,16 @@ def _model_name(body: Json) -> str:
 
 
 def _reply(upstream: httpx.Response, target: Target, name: str) -> Response:
+    value = _checked(upstream, target, name)
+    status = upstream.status_code
+    headers = {n: v for n in ("retry-after",) if (v := upstream.headers.get(n))}
+    if status == 503:
+        headers.setdefault("retry-after", str(errors.RETRY_AFTER_S))
+    return JSONResponse(value, status, headers)
+
+
+def _checked(upstream: httpx.Response, target: Target, name: str) -> Json:
+    """The body of a reply that was read: a completion, or an error in OpenAI's shape."""
     try:
         value = orjson.loads(upstream.content)
     except orjson.JSONDecodeError:
@@ -168,10 +202,12 @@ def _reply(upstream: httpx.Response, target: Target, name: str) -> Response:
         # The key that it refuses is the gateway's, and other answers are no inference server's.
         log.error("backend.misbehaved", status=status, body=upstream.text[:500])
         raise LuthierError(errors.SERVER_ERROR)
-    headers = {n: v for n in ("retry-after",) if (v := upstream.headers.get(n))}
-    if status == 503:
-        headers.setdefault("retry-after", str(errors.RETRY_AFTER_S))
-    return JSONResponse(_renamed(value, target, name), status, headers)
+    return _renamed(value, target, name)
+
+
+def _broken_off(error: httpx.TransportError) -> Unavailable:
+    log.warning("backend.reply_broke", error=repr(error))
+    return Unavailable("The model's reply broke off. Please try again.")
 
 
 def _renamed(value: Json, target: Target, name: str) -> Json:

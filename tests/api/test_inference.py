@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,6 +12,11 @@ import openai
 import pytest
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
+from api import inference
+from api.metrics import Metrics
+from api.wiring import wire
+from storage.api_keys import Caller
+from storage.errors import LuthierError, NotFound
 from tests.api.fake_backend import FakeBackend
 from tests.api.stack import Api, Tenant, free_port, running, running_api, wait_until
 
@@ -229,3 +235,34 @@ def test_a_client_that_goes_away_ends_the_backend_s_work(
                 assert peer.recv(1000).startswith(b"HTTP/1.1 200")
             assert backend.num_cancelled == 0
         wait_until(lambda: backend.num_cancelled == 1)
+
+
+def complete_in(front: Api, tenant: Tenant, body: dict[str, Any]) -> dict[str, Any]:
+    """What `inference.complete` gives, on wiring of its own."""
+    caller = Caller("key_test", "project", tenant.project_id, "org", "acme")
+
+    async def run() -> dict[str, Any]:
+        async with wire(front.settings, Metrics()) as wiring:
+            return await inference.complete(wiring, caller, body)
+
+    return asyncio.run(run())
+
+
+def test_the_api_itself_gets_a_completion_as_a_dict_or_the_error_raised(
+    api: Api, tenant: Tenant
+) -> None:
+    backend = FakeBackend()
+    body: dict[str, Any] = {"model": "gpt-4o-mini", "messages": MESSAGES, "stream": True}
+    with gateway(api, backend) as front:
+        reply = complete_in(front, tenant, body)
+        assert reply["choices"][0]["message"]["content"] == "Hello from fake"
+        assert reply["model"] == "gpt-4o-mini"
+        assert backend.requests[0][0]["stream"] is False
+        with pytest.raises(NotFound, match="does not exist"):
+            complete_in(front, tenant, {**body, "model": "nothing"})
+        backend.answer = openai_error(400, "tiny-random holds too many tokens")
+        with pytest.raises(LuthierError) as caught:
+            complete_in(front, tenant, body)
+    assert caught.value.status == 400
+    assert caught.value.message == "gpt-4o-mini holds too many tokens"
+    assert (caught.value.param, caught.value.code) == ("x", "c")
