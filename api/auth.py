@@ -2,10 +2,14 @@
 
 There is no cache, so a revoked key stops working at once. The look-up's transaction ends before the
 route begins: an upload of minutes holds no connection to the database.
+
+Luthier's own processes know each other by one internal key. With it the header `x-luthier-project` says
+whose project a request is for: so a batch's lines go the way that its owner's own requests go.
 """
 
 from __future__ import annotations
 
+import hmac
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -18,6 +22,10 @@ from storage.errors import PermissionDenied, Unauthenticated
 from .wiring import Wired
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key.")
+
+PROJECT_HEADER = "x-luthier-project"
+BATCH_HEADER = "x-luthier-batch"
+"""The batch that a request is a line of; believed of an internal caller only."""
 
 _NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header "
@@ -36,7 +44,11 @@ async def authenticate(
         raise Unauthenticated(_NO_KEY)
     # A header's bytes come as Latin-1; keys are hashed as UTF-8. A key may hold spaces.
     key = credentials.credentials.encode("latin-1").decode("utf-8", "surrogateescape")
-    caller = await wiring.database.run(api_keys.find_caller, key)
+    if _is_internal(key, wiring.settings.internal_key):
+        project_id = request.headers.get(PROJECT_HEADER, "")
+        caller = await wiring.database.run(api_keys.internal_caller, project_id)
+    else:
+        caller = await wiring.database.run(api_keys.find_caller, key)
     if caller is None:
         raise Unauthenticated(
             f"Incorrect API key provided: {_masked(key)}. You can find your API key with the "
@@ -47,7 +59,8 @@ async def authenticate(
     return caller
 
 
-async def _of_project(caller: Annotated[Caller, Depends(authenticate)]) -> Caller:
+async def of_project(caller: Annotated[Caller, Depends(authenticate)]) -> Caller:
+    """Raises PermissionDenied."""
     if caller.kind != "project":
         raise PermissionDenied(
             "You have insufficient permissions for this operation: an admin key belongs to no "
@@ -56,8 +69,20 @@ async def _of_project(caller: Annotated[Caller, Depends(authenticate)]) -> Calle
     return caller
 
 
-ProjectCaller = Annotated[Caller, Depends(_of_project)]
+async def of_organization(caller: Annotated[Caller, Depends(authenticate)]) -> Caller:
+    """Raises PermissionDenied."""
+    if caller.kind != "admin":
+        raise PermissionDenied(
+            "You have insufficient permissions for this operation: it needs an admin key."
+        )
+    return caller
+
+
+ProjectCaller = Annotated[Caller, Depends(of_project)]
 """The caller by a project's key; everything that the request touches is this project's."""
+
+AdminCaller = Annotated[Caller, Depends(of_organization)]
+"""The caller by an admin key, who may look after every project of the organisation."""
 
 
 def _masked(key: str) -> str:

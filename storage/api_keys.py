@@ -15,6 +15,9 @@ from .projects import ProjectRow
 
 Kind = Literal["project", "admin"]
 
+INTERNAL_KEY_ID = "internal"
+"""Stands for the key that Luthier's own processes know each other by; it is in no row."""
+
 
 class ApiKeyRow(Base):
     __tablename__ = "api_keys"
@@ -45,6 +48,11 @@ class Caller:
     project_id: str
     organization_id: str
     organization_slug: str
+
+    @property
+    def is_internal(self) -> bool:
+        """One of Luthier's own processes, acting for the project."""
+        return self.key_id == INTERNAL_KEY_ID
 
 
 def new_key(kind: Kind) -> str:
@@ -94,6 +102,22 @@ def find_caller(session: Session, key: str) -> Caller | None:
         project_id=project.id if project else "",
         organization_id=project.organization_id if project else "",
         organization_slug=project.organization_slug if project else "",
+    )
+
+
+def internal_caller(session: Session, project_id: str) -> Caller | None:
+    """One of Luthier's own processes acting for a live project; None if there is no such project."""
+    project = session.scalar(
+        select(ProjectRow).where(ProjectRow.id == project_id, ProjectRow.archived_at.is_(None))
+    )
+    if project is None:
+        return None
+    return Caller(
+        key_id=INTERNAL_KEY_ID,
+        kind="project",
+        project_id=project.id,
+        organization_id=project.organization_id,
+        organization_slug=project.organization_slug,
     )
 
 

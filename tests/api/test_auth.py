@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -10,7 +11,9 @@ from sqlalchemy import func, text, update
 from api import uploads
 from storage import api_keys
 from storage.api_keys import ApiKeyRow
-from tests.api.stack import Api, Tenant
+from storage.projects import ProjectRow
+from storage.settings import Settings
+from tests.api.stack import Api, Tenant, running_api
 
 
 def set_key(api: Api, tenant: Tenant, **values: object) -> None:
@@ -112,3 +115,33 @@ def test_an_upload_holds_no_transaction_while_it_is_sent(
     go_on.set()
     thread.join()
     assert replies[0].status_code == 200
+
+
+def test_the_internal_key_acts_for_the_project_that_the_header_names(settings: Settings) -> None:
+    key = "between the processes"
+    with running_api(replace(settings, internal_key=key)) as api:
+        tenant = api.tenant()
+        file = api.client(tenant).files.create(file=b"x", purpose="user_data")
+
+        def status(bearer: str, project_id: str | None) -> int:
+            headers = {} if project_id is None else {"x-luthier-project": project_id}
+            with api.http(Tenant("", bearer)) as http:
+                return http.get(f"/v1/files/{file.id}", headers=headers).status_code
+
+        assert status(key, tenant.project_id) == 200
+        assert status(key, api.tenant().project_id) == 404
+        assert status(key, None) == status(key, "proj_unknown") == 401
+        assert status("another key", tenant.project_id) == 401
+        # A project's own key stays its own, whatever the header says.
+        assert status(tenant.key, api.tenant().project_id) == 200
+        with api.sessions.begin() as session:
+            mine = ProjectRow.id == tenant.project_id
+            session.execute(update(ProjectRow).where(mine).values(archived_at=func.now()))
+        assert status(key, tenant.project_id) == 401
+
+
+def test_without_an_internal_key_nobody_is_internal(api: Api, tenant: Tenant) -> None:
+    assert api.settings.internal_key == ""
+    headers = {"authorization": "Bearer internal", "x-luthier-project": tenant.project_id}
+    with api.http() as http:
+        assert http.get("/v1/files", headers=headers).status_code == 401
