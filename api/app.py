@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import anyio
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 
 from storage.settings import Settings
 
@@ -22,8 +20,8 @@ from . import (
     health,
     inference,
     models,
+    openapi,
 )
-from .fine_tuning_request import CreateFineTuningJob
 from .metrics import Metrics
 from .request_id import RequestId
 from .wiring import wire
@@ -64,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     ):
         app.include_router(resource.router, responses=errors.DOCUMENTED)
     app.include_router(health.router)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app
 
 
@@ -73,33 +71,3 @@ async def _let_requests_end(metrics: Metrics) -> None:
     with anyio.move_on_after(CLEANUP_S):
         while metrics.num_open:
             await anyio.sleep(0.01)
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, with the schemas of the bodies that `bodies` reads."""
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            description=app.description,
-            routes=app.routes,
-        )
-        _remove_422(document)
-        schema = CreateFineTuningJob.model_json_schema(
-            ref_template="#/components/schemas/{model}", mode="validation"
-        )
-        document["components"]["schemas"] |= {
-            **schema.pop("$defs", {}),
-            CreateFineTuningJob.__name__: schema,
-        }
-        app.openapi_schema = document
-    return app.openapi_schema
-
-
-def _remove_422(document: dict[str, Any]) -> None:
-    """FastAPI documents its own reply to a bad parameter; here that is a 400."""
-    for path in document["paths"].values():
-        for operation in path.values():
-            operation["responses"].pop("422", None)
-    for name in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(name, None)

@@ -85,6 +85,12 @@ AdminCaller = Annotated[Caller, Depends(of_organization)]
 """The caller by an admin key, who may look after every project of the organisation."""
 
 
+def _is_internal(key: str, internal_key: str) -> bool:
+    return bool(internal_key) and hmac.compare_digest(
+        key.encode("utf-8", "surrogateescape"), internal_key.encode()
+    )
+
+
 def _masked(key: str) -> str:
     """Enough to recognise one's own key by, and no more."""
     shown = key[-4:] if len(key) >= 16 else ""

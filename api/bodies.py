@@ -10,12 +10,12 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 import orjson
-from fastapi import Request
+from fastapi import Depends, Request
 from pydantic import BaseModel
 
 from storage.errors import InvalidRequest, TooLarge
 
-from .auth import ProjectCaller
+from .auth import of_project
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 
@@ -42,16 +42,35 @@ async def read_object(request: Request) -> dict[str, Any]:
     return value
 
 
-def json_body(model: type[T]) -> Callable[..., Awaitable[T]]:
-    """A dependency that gives the body as a `model`; document it with `document(model)`."""
+def json_body(
+    model: type[T], *, by: Callable[..., Any] = of_project
+) -> Callable[..., Awaitable[T]]:
+    """A dependency that gives the body as a `model`; document it with `document(model)`.
 
-    async def read(request: Request, _: ProjectCaller) -> T:
+    `by` is who may send it: a dependency of `auth`, settled before anything is read.
+    """
+
+    async def read(request: Request, _: Any = Depends(by)) -> T:
         return model.model_validate(await read_object(request))
 
     return read
 
 
+_documented: dict[str, type[BaseModel]] = {}
+
+
 def document(model: type[BaseModel]) -> dict[str, Any]:
-    """`openapi_extra` of a route whose body is read here."""
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    """`openapi_extra` of a route whose body is read here; the schema finds its way by itself."""
+    _documented[reference(model)] = model
+    schema = {"$ref": reference(model)}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def documented() -> list[type[BaseModel]]:
+    """Every model that a route reads here."""
+    return list(_documented.values())
+
+
+def reference(model: type[BaseModel]) -> str:
+    """Stands for the model until the document is made, which knows the names that are taken."""
+    return f"{model.__module__}.{model.__qualname__}"
