@@ -7,11 +7,11 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo serve test test-all check fix bench clean
+.PHONY: help setup demo serve test test-all conformance check fix bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(READY) ## make the environment in .venv
 
@@ -35,6 +35,9 @@ test: $(READY) ## the test suite
 test-all: $(READY) ## the test suite with its slow tests (and the GPU ones where there is a GPU)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
+conformance: $(READY) ## OpenAI's own test suite of its client, against this server
+	$(BIN)/python -m tests.conformance
+
 check: $(READY) ## lint, format, types, import laws
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,4 +52,4 @@ bench: $(READY) ## measure against peers
 	$(BIN)/python -m bench
 
 clean: ## remove what the commands above made
-	rm -rf $(VENV) .demo .luthier
+	rm -rf $(VENV) .cache .demo .luthier

@@ -1,0 +1,151 @@
+"""What the suite expects to find, under the names that it has for it: one function a resource.
+
+Each of them takes its rows away, whatever a test made of them, and puts them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
+
+from storage import adapters, api_keys, checkpoints, events, files, jobs, models
+from storage.adapters import AdapterRow
+from storage.blobs import BlobInfo, BlobStore
+from storage.checkpoints import CheckpointRow
+from storage.events import EventRow
+from storage.files import FileRow
+from storage.jobs import JobRow
+from storage.models import ModelRow
+from tests.factories import colour_rows, jsonl
+
+from .server import API_KEY, BASE
+
+ROWS = jsonl(colour_rows(10))
+BATCH_LINES = (
+    b'{"custom_id": "1", "method": "POST", "url": "/v1/responses", '
+    b'"body": {"model": "gpt-4o-mini", "input": "Hello"}}\n'
+)
+JOB = "ft-AF1WoRqd3aJAHsqc9NY7iL8F"
+TUNED_MODEL = "ft:gpt-4o-mini:acemeco:suffix:abc123"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the rows go."""
+
+    session: Session
+    blobs: BlobStore
+    project_id: str
+
+    def blob(self, key: str, content: bytes) -> BlobInfo:
+        with self.blobs.writer(key) as writer:
+            writer.write(content)
+            return writer.commit()
+
+
+def place_of(session: Session, blobs: BlobStore) -> Place:
+    """In the project of the suite's key."""
+    caller = api_keys.find_caller(session, API_KEY)
+    assert caller is not None, "the server was started without the suite's key"
+    return Place(session, blobs, caller.project_id)
+
+
+def reset(place: Place) -> None:
+    """Everything is as it was before the first test, apart from what tests have created."""
+    for seed in RESOURCES:
+        seed(place)
+
+
+def _files(place: Place) -> None:
+    for file_id, purpose, content in (
+        ("file-abc123", "fine-tune", ROWS),
+        ("file_id", "assistants", b"Example data"),
+        ("input_file_id", "batch", BATCH_LINES),
+    ):
+        place.session.execute(delete(FileRow).where(FileRow.id == file_id))
+        files.create(
+            place.session,
+            file_id,
+            project_id=place.project_id,
+            filename=f"{file_id}.jsonl",
+            purpose=purpose,
+            blob=place.blob(files.blob_key(place.project_id, file_id), content),
+        )
+
+
+def _models(place: Place) -> None:
+    """The one that is deleted."""
+    place.session.execute(delete(ModelRow).where(ModelRow.name == TUNED_MODEL))
+    _model(place, TUNED_MODEL)
+
+
+def _model(place: Place, name: str) -> None:
+    adapter_id = "adapter-conformance"
+    place.session.execute(delete(ModelRow).where(ModelRow.name == name))
+    if place.session.get(AdapterRow, adapter_id) is None:
+        adapters.create(
+            place.session,
+            adapter_id,
+            project_id=place.project_id,
+            base_model=BASE,
+            rank=8,
+            blob=place.blob(adapters.blob_key(adapter_id), b"weights"),
+        )
+    models.create(
+        place.session,
+        name,
+        project_id=place.project_id,
+        adapter_id=adapter_id,
+        base_model=BASE,
+        job_id=JOB,
+        owned_by="luthier",
+    )
+
+
+def _jobs(place: Place) -> None:
+    """A job in the middle of its training, with something in each of its lists."""
+    for rows, job_id in (
+        (EventRow, EventRow.job_id),
+        (CheckpointRow, CheckpointRow.job_id),
+        (JobRow, JobRow.id),
+    ):
+        place.session.execute(delete(rows).where(job_id == JOB))
+    row = JobRow(
+        id=JOB,
+        project_id=place.project_id,
+        organization_id="org-luthier",
+        organization_slug="luthier",
+        status="running",
+        model=BASE,
+        base_model=BASE,
+        training_file="file-abc123",
+        validation_file="file-abc123",
+        method="supervised",
+        hyperparameters={"n_epochs": 3, "batch_size": 1, "learning_rate_multiplier": 2.0},
+        seed=42,
+        metadata_={"foo": "string"},
+    )
+    jobs.create(place.session, row)
+    metrics = {"step": 10, "train_loss": 1.4, "train_mean_token_accuracy": 0.5}
+    events.add(
+        place.session,
+        JOB,
+        "step:10",
+        "Step 10/30: training loss=1.40",
+        type="metrics",
+        data={**metrics, "total_steps": 30},
+    )
+    checkpoints.create(
+        place.session,
+        job_id=JOB,
+        step=10,
+        model_name=f"ft:{BASE}:luthier::AF1WoRqd:ckpt-step-10",
+        metrics=metrics,
+    )
+
+
+RESOURCES: tuple[Callable[[Place], None], ...] = (_files, _models, _jobs)
+"""In an order in which rows that others refer to come first."""
