@@ -5,9 +5,11 @@ LuthierError
 ├── Unauthenticated          401
 ├── PermissionDenied         403
 ├── NotFound                 404
+│   ├── AliasNotFound
 │   ├── FileNotFound
 │   ├── JobNotFound
-│   └── ModelNotFound
+│   ├── ModelNotFound
+│   └── PermissionNotFound
 ├── TooLarge                 413
 ├── Unavailable              503  try again later
 │   └── StorageFull          507
@@ -99,6 +101,20 @@ class ModelNotFound(NotFound):
     def __init__(self, model: str) -> None:
         super().__init__(
             f"The model '{model}' does not exist", param="model", code="model_not_found"
+        )
+
+
+class AliasNotFound(NotFound):
+    def __init__(self, alias: str) -> None:
+        super().__init__(f"No such alias: {alias}", param="alias", code="alias_not_found")
+
+
+class PermissionNotFound(NotFound):
+    def __init__(self, permission_id: str) -> None:
+        super().__init__(
+            f"No such checkpoint permission: {permission_id}",
+            param="permission_id",
+            code="permission_not_found",
         )
 
 

@@ -6,6 +6,7 @@ now (another worker, or the user who cancelled it) and `LostLease` tells the wor
 the database's, so no clock but one decides.
 
     validating_files -> queued -> running -> succeeded | failed | cancelled
+    any of the first three -> paused -> queued
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from . import events, pages
 from .database import Base, CreatedAt, Int64, Json, Timestamp
 from .errors import InvalidRequest, JobNotFound
+from .ids import new_id
 
-ACTIVE = ("validating_files", "queued", "running")
+RUNNABLE = ("validating_files", "queued", "running")
+"""States in which somebody ought to work on the job."""
+ACTIVE = (*RUNNABLE, "paused")
+"""States of a job that has not ended."""
 TERMINAL = ("succeeded", "failed", "cancelled")
 LEASE_S = 30
 MAX_CRASHES = 3
@@ -77,6 +82,8 @@ class JobRow(Base):
     lease_token: Mapped[Int64] = mapped_column(default=0)
     lease_expires_at: Mapped[Timestamp | None]
     not_before: Mapped[CreatedAt]
+    pause_requested_at: Mapped[Timestamp | None]
+    """Set while the worker that has the job has yet to stop for a pause."""
     attempt: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
     resume_points: Mapped[list[Json]] = mapped_column(default=list)
@@ -137,13 +144,44 @@ def cancel(session: Session, project_id: str, job_id: str) -> JobRow:
     get(session, project_id, job_id)
     row = _end(session, job_id, None, "cancelled", {})
     if row is None:
-        status = get(session, project_id, job_id).status
-        raise InvalidRequest(
-            f"Job {job_id} has already {'been ' if status == 'cancelled' else ''}{status} and "
-            "cannot be cancelled.",
-            param="fine_tune_id",
-        )
+        raise _impossible(get(session, project_id, job_id), "cancelled")
     events.add(session, job_id, "cancelled", "The job was cancelled", data={})
+    return row
+
+
+def pause(session: Session, project_id: str, job_id: str) -> JobRow:
+    """Ask for a pause; gives the row as it was before, for OpenAI's clients know no state `paused`.
+
+    A job that nobody works on is paused when this transaction ends. A worker that has it makes a
+    checkpoint first. Asking again while it does so changes nothing.
+    """
+    row = _locked(session, project_id, job_id)
+    if row.status not in RUNNABLE:
+        raise _impossible(row, "paused")
+    if row.pause_requested_at is None:
+        events.add(session, job_id, new_id("pausing:"), "Pause requested", data={})
+        _write_behind(session, job_id, pause_requested_at=func.clock_timestamp())
+    is_idle = select(JobRow.id).where(JobRow.id == job_id, _has_no_worker())
+    if session.scalar(is_idle) is not None:
+        _set_paused(session, job_id)
+    return row
+
+
+def resume(session: Session, project_id: str, job_id: str) -> JobRow:
+    """Let a paused job go on; ring the queue after the commit. A pause still to come is called off."""
+    row = _locked(session, project_id, job_id)
+    is_pausing = row.status in RUNNABLE and row.pause_requested_at is not None
+    if row.status != "paused" and not is_pausing:
+        if row.status in TERMINAL:
+            raise _impossible(row, "resumed")
+        raise InvalidRequest(f"Job {job_id} is not paused.", param="fine_tune_id")
+    text = "Pause called off" if is_pausing else "Job resumed"
+    events.add(session, job_id, new_id("resumed:"), text, data={})
+    row.pause_requested_at = None
+    if not is_pausing:
+        row.status = "queued"
+        row.not_before = func.clock_timestamp()
+    session.flush()
     return row
 
 
@@ -229,6 +267,14 @@ def release(session: Session, claim: Claim, *, after_s: float = 0, is_crash: boo
     )
 
 
+def release_paused(session: Session, claim: Claim) -> bool:
+    """Give the job back as paused; False, and nothing done, if the pause was called off meanwhile."""
+    if renew(session, claim).pause_requested_at is None:
+        return False
+    _set_paused(session, claim.job.id, attempt=JobRow.attempt - 1)
+    return True
+
+
 def expire_leases(session: Session, owners: list[str]) -> None:
     """Free the jobs of workers that are known to be dead, ahead of time."""
     session.execute(
@@ -280,10 +326,59 @@ def _end(
             lease_owner=None,
             lease_expires_at=None,
             estimated_finish=None,
+            pause_requested_at=None,
             **values,
         )
         .returning(JobRow)
         .execution_options(populate_existing=True)
+    )
+
+
+def _set_paused(session: Session, job_id: str, **values: Any) -> None:
+    _write_behind(
+        session,
+        job_id,
+        status="paused",
+        pause_requested_at=None,
+        # Fences out a worker whose lease ran out.
+        lease_token=JobRow.lease_token + 1,
+        lease_owner=None,
+        lease_expires_at=None,
+        estimated_finish=None,
+        **values,
+    )
+    events.add(session, job_id, new_id("paused:"), "Job paused", data={})
+
+
+def _write_behind(session: Session, job_id: str, **values: Any) -> None:
+    """Write columns and leave objects of the row, if there are any, as they are."""
+    session.execute(
+        update(JobRow)
+        .where(JobRow.id == job_id)
+        .values(**values)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _locked(session: Session, project_id: str, job_id: str) -> JobRow:
+    """The row, which nobody else changes until this transaction ends."""
+    row = session.scalar(
+        select(JobRow)
+        .where(JobRow.id == job_id, JobRow.project_id == project_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    if row is None:
+        raise JobNotFound(job_id)
+    return row
+
+
+def _impossible(row: JobRow, wanted: str) -> InvalidRequest:
+    """What to say when a job that has ended, or is so already, is to become `wanted`."""
+    been = "been " if row.status in ("cancelled", "paused") else ""
+    return InvalidRequest(
+        f"Job {row.id} has already {been}{row.status} and cannot be {wanted}.",
+        param="fine_tune_id",
     )
 
 
@@ -295,14 +390,17 @@ def _is_mine(claim: Claim) -> tuple[Any, ...]:
     return (
         JobRow.id == claim.job.id,
         JobRow.lease_token == claim.lease_token,
-        JobRow.status.in_(ACTIVE),
+        JobRow.status.in_(RUNNABLE),
     )
 
 
 def _is_free() -> Any:
-    now = func.clock_timestamp()
     return and_(
-        JobRow.status.in_(ACTIVE),
-        JobRow.not_before <= now,
-        or_(JobRow.lease_expires_at.is_(None), JobRow.lease_expires_at < now),
+        JobRow.status.in_(RUNNABLE),
+        JobRow.not_before <= func.clock_timestamp(),
+        _has_no_worker(),
     )
+
+
+def _has_no_worker() -> Any:
+    return or_(JobRow.lease_expires_at.is_(None), JobRow.lease_expires_at < func.clock_timestamp())

@@ -1,14 +1,23 @@
-"""Models: the names users call tuned weights by. A name points at an adapter."""
+"""Models: the names users call tuned weights by. A name points at an adapter.
+
+A project can use its own models and those that it has a permission for (`storage.permissions`), by their
+names or by its aliases (`storage.aliases`). Only the owner can delete a model or hand out its weights.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, Index, Select, delete, select
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, Select, delete, exists, func, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from . import aliases
 from .adapters import AdapterRow
+from .aliases import AliasRow
 from .database import Base, CreatedAt
-from .errors import ModelNotFound
+from .errors import InvalidRequest, ModelNotFound, PermissionDenied
 from .ids import random_name
+from .permissions import PermissionRow
 
 
 class ModelRow(Base):
@@ -53,7 +62,7 @@ def create(
 
 
 def find(session: Session, project_id: str, name: str) -> tuple[ModelRow, AdapterRow] | None:
-    """The project's model of that name with its adapter."""
+    """The model that the project calls by that name or alias, with its adapter."""
     found = session.execute(_named(project_id, name)).one_or_none()
     return None if found is None else (found[0], found[1])
 
@@ -67,31 +76,71 @@ def find_to_train(
     return None if found is None else (found[0], found[1])
 
 
-def _named(project_id: str, name: str) -> Select[ModelRow, AdapterRow]:
-    return (
-        select(ModelRow, AdapterRow)
-        .join(AdapterRow, ModelRow.adapter_id == AdapterRow.id)
-        .where(ModelRow.name == name, ModelRow.project_id == project_id)
-    )
+def find_own(session: Session, project_id: str | None, name: str) -> ModelRow | None:
+    """The model of that very name, if it is the project's own; None as project is an admin's look.
+
+    It is not deleted before this transaction ends.
+    """
+    query = select(ModelRow).where(ModelRow.name == name)
+    if project_id is not None:
+        query = query.where(ModelRow.project_id == project_id)
+    return session.scalar(query.with_for_update(read=True, key_share=True))
 
 
 def all(session: Session, project_id: str) -> list[ModelRow]:
+    """What the project can use, newest first."""
     return list(
         session.scalars(
             select(ModelRow)
-            .where(ModelRow.project_id == project_id)
+            .where(_may_use(project_id))
             .order_by(ModelRow.created_at.desc(), ModelRow.name)
         )
     )
 
 
 def remove(session: Session, project_id: str, name: str) -> str:
-    """Take the name away and give the id of the adapter that it pointed at."""
+    """Take the name away and give the id of the adapter that it pointed at. Permissions go with it."""
     adapter_id: str | None = session.scalar(
         delete(ModelRow)
         .where(ModelRow.name == name, ModelRow.project_id == project_id)
         .returning(ModelRow.adapter_id)
     )
     if adapter_id is None:
-        raise ModelNotFound(name)
+        raise _not_removable(session, project_id, name)
     return adapter_id
+
+
+def _not_removable(session: Session, project_id: str, name: str) -> InvalidRequest:
+    target = aliases.target(session, project_id, name)
+    if target is not None:
+        return InvalidRequest(
+            f"'{name}' is an alias of '{target}'. Delete the model by its own name, or the alias by "
+            f"DELETE /v1/luthier/aliases/{name}",
+            param="model",
+        )
+    if find(session, project_id, name) is not None:
+        return PermissionDenied(
+            f"The model '{name}' belongs to another project; only that one can delete it.",
+            param="model",
+        )
+    return ModelNotFound(name)
+
+
+def _named(project_id: str, name: str) -> Select[ModelRow, AdapterRow]:
+    target = (
+        select(AliasRow.model)
+        .where(AliasRow.project_id == project_id, AliasRow.alias == name)
+        .scalar_subquery()
+    )
+    return (
+        select(ModelRow, AdapterRow)
+        .join(AdapterRow, ModelRow.adapter_id == AdapterRow.id)
+        .where(ModelRow.name == func.coalesce(target, name), _may_use(project_id))
+    )
+
+
+def _may_use(project_id: str) -> Any:
+    is_permitted = exists().where(
+        PermissionRow.model_name == ModelRow.name, PermissionRow.project_id == project_id
+    )
+    return or_(ModelRow.project_id == project_id, is_permitted)

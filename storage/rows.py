@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
-from . import adapters, api_keys, checkpoints, events, files, jobs, models, projects
+from . import (
+    adapters,
+    aliases,
+    api_keys,
+    checkpoints,
+    events,
+    files,
+    jobs,
+    models,
+    permissions,
+    projects,
+)
 from .database import Base
 
-TABLES = (adapters, api_keys, checkpoints, events, files, jobs, models, projects)
+TABLES = (
+    adapters,
+    aliases,
+    api_keys,
+    checkpoints,
+    events,
+    files,
+    jobs,
+    models,
+    permissions,
+    projects,
+)
 metadata = Base.metadata

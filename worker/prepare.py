@@ -136,7 +136,7 @@ def _fetch_init_adapter(worker: Worker, lease: Lease, folder: Path) -> Path | No
     if job.init_adapter_id is None:
         return None
     with worker.sessions() as session:
-        row = adapters.get(session, job.project_id, job.init_adapter_id)
+        row = adapters.get(session, job.init_adapter_id)
     if row is None:
         raise JobFailed("model_not_found", f"The model '{job.model}' does not exist", "model")
     tar = folder / "init_adapter.tar"

@@ -58,8 +58,7 @@ def test_model_is_found_with_its_adapter_in_its_project_only(
         model, adapter = found
         assert (model.name, adapter.id, adapter.rank) == ("ft:a", adapter_id, 8)
         assert models.find(session, "proj_other", "ft:a") is None
-        assert adapters.get(session, project_id, adapter_id) is adapter
-        assert adapters.get(session, "proj_other", adapter_id) is None
+        assert adapters.get(session, adapter_id) is adapter
 
 
 def test_models_are_listed_newest_first(database: Database, project_id: str) -> None:
@@ -134,7 +133,7 @@ def test_an_adapter_that_a_job_is_about_to_go_on_from_stays(
         assert deleting.result() == []
     with database() as session:
         assert models.find(session, project_id, "ft:a") is None
-        assert adapters.get(session, project_id, adapter_id) is not None
+        assert adapters.get(session, adapter_id) is not None
 
 
 def _wait_for_a_lock(database: Database) -> None:
