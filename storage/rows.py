@@ -6,6 +6,7 @@ from . import (
     adapters,
     aliases,
     api_keys,
+    batches,
     checkpoints,
     events,
     files,
@@ -13,6 +14,8 @@ from . import (
     models,
     permissions,
     projects,
+    stored_completions,
+    usage,
 )
 from .database import Base
 
@@ -20,6 +23,7 @@ TABLES = (
     adapters,
     aliases,
     api_keys,
+    batches,
     checkpoints,
     events,
     files,
@@ -27,5 +31,7 @@ TABLES = (
     models,
     permissions,
     projects,
+    stored_completions,
+    usage,
 )
 metadata = Base.metadata
