@@ -6,6 +6,7 @@ LuthierError
 ├── PermissionDenied         403
 ├── NotFound                 404
 │   ├── AliasNotFound
+│   ├── BatchNotFound
 │   ├── FileNotFound
 │   ├── JobNotFound
 │   ├── ModelNotFound
@@ -81,6 +82,11 @@ class PermissionDenied(InvalidRequest):
 
 class NotFound(InvalidRequest):
     default_status = 404
+
+
+class BatchNotFound(NotFound):
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"No batch found with id '{batch_id}'.")
 
 
 class FileNotFound(NotFound):
