@@ -10,7 +10,8 @@ LuthierError
 │   ├── FileNotFound
 │   ├── JobNotFound
 │   ├── ModelNotFound
-│   └── PermissionNotFound
+│   ├── PermissionNotFound
+│   └── UploadNotFound
 ├── TooLarge                 413
 ├── Unavailable              503  try again later
 │   └── StorageFull          507
@@ -122,6 +123,11 @@ class PermissionNotFound(NotFound):
             param="permission_id",
             code="permission_not_found",
         )
+
+
+class UploadNotFound(NotFound):
+    def __init__(self, upload_id: str) -> None:
+        super().__init__(f"No such Upload object: {upload_id}", param="id")
 
 
 class TooLarge(InvalidRequest):
