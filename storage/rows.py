@@ -15,6 +15,8 @@ from . import (
     permissions,
     projects,
     stored_completions,
+    upload_parts,
+    uploads,
     usage,
 )
 from .database import Base
@@ -32,6 +34,8 @@ TABLES = (
     permissions,
     projects,
     stored_completions,
+    upload_parts,
+    uploads,
     usage,
 )
 metadata = Base.metadata
