@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
-from sqlalchemy import CheckConstraint, ForeignKey, and_, func, or_, select, update
+from sqlalchemy import (
+    CheckConstraint,
+    ColumnElement,
+    ForeignKey,
+    Select,
+    bindparam,
+    func,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from . import pages
 from .database import Base, CreatedAt, Timestamp
+from .errors import InvalidRequest, NotFound
 from .ids import new_id
 from .projects import ProjectRow
 
@@ -28,6 +42,10 @@ class ApiKeyRow(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"), index=True)
+    service_account_id: Mapped[str | None] = mapped_column(
+        ForeignKey("service_accounts.id"), index=True
+    )
+    """Who holds a project's key; none holds those that the operator made at the start."""
     kind: Mapped[str]
     name: Mapped[str]
     sha256: Mapped[str] = mapped_column(unique=True)
@@ -64,12 +82,20 @@ def digest(key: str) -> str:
 
 
 def create(
-    session: Session, key: str, *, kind: Kind, name: str, project_id: str | None
+    session: Session,
+    key: str,
+    *,
+    kind: Kind,
+    name: str,
+    project_id: str | None,
+    service_account_id: str | None = None,
+    expires_in_s: int | None = None,
 ) -> ApiKeyRow:
     """Store a key's hash. The key itself is the caller's to show, once."""
     row = ApiKeyRow(
         id=new_id("key_"),
         project_id=project_id,
+        service_account_id=service_account_id,
         kind=kind,
         name=name,
         sha256=digest(key),
@@ -77,31 +103,85 @@ def create(
     )
     session.add(row)
     session.flush()
+    if expires_in_s is not None:
+        set_expiry(session, row, expires_in_s)
     return row
+
+
+def set_expiry(session: Session, row: ApiKeyRow, expires_in_s: int) -> None:
+    """Counted from now."""
+    now = session.scalars(select(func.clock_timestamp())).one()
+    row.expires_at = now + timedelta(seconds=expires_in_s)
+    session.flush()
+
+
+def find(session: Session, project_id: str | None, key_id: str) -> ApiKeyRow | None:
+    """A key of the project, or an admin key (`None`), that was not deleted."""
+    query = _of(project_id).where(ApiKeyRow.id == key_id)
+    return session.scalar(query)
+
+
+def get(session: Session, project_id: str | None, key_id: str) -> ApiKeyRow:
+    row = find(session, project_id, key_id)
+    if row is None:
+        raise NotFound(f"No API key found with id '{key_id}'.")
+    return row
+
+
+def page(
+    session: Session,
+    project_id: str | None,
+    *,
+    after: str | None,
+    limit: int,
+    descending: bool = False,
+) -> pages.Page[ApiKeyRow]:
+    """A project's keys, or the admin keys; expired ones, too."""
+    return pages.read(
+        session,
+        _of(project_id),
+        ApiKeyRow.created_at,
+        ApiKeyRow.id,
+        after=find(session, project_id, after) if after else None,
+        is_after_unknown=after is not None,
+        limit=limit,
+        descending=descending,
+    )
+
+
+def revoke(session: Session, project_id: str, key_id: str) -> None:
+    """From the next request on it does not work. The row stays for what points at it."""
+    _revoke(session, ApiKeyRow.id == get(session, project_id, key_id).id)
+
+
+def revoke_all_of(session: Session, service_account_id: str) -> None:
+    _revoke(session, ApiKeyRow.service_account_id == service_account_id)
+
+
+def revoke_admin(session: Session, key_id: str) -> None:
+    """Raises InvalidRequest for the last admin key that works: nobody could make another."""
+    # Two who delete the last two keys at once wait for each other here.
+    working = session.scalars(
+        _of(None).where(_is_unexpired()).order_by(ApiKeyRow.id).with_for_update()
+    ).all()
+    if not {row.id for row in working} - {get(session, None, key_id).id}:
+        raise InvalidRequest("The last admin key cannot be deleted. Create another one first.")
+    _revoke(session, ApiKeyRow.id == key_id)
 
 
 def find_caller(session: Session, key: str) -> Caller | None:
     """The live key's caller, or None. The look-up is by hash, so timing tells nothing of a key."""
-    found = session.execute(
-        select(ApiKeyRow, ProjectRow)
-        .outerjoin(ProjectRow, ApiKeyRow.project_id == ProjectRow.id)
-        .where(
-            ApiKeyRow.sha256 == digest(key),
-            ApiKeyRow.revoked_at.is_(None),
-            or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > func.now()),
-            ProjectRow.archived_at.is_(None),
-        )
-    ).one_or_none()
+    found = session.execute(_FIND_CALLER, {"sha256": digest(key)}).one_or_none()
     if found is None:
         return None
-    row, project = found
-    _touch(session, row)
+    if not found.is_use_noted:
+        _note_use(session, found.id)
     return Caller(
-        key_id=row.id,
-        kind="admin" if row.kind == "admin" else "project",
-        project_id=project.id if project else "",
-        organization_id=project.organization_id if project else "",
-        organization_slug=project.organization_slug if project else "",
+        key_id=found.id,
+        kind="admin" if found.kind == "admin" else "project",
+        project_id=found.project_id or "",
+        organization_id=found.organization_id or "",
+        organization_slug=found.organization_slug or "",
     )
 
 
@@ -121,15 +201,57 @@ def internal_caller(session: Session, project_id: str) -> Caller | None:
     )
 
 
-def _touch(session: Session, row: ApiKeyRow) -> None:
-    """Note the use, once a minute at most: a poller must not write at every request."""
-    stale = or_(
-        ApiKeyRow.last_used_at.is_(None),
-        ApiKeyRow.last_used_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 1),
-    )
+def _note_use(session: Session, key_id: str) -> None:
     session.execute(
         update(ApiKeyRow)
-        .where(and_(ApiKeyRow.id == row.id, stale))
+        .where(ApiKeyRow.id == key_id, not_(_is_use_noted()))
         .values(last_used_at=func.now())
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _is_use_noted() -> ColumnElement[bool]:
+    """Once a minute is enough: a poller must not write at every request."""
+    a_minute_ago = func.now() - func.make_interval(0, 0, 0, 0, 0, 1)
+    return func.coalesce(ApiKeyRow.last_used_at > a_minute_ago, False)
+
+
+# Each request asks this, so it is put together once.
+_FIND_CALLER = (
+    select(
+        ApiKeyRow.id,
+        ApiKeyRow.kind,
+        _is_use_noted().label("is_use_noted"),
+        ProjectRow.id.label("project_id"),
+        ProjectRow.organization_id,
+        ProjectRow.organization_slug,
+    )
+    .outerjoin(ProjectRow, ApiKeyRow.project_id == ProjectRow.id)
+    .where(
+        ApiKeyRow.sha256 == bindparam("sha256"),
+        ApiKeyRow.revoked_at.is_(None),
+        or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > func.now()),
+        ProjectRow.archived_at.is_(None),
+    )
+)
+
+
+def _of(project_id: str | None) -> Select[ApiKeyRow]:
+    kind = ApiKeyRow.kind == ("admin" if project_id is None else "project")
+    owner = (
+        ApiKeyRow.project_id.is_(None) if project_id is None else ApiKeyRow.project_id == project_id
+    )
+    return select(ApiKeyRow).where(kind, owner, ApiKeyRow.revoked_at.is_(None))
+
+
+def _is_unexpired() -> ColumnElement[bool]:
+    return or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > func.now())
+
+
+def _revoke(session: Session, which: ColumnElement[bool]) -> None:
+    session.execute(
+        update(ApiKeyRow)
+        .where(which, ApiKeyRow.revoked_at.is_(None))
+        .values(revoked_at=func.clock_timestamp())
         .execution_options(synchronize_session=False)
     )

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from sqlalchemy import ForeignKey, Index, and_, case, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from . import events, pages
+from . import events, pages, webhooks
 from .database import Base, CreatedAt, Int64, Json, Timestamp
 from .errors import InvalidRequest, JobNotFound
 from .ids import new_id
@@ -33,6 +33,11 @@ LEASE_S = 30
 MAX_CRASHES = 3
 """Crashes in a row without a new checkpoint after which a job is given up as `worker_lost`."""
 KEPT_RESUME_POINTS = 2
+_WEBHOOK_EVENTS: dict[str, webhooks.EventType] = {
+    "succeeded": "fine_tuning.job.succeeded",
+    "failed": "fine_tuning.job.failed",
+    "cancelled": "fine_tuning.job.cancelled",
+}
 
 
 class LostLease(Exception):
@@ -316,7 +321,7 @@ def _end(
     is_allowed = [JobRow.id == job_id, JobRow.status.in_(ACTIVE)]
     if lease_token is not None:
         is_allowed.append(JobRow.lease_token == lease_token)
-    return session.scalar(
+    row = session.scalar(
         update(JobRow)
         .where(*is_allowed)
         .values(
@@ -332,6 +337,9 @@ def _end(
         .returning(JobRow)
         .execution_options(populate_existing=True)
     )
+    if row is not None:
+        webhooks.record(session, row.project_id, _WEBHOOK_EVENTS[status], job_id)
+    return row
 
 
 def _set_paused(session: Session, job_id: str, **values: Any) -> None:

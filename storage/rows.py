@@ -14,10 +14,13 @@ from . import (
     models,
     permissions,
     projects,
+    service_accounts,
     stored_completions,
     upload_parts,
     uploads,
     usage,
+    webhook_deliveries,
+    webhooks,
 )
 from .database import Base
 
@@ -37,5 +40,8 @@ TABLES = (
     upload_parts,
     uploads,
     usage,
+    service_accounts,
+    webhook_deliveries,
+    webhooks,
 )
 metadata = Base.metadata
