@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -9,18 +10,24 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from storage import files
+from storage.errors import InvalidRequest
 from storage.files import FileRow
 from storage.ids import new_id
 
-from . import uploads
+from . import expires_after, form_file
 from .auth import ProjectCaller
 from .blobs import blob_response, delete_blobs
+from .jsonl import LineCheck
 from .pages import After, PageWithIds, ends, limit
 from .wiring import Wired
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
+MAX_BYTES = 512 * 1024**2
+PURPOSES = ("fine-tune", "assistants", "batch", "user_data", "vision", "evals")
+"""Of files that users upload; the server gives its own files others."""
 RESULTS = "fine-tune-results"
+BATCH_KEPT_FOR_S = 30 * 24 * 3600
 
 
 class FileObject(BaseModel):
@@ -48,6 +55,48 @@ class FileObject(BaseModel):
         )
 
 
+class _FileInspection:
+    """Looks at the fields, and at the lines of what is meant for training."""
+
+    def __init__(self) -> None:
+        self._check = LineCheck()
+
+    def look(self, fields: Mapping[str, str]) -> None:
+        """A form may name the purpose last."""
+        if "purpose" not in fields:
+            return
+        if check_purpose(fields["purpose"]) != "fine-tune":
+            self._check.is_wanted = False
+        elif self._check.problem is not None:
+            raise self._check.problem
+
+    def read(self, data: bytes) -> None:
+        self._check.feed(data)
+
+    def finish(self, fields: Mapping[str, str]) -> None:
+        if "purpose" not in fields:
+            raise form_file.missing("purpose")
+        self.look(fields)
+        expires_after.of_form(fields)
+        if fields["purpose"] == "fine-tune":
+            self._check.finish()
+            self.look(fields)
+
+
+def check_purpose(purpose: str) -> str:
+    """The purpose itself. Raises InvalidRequest."""
+    if purpose not in PURPOSES:
+        raise InvalidRequest(
+            f"{purpose!r} is not one of {list(PURPOSES)} - 'purpose'", param="purpose"
+        )
+    return purpose
+
+
+def kept_for_s(purpose: str, expires_after_s: int | None) -> int | None:
+    """The input of a batch goes after a month, unless the user says when; other files stay."""
+    return BATCH_KEPT_FOR_S if expires_after_s is None and purpose == "batch" else expires_after_s
+
+
 class FileDeleted(BaseModel):
     id: str
     object: Literal["file"] = "file"
@@ -64,12 +113,12 @@ _FORM: dict[str, Any] = {
                     "required": ["file", "purpose"],
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
-                        "purpose": {"type": "string", "enum": list(uploads.PURPOSES)},
+                        "purpose": {"type": "string", "enum": list(PURPOSES)},
                         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                         "expires_after[seconds]": {
                             "type": "integer",
-                            "minimum": uploads.MIN_EXPIRY_S,
-                            "maximum": uploads.MAX_EXPIRY_S,
+                            "minimum": expires_after.MIN_S,
+                            "maximum": expires_after.MAX_S,
                         },
                     },
                 }
@@ -83,16 +132,24 @@ _FORM: dict[str, Any] = {
 async def create_file(request: Request, caller: ProjectCaller, wiring: Wired) -> FileObject:
     file_id = new_id("file-")
     key = files.blob_key(caller.project_id, file_id)
-    upload = await uploads.receive(request, wiring.blobs, key)
+    received = await form_file.receive(
+        request,
+        wiring.blobs,
+        key,
+        field="file",
+        max_bytes=MAX_BYTES,
+        inspection=_FileInspection(),
+    )
+    purpose = received.fields["purpose"]
     # If this fails, the blob is an orphan; taking it away could rob a row that was committed after all.
     row = await wiring.database.run(
         files.create,
         file_id,
         project_id=caller.project_id,
-        filename=upload.filename,
-        purpose=upload.purpose,
-        blob=upload.blob,
-        expires_after_s=upload.expires_after_s,
+        filename=received.filename,
+        purpose=purpose,
+        blob=received.blob,
+        expires_after_s=kept_for_s(purpose, expires_after.of_form(received.fields)),
     )
     return FileObject.from_row(row)
 

@@ -20,9 +20,9 @@ MAX_NAME_BYTES = 255
 
 
 class FormReader:
-    """Feed it the body. The file's part is called `file`, as in OpenAI's API."""
+    """Feed it the body; `file_field` names the part that is the file."""
 
-    def __init__(self, content_type: str) -> None:
+    def __init__(self, content_type: str, file_field: str = "file") -> None:
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary", b"")
         if kind != b"multipart/form-data" or not boundary:
@@ -30,6 +30,7 @@ class FormReader:
                 "Could not parse multipart form: the request's Content-Type must be "
                 "multipart/form-data with a boundary."
             )
+        self._file_field = file_field
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
         """Set as soon as the file's part begins."""
@@ -37,6 +38,8 @@ class FormReader:
         """The closing boundary was read."""
         self.num_file_bytes = 0
         """So far."""
+        self._num_fields = 0
+        """Those of the same name, too."""
         self._pending = bytearray()
         self._header_name = b""
         self._header_value = b""
@@ -108,14 +111,17 @@ class FormReader:
         name = options.get(b"name")
         if kind != b"form-data" or name is None:
             raise InvalidRequest("Could not parse multipart form: a part has no name.")
-        if name == b"file":
+        if name == self._file_field.encode():
             if self.filename is not None:
-                raise InvalidRequest("Only one file may be uploaded at a time.", param="file")
+                raise InvalidRequest(
+                    "Only one file may be uploaded at a time.", param=self._file_field
+                )
             self._field = None
             self.filename = plain_name(options.get(b"filename", b""))
         else:
             self._field = _text(name, "name of a part")
-            if len(self.fields) >= MAX_FIELDS:
+            self._num_fields += 1
+            if self._num_fields > MAX_FIELDS:
                 raise InvalidRequest(f"The form has more than {MAX_FIELDS} fields.")
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:

@@ -1,161 +1,126 @@
-"""The way of an uploaded file: from the socket to the blob, in constant memory.
-
-Nothing of an upload that fails, is refused or breaks off stays behind.
-"""
+"""/v1/uploads: files that come in parts, for those that are too large for one request."""
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
-import anyio
-from anyio.to_thread import run_sync
-from fastapi import Request
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, Field
 
-from storage.blobs import BlobInfo, BlobStore, BlobWriter
-from storage.errors import InvalidRequest, TooLarge
+from storage import files, uploads
+from storage.errors import BlobMissing
+from storage.files import FileRow
+from storage.ids import new_id
+from storage.uploads import UploadRow
 
-from .jsonl import LineCheck
-from .multipart import FormReader
+from . import assembly
+from .auth import ProjectCaller
+from .blobs import delete_blobs
+from .bodies import document, json_body
+from .expires_after import ExpiresAfter
+from .files import FileObject, check_purpose, kept_for_s
+from .multipart import plain_name
+from .wiring import Wired
 
-MAX_FILE_BYTES = 512 * 1024 * 1024
-MAX_FORM_BYTES = MAX_FILE_BYTES + 64 * 1024
-"""The whole body: the file and what a form needs around it."""
-WRITE_BYTES = 1024 * 1024
-STALL_TIMEOUT_S = 60.0
-"""How long a client may send nothing."""
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
-PURPOSES = ("fine-tune", "assistants", "batch", "user_data", "vision", "evals")
-MIN_EXPIRY_S, MAX_EXPIRY_S = 3600, 2592000
+Name = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
-@dataclass(frozen=True)
-class Upload:
-    """A stored file, and what the form said about it."""
+class CreateUpload(BaseModel):
+    filename: Name
+    purpose: str
+    bytes: Annotated[int, Field(strict=True, ge=0, le=uploads.MAX_BYTES)]
+    mime_type: Name
+    """Not kept: a file is served as bytes, whatever it is said to be."""
+    expires_after: ExpiresAfter | None = None
 
-    blob: BlobInfo
+
+class CompleteUpload(BaseModel):
+    part_ids: Annotated[list[str], Field(max_length=uploads.MAX_PARTS)]
+    md5: Annotated[str, Field(max_length=100)] | None = None
+    """Of the whole file, in hexadecimal."""
+
+
+class Upload(BaseModel):
+    id: str
+    object: Literal["upload"] = "upload"
+    bytes: int
+    created_at: int
     filename: str
     purpose: str
-    expires_after_s: int | None
+    status: Literal["pending", "completed", "cancelled", "expired"]
+    expires_at: int
+    file: FileObject | None
+
+    @classmethod
+    def from_row(cls, row: UploadRow, file: FileRow | None = None) -> Upload:
+        return cls(
+            id=row.id,
+            bytes=row.size_bytes,
+            created_at=int(row.created_at.timestamp()),
+            filename=row.filename,
+            purpose=row.purpose,
+            status=row.status,
+            expires_at=int(row.expires_at.timestamp()),
+            file=FileObject.from_row(file) if file else None,
+        )
 
 
-async def receive(request: Request, store: BlobStore, key: str) -> Upload:
-    """Read the request's form and store its file under `key`. Raises InvalidRequest and TooLarge."""
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > MAX_FORM_BYTES:
-        raise _too_large()
-    form = FormReader(request.headers.get("content-type", ""))
-    check = LineCheck()
-    async with _writer(store, key) as writer:
-        async with aclosing(_chunks(request)) as chunks:
-            async for chunk in chunks:
-                form.feed(chunk)
-                _refuse_early(form, check)
-                if form.num_pending_bytes >= WRITE_BYTES:
-                    await run_sync(_store, writer, check, form.take())
-        form.finish()
-        await run_sync(_store, writer, check, form.take())
-        purpose, expires_after_s = _purpose(form.fields), _expires_after_s(form.fields)
-        if form.filename is None:
-            raise _missing("file")
-        if purpose == "fine-tune":
-            await run_sync(check.finish)
-            if check.problem is not None:
-                raise check.problem
-        blob = await run_sync(writer.commit)
-    return Upload(blob, form.filename, purpose, expires_after_s)
+@router.post("", openapi_extra=document(CreateUpload))
+async def create_upload(
+    caller: ProjectCaller,
+    wiring: Wired,
+    body: Annotated[CreateUpload, Depends(json_body(CreateUpload))],
+) -> Upload:
+    purpose = check_purpose(body.purpose)
+    seconds = body.expires_after.seconds if body.expires_after else None
+    row = await wiring.database.run(
+        uploads.create,
+        project_id=caller.project_id,
+        filename=plain_name(body.filename.encode()),
+        purpose=purpose,
+        size_bytes=body.bytes,
+        expires_after_s=kept_for_s(purpose, seconds),
+    )
+    return Upload.from_row(row)
 
 
-def _store(writer: BlobWriter, check: LineCheck, data: bytes) -> None:
-    writer.write(data)
-    check.feed(data)
-
-
-def _refuse_early(form: FormReader, check: LineCheck) -> None:
-    """What is known to be wrong need not be sent to its end. A form may name the purpose last."""
-    if form.num_file_bytes > MAX_FILE_BYTES:
-        raise _too_large()
-    if "purpose" not in form.fields:
-        return
-    if _purpose(form.fields) != "fine-tune":
-        check.is_wanted = False
-    elif check.problem is not None:
-        raise check.problem
-
-
-async def _chunks(request: Request) -> AsyncGenerator[bytes]:
-    """The body, no longer than it may be and no slower."""
-    num_bytes = 0
-    async with aclosing(request.stream()) as stream:
-        while True:
-            try:
-                with anyio.fail_after(STALL_TIMEOUT_S):
-                    chunk = await anext(stream, b"")
-            except TimeoutError:
-                raise InvalidRequest(
-                    f"The upload stalled for {STALL_TIMEOUT_S:.0f} seconds.", status=408
-                ) from None
-            if not chunk:
-                return
-            num_bytes += len(chunk)
-            if num_bytes > MAX_FORM_BYTES:
-                raise _too_large()
-            yield chunk
-
-
-@asynccontextmanager
-async def _writer(store: BlobStore, key: str) -> AsyncIterator[BlobWriter]:
-    writer = await run_sync(store.writer, key)
-    await run_sync(writer.__enter__)
+@router.post("/{upload_id}/complete", openapi_extra=document(CompleteUpload))
+async def complete_upload(
+    upload_id: str,
+    caller: ProjectCaller,
+    wiring: Wired,
+    body: Annotated[CompleteUpload, Depends(json_body(CompleteUpload))],
+) -> Upload:
+    """Puts the parts together, in the order of `part_ids`; the reply comes when the file is there."""
+    upload, parts = await wiring.database.run(
+        uploads.chosen_parts, caller.project_id, upload_id, body.part_ids
+    )
+    file_id = new_id("file-")
+    key = files.blob_key(caller.project_id, file_id)
     try:
-        yield writer
-    finally:
-        # Also when the request is cancelled: the half-written blob must go.
-        with anyio.CancelScope(shield=True):
-            await run_sync(writer.__exit__, *sys.exc_info())
-
-
-def _purpose(fields: dict[str, str]) -> str:
-    purpose = fields.get("purpose")
-    if purpose is None:
-        raise _missing("purpose")
-    if purpose not in PURPOSES:
-        raise InvalidRequest(
-            f"{purpose!r} is not one of {list(PURPOSES)} - 'purpose'", param="purpose"
+        blob = await assembly.assemble(
+            wiring.blobs,
+            key,
+            parts,
+            md5=body.md5,
+            is_for_training=upload.purpose == "fine-tune",
         )
-    return purpose
-
-
-def _expires_after_s(fields: dict[str, str]) -> int | None:
-    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
-    if anchor is None and seconds is None:
-        return None
-    if anchor != "created_at":
-        raise InvalidRequest(
-            f"{anchor!r} is not one of ['created_at'] - 'expires_after.anchor'",
-            param="expires_after.anchor",
-        )
-    is_number = seconds is not None and re.fullmatch(r"[0-9]{1,10}", seconds)
-    if not is_number or not MIN_EXPIRY_S <= int(seconds or "") <= MAX_EXPIRY_S:
-        raise InvalidRequest(
-            f"Invalid 'expires_after.seconds': expected an integer between {MIN_EXPIRY_S} and "
-            f"{MAX_EXPIRY_S}, but got {seconds!r} instead.",
-            param="expires_after.seconds",
-        )
-    return int(seconds or "")
-
-
-def _missing(param: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+    except BlobMissing:
+        # Somebody else may have cancelled or completed it meanwhile, which is no fault of ours.
+        await wiring.database.run(uploads.pending, caller.project_id, upload_id)
+        raise
+    # If the answer to this is lost, the blob may have its row: only the sweep can tell that.
+    row, file, part_keys = await wiring.database.run(
+        uploads.complete, caller.project_id, upload_id, file_id, blob
     )
+    await delete_blobs(wiring.blobs, part_keys)
+    return Upload.from_row(row, file)
 
 
-def _too_large() -> TooLarge:
-    return TooLarge(
-        f"Maximum content size limit ({MAX_FILE_BYTES}) exceeded: a file may have 512 MB.",
-        param="file",
-    )
+@router.post("/{upload_id}/cancel")
+async def cancel_upload(upload_id: str, caller: ProjectCaller, wiring: Wired) -> Upload:
+    row, part_keys = await wiring.database.run(uploads.cancel, caller.project_id, upload_id)
+    await delete_blobs(wiring.blobs, part_keys)
+    return Upload.from_row(row)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from sqlalchemy import func, text, update
 
-from api import uploads
+from api import form_file
 from storage import api_keys
 from storage.api_keys import ApiKeyRow
 from storage.projects import ProjectRow
@@ -82,7 +82,7 @@ def test_who_asks_is_known_before_the_body_is_read(api: Api) -> None:
 def test_an_upload_holds_no_transaction_while_it_is_sent(
     api: Api, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "WRITE_BYTES", 1024)
+    monkeypatch.setattr(form_file, "WRITE_BYTES", 1024)
     go_on = threading.Event()
     open_transactions = text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
