@@ -21,6 +21,8 @@ from . import (
     inference,
     models,
     openapi,
+    upload_parts,
+    uploads,
 )
 from .metrics import Metrics
 from .request_id import RequestId
@@ -53,6 +55,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestId, metrics=metrics)
     for resource in (
         files,
+        uploads,
+        upload_parts,
         fine_tuning_jobs,
         fine_tuning_events,
         fine_tuning_checkpoints,
