@@ -30,5 +30,9 @@ class UnusableState(Exception):
     """The trainer cannot resume from the saved state that it was given; an older one may do."""
 
 
+class Paused(Exception):
+    """The job's owner asked for a pause, and nothing that was done is lost by stopping here."""
+
+
 class Stopped(Exception):
     """The worker is told to end; the job goes on elsewhere, and this attempt does not count."""

@@ -103,6 +103,20 @@ def give_back(lease: Lease) -> None:
     lease.end(lambda session: jobs.release(session, lease.claim))
 
 
+def pause(lease: Lease) -> bool:
+    """Let the job go until its owner resumes it; False if it is to go on after all. Raises LostLease."""
+
+    def write(session: Session) -> bool:
+        if jobs.release_paused(session, lease.claim):
+            return True
+        jobs.release(session, lease.claim)
+        return False
+
+    is_paused = lease.end(write)
+    log.info("job.paused" if is_paused else "job.pause_called_off", job_id=lease.job.id)
+    return is_paused
+
+
 def postpone(lease: Lease, after_s: float) -> None:
     """Let the job wait for better times; the attempt does not count. Raises LostLease."""
     lease.end(lambda session: jobs.release(session, lease.claim, after_s=after_s))

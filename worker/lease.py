@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import structlog
 from sqlalchemy import exc
@@ -19,10 +19,12 @@ from sqlalchemy.orm import Session, sessionmaker
 from storage import jobs
 from storage.jobs import Claim, JobRow, LostLease
 
+from .ending import Paused
+
 T = TypeVar("T")
 
 HEARTBEAT_S = 1.0
-"""Also how soon a silent trainer hears that its job was cancelled."""
+"""Also how soon a trainer hears that its job is to pause, and a silent one that it was cancelled."""
 MARGIN_S = 5
 """So long before others may take the job its own worker lets go of it."""
 _RETRY_S = 0.5
@@ -38,6 +40,8 @@ class Lease:
         self.claim = claim
         self.on_lost: Callable[[], None] = lambda: None
         """Called once, on whichever thread finds out."""
+        self.is_pausing = claim.job.pause_requested_at is not None
+        """The job's owner wants it paused, as far as the last `renew` could tell."""
         self._sessions = sessions
         self._renewed_at = time.monotonic()
         self._lost = threading.Event()
@@ -69,6 +73,11 @@ class Lease:
         if self._lost.is_set():
             raise LostLease(self.job.id)
 
+    def check_pausing(self) -> None:
+        """Raises Paused if the job's owner asked for that."""
+        if self.is_pausing:
+            raise Paused
+
     def write(self, work: Callable[[Session], T]) -> T:
         """Do `work`, which must renew the lease, in one transaction; raises LostLease.
 
@@ -91,6 +100,12 @@ class Lease:
             self._renewed_at = max(self._renewed_at, began)
             return result
 
+    def renew(self, session: Session, **values: Any) -> JobRow:
+        """Write `values` and extend the lease; raises LostLease."""
+        row = jobs.renew(session, self.claim, **values)
+        self.is_pausing = row.pause_requested_at is not None
+        return row
+
     def end(self, work: Callable[[Session], T]) -> T:
         """The last write, which gives the lease up."""
         self._is_over.set()
@@ -100,7 +115,7 @@ class Lease:
     def _beat(self) -> None:
         while not self._is_over.wait(HEARTBEAT_S):
             try:
-                self.write(lambda session: jobs.renew(session, self.claim))
+                self.write(self.renew)
             except LostLease:
                 return
             except Exception:

@@ -24,8 +24,9 @@ from .worker import Worker
 def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
     """Everything that comes before training; `folder` is empty and gets the local files.
 
-    Raises JobFailed for what is wrong with the job, Setback, LostLease and Stopped.
+    Raises JobFailed for what is wrong with the job, Setback, LostLease, Paused and Stopped.
     """
+    _check(worker, lease)
     job = lease.job
     rows = _file_rows(worker, lease)
     if job.train_config is None:
@@ -52,6 +53,13 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
         resume_from=str(resume_from) if resume_from else None,
         init_adapter=str(init_adapter) if init_adapter else None,
     )
+
+
+def _check(worker: Worker, lease: Lease) -> None:
+    """May the work go on? Raises LostLease, Stopped and Paused."""
+    lease.check()
+    worker.check_stopping()
+    lease.check_pausing()
 
 
 def _file_rows(worker: Worker, lease: Lease) -> dict[Role, FileRow]:
@@ -101,8 +109,7 @@ def _validate(
 def _chunks(worker: Worker, lease: Lease, row: FileRow, role: Role) -> Iterator[bytes]:
     try:
         for chunk in worker.blobs.read(row.blob_key, size_bytes=row.size_bytes, sha256=row.sha256):
-            lease.check()
-            worker.check_stopping()
+            _check(worker, lease)
             yield chunk
     except (BlobMissing, BlobCorrupt) as error:
         raise _unreadable(row, role) from error
@@ -127,7 +134,7 @@ def _base_path(worker: Worker, lease: Lease) -> Path:
     base = worker.catalogue().get(name)
     if base is None:
         raise Setback(f"This server no longer has the base model {name}", code="server_error")
-    return worker.bases.path(base, worker.check_stopping)
+    return worker.bases.path(base, lambda: _check(worker, lease))
 
 
 def _fetch_init_adapter(worker: Worker, lease: Lease, folder: Path) -> Path | None:

@@ -15,6 +15,7 @@ _OPTIONAL = (
     "full_valid_loss",
     "full_valid_mean_token_accuracy",
 )
+_OF_THE_RUN = ("total_steps", "num_tokens")
 _SMOOTHING = 0.1
 
 
@@ -37,8 +38,10 @@ def data(metrics: StepMetrics) -> Json:
     }
 
 
-def checkpoint_metrics(metrics: StepMetrics, method: str) -> Json:
-    return {**_values(metrics), "type": method}
+def checkpoint_metrics(data: Json, method: str) -> Json:
+    """A checkpoint's metrics, from the data of its step's event."""
+    values = {key: value for key, value in data.items() if key not in _OF_THE_RUN}
+    return {**values, "type": method}
 
 
 def _values(metrics: StepMetrics) -> Json:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from storage import adapters, checkpoints, events, jobs, models
 from storage.blobs import BlobInfo, BlobStore
+from storage.database import Json
 from storage.errors import LuthierError, ModelNotFound
 from storage.ids import new_id
 from storage.jobs import JobRow
@@ -31,6 +32,18 @@ class _Adapter:
     blob: BlobInfo
 
 
+@dataclass(frozen=True)
+class _Model:
+    """What is to become a model."""
+
+    adapter: _Adapter
+    rank: int
+    step: int
+    metrics: Json
+    """The data of the step's event."""
+    is_final: bool
+
+
 @dataclass
 class _Written:
     """What a transaction leaves to be done once it is committed."""
@@ -44,9 +57,7 @@ def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved, *, rank: 
     lease.check()
     adapter = None
     if saved.end_of_epoch or saved.is_last:
-        adapter_id = new_id("adapter-")
-        key = adapters.blob_key(adapter_id)
-        adapter = _Adapter(adapter_id, archive.pack(folder / "adapter", blobs, key))
+        adapter = _pack_adapter(blobs, folder)
     point = None
     # Behind the last step there is nothing to resume.
     if not saved.is_last:
@@ -60,7 +71,9 @@ def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved, *, rank: 
         # First of all: it takes the row's lock and says whether the job is still ours.
         jobs.renew(session, lease.claim)
         if adapter is not None:
-            _add_model(session, lease.job, saved, adapter, rank, written)
+            metrics = progress.data(saved.metrics)
+            model = _Model(adapter, rank, saved.step, metrics, is_final=saved.is_last)
+            _add_model(session, lease.job, model, written)
         if point is not None:
             _add_resume_point(session, lease, saved.step, point, written)
         crash_point("before_checkpoint_commit")
@@ -71,34 +84,51 @@ def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved, *, rank: 
     delete(blobs, written.unused_blobs)
 
 
-def _add_model(
-    session: Session,
-    job: JobRow,
-    saved: CheckpointSaved,
-    adapter: _Adapter,
-    rank: int,
-    written: _Written,
-) -> None:
-    if checkpoints.at_step(session, job.id, saved.step) is not None:
+def snapshot(blobs: BlobStore, lease: Lease, folder: Path, step: int, *, rank: int) -> None:
+    """Make a model of the state in `folder`, at which a job pauses. Raises LostLease."""
+    lease.check()
+    adapter = _pack_adapter(blobs, folder)
+
+    def write(session: Session) -> _Written:
+        written = _Written()
+        jobs.renew(session, lease.claim)
+        event = events.find(session, lease.job.id, f"step:{step}")
+        metrics = (event and event.data) or {"step": step}
+        model = _Model(adapter, rank, step, metrics, is_final=False)
+        _add_model(session, lease.job, model, written)
+        return written
+
+    delete(blobs, lease.write(write).unused_blobs)
+
+
+def _pack_adapter(blobs: BlobStore, folder: Path) -> _Adapter:
+    adapter_id = new_id("adapter-")
+    key = adapters.blob_key(adapter_id)
+    return _Adapter(adapter_id, archive.pack(folder / "adapter", blobs, key))
+
+
+def _add_model(session: Session, job: JobRow, model: _Model, written: _Written) -> None:
+    blob, step = model.adapter.blob, model.step
+    if checkpoints.at_step(session, job.id, step) is not None:
         # A replay after a crash: the weights are the same, the first ones stay.
-        written.unused_blobs.append(adapter.blob.key)
+        written.unused_blobs.append(blob.key)
         return
     name = models.new_name(job.base_model, job.organization_slug, job.suffix)
-    if not saved.is_last:
-        name += f":ckpt-step-{saved.step}"
+    if not model.is_final:
+        name += f":ckpt-step-{step}"
     adapters.create(
         session,
-        adapter.id,
+        model.adapter.id,
         project_id=job.project_id,
         base_model=job.base_model,
-        rank=rank,
-        blob=adapter.blob,
+        rank=model.rank,
+        blob=blob,
     )
     models.create(
         session,
         name,
         project_id=job.project_id,
-        adapter_id=adapter.id,
+        adapter_id=model.adapter.id,
         base_model=job.base_model,
         job_id=job.id,
         owned_by=job.organization_slug,
@@ -106,15 +136,15 @@ def _add_model(
     checkpoints.create(
         session,
         job_id=job.id,
-        step=saved.step,
+        step=step,
         model_name=name,
-        metrics=progress.checkpoint_metrics(saved.metrics, job.method),
+        metrics=progress.checkpoint_metrics(model.metrics, job.method),
     )
     events.add(
         session,
         job.id,
-        f"checkpoint:{saved.step}",
-        f"Checkpoint created at step {saved.step} with Snapshot ID: {name}",
+        f"checkpoint:{step}",
+        f"Checkpoint created at step {step} with Snapshot ID: {name}",
         data={},
     )
     written.unused_blobs += _remove_old(session, job)

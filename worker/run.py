@@ -12,7 +12,7 @@ from storage.jobs import Claim, LostLease
 
 from . import finish, resume, supervise
 from .crash_points import crash_point
-from .ending import JobFailed, Setback, Stopped, UnusableState
+from .ending import JobFailed, Paused, Setback, Stopped, UnusableState
 from .lease import Lease
 from .prepare import prepare
 from .worker import Worker
@@ -56,6 +56,9 @@ def _attempt(worker: Worker, lease: Lease) -> None:
     except Stopped:
         finish.give_back(lease)
         queue.ring(lease.job.id)
+    except Paused:
+        if not finish.pause(lease):
+            queue.ring(lease.job.id)
     except UnusableState as error:
         reason = str(error)
         lease.write(lambda session: resume.discard_newest(session, lease, reason))

@@ -9,12 +9,13 @@ import shutil
 import time
 from collections.abc import Iterable
 from datetime import timedelta
+from pathlib import Path
 
 import structlog
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
-from storage import events, jobs
+from storage import events
 from training.messages import (
     CheckpointSaved,
     Failed,
@@ -28,7 +29,7 @@ from training.messages import (
 
 from . import progress, publish
 from .crash_points import crash_point
-from .ending import JobFailed, Setback, Stopped, UnusableState
+from .ending import JobFailed, Paused, Setback, Stopped, UnusableState
 from .lease import Lease
 from .trainer import Trainer, TrainerDied
 from .worker import Worker
@@ -44,7 +45,7 @@ log = structlog.get_logger()
 
 def train(worker: Worker, lease: Lease, start: Start) -> None:
     """Train to the end, every checkpoint published; raises JobFailed, Setback, UnusableState,
-    LostLease and Stopped.
+    LostLease, Paused and Stopped.
     """
     supervision = _Supervision(worker, lease, start)
     try:
@@ -71,6 +72,10 @@ class _Supervision:
         self._pace = progress.Pace()
         self._is_finished = False
         """The trainer is done with the job."""
+        self._state = Path(start.resume_from) if start.resume_from else None
+        """The folder of the newest checkpoint, or of the one that training began from."""
+        self._state_step = 0
+        self._is_told_to_stop = False
         self._stop_by: float | None = None
 
     def run(self) -> None:
@@ -82,9 +87,10 @@ class _Supervision:
                 reports = [r for r in self.trainer.receive(POLL_S) if self._is_ours(r)]
                 self._is_finished = any(isinstance(r, Finished | Failed) for r in reports)
                 self._lease.check()
-                self._watch_for_stop()
                 for group in _by_kind(reports):
                     self._handle(group)
+                if not self._is_finished:
+                    self._watch_for_stop()
         except TrainerDied:
             raise
         except BaseException:
@@ -108,7 +114,7 @@ class _Supervision:
                 case CheckpointSaved():
                     rank = self._start.config.rank
                     publish.checkpoint(self._worker.blobs, self._lease, report, rank=rank)
-                    shutil.rmtree(report.path, ignore_errors=True)
+                    self._keep(report)
                     # All that follows is a Finished, which nobody needs.
                     self._is_finished = self._is_finished or report.is_last
                 case Failed(code="invalid_checkpoint"):
@@ -119,13 +125,33 @@ class _Supervision:
                     raise Setback(report.message, code=report.code)
                 case Finished(outcome="stopped"):
                     self._lease.check()
+                    if self._lease.is_pausing:
+                        self._publish_snapshot(report)
+                        raise Paused
                     raise Stopped
 
+    def _keep(self, saved: CheckpointSaved) -> None:
+        """This one's folder until there is a newer one: a pause may make a model of it."""
+        if self._state is not None:
+            shutil.rmtree(self._state, ignore_errors=True)
+        self._state, self._state_step = Path(saved.path), saved.step
+
+    def _publish_snapshot(self, finished: Finished) -> None:
+        """The state that a pause leaves is a model to try out, if a step was taken at all."""
+        if self._state is not None and self._state_step == finished.step:
+            publish.snapshot(
+                self._worker.blobs,
+                self._lease,
+                self._state,
+                finished.step,
+                rank=self._start.config.rank,
+            )
+
     def _record_start(self, started: Started) -> None:
-        self.step = started.step
+        self.step = self._state_step = started.step
 
         def write(session: Session) -> None:
-            jobs.renew(session, self._lease.claim, status="running")
+            self._lease.renew(session, status="running")
             events.add(session, started.job_id, "started", "Fine-tuning job started")
             for warning in started.warnings:
                 # The same words again, after a resume, are no news.
@@ -140,7 +166,7 @@ class _Supervision:
 
         def write(session: Session) -> None:
             finish = func.clock_timestamp() + timedelta(seconds=remaining_s)
-            jobs.renew(session, self._lease.claim, estimated_finish=finish)
+            self._lease.renew(session, estimated_finish=finish)
             for metrics in steps:
                 events.add(
                     session,
@@ -155,12 +181,18 @@ class _Supervision:
         self.step = steps[-1].step
 
     def _watch_for_stop(self) -> None:
-        """When the worker is told to end, have a checkpoint made; then wait for it, but not for ever."""
-        if not self._worker.is_stopping.is_set():
+        """When the worker is told to end or the job to pause, have a checkpoint made and wait for it.
+
+        For a pause as long as it takes: a trainer that hangs is found out elsewhere.
+        """
+        is_ending = self._worker.is_stopping.is_set()
+        if (is_ending or self._lease.is_pausing) and not self._is_told_to_stop:
+            self._is_told_to_stop = True
+            self.trainer.send(Stop(job_id=self._start.job_id, reason="checkpoint"))
+        if not is_ending:
             return
         if self._stop_by is None:
             self._stop_by = time.monotonic() + STOP_S
-            self.trainer.send(Stop(job_id=self._start.job_id, reason="checkpoint"))
         elif time.monotonic() > self._stop_by:
             self.trainer.kill()
             self._is_finished = True

@@ -80,6 +80,7 @@ class Run:
         if start.resume_from:
             state = json.loads((Path(start.resume_from) / "state" / "state.json").read_text())
             self.step, self.weights = state["step"], state["weights"]
+        self.saved_step = self.step
 
     def run(self) -> None:
         job_id = self.start.job_id
@@ -113,7 +114,7 @@ class Run:
         while self.step < self.total_steps:
             stop = self.asked_to_stop()
             if stop is not None:
-                if stop.reason == "checkpoint" and self.step:
+                if stop.reason == "checkpoint" and self.step > self.saved_step:
                     self.save()
                 self.finish("stopped")
                 return
@@ -182,6 +183,7 @@ class Run:
         return (epochs * self.num_examples + in_epoch) * TOKENS_PER_EXAMPLE
 
     def save(self) -> None:
+        self.saved_step = self.step
         folder = Path(self.start.output_dir) / f"step-{self.step}"
         (folder / "adapter").mkdir(parents=True)
         (folder / "state").mkdir()

@@ -118,6 +118,10 @@ class Scene:
         with self.sessions() as session:
             return [data["step"] for data in events.metrics(session, job_id)]
 
+    def metrics(self, job_id: str) -> list[Json]:
+        with self.sessions() as session:
+            return events.metrics(session, job_id)
+
     def checkpoints(self, job_id: str) -> list[checkpoints.CheckpointRow]:
         """Newest first."""
         with self.sessions() as session:
