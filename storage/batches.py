@@ -290,6 +290,17 @@ def chunks(session: Session, batch_id: str) -> list[BatchChunkRow]:
     return list(session.scalars(query.order_by(BatchChunkRow.number)))
 
 
+def count_chunks(session: Session, batch_id: str) -> int:
+    query = select(func.count()).where(BatchChunkRow.batch_id == batch_id)
+    return session.scalars(query).one()
+
+
+def answered(session: Session, batch_id: str) -> set[int]:
+    """The numbers of the lines that are in a chunk."""
+    query = select(BatchChunkRow.lines).where(BatchChunkRow.batch_id == batch_id)
+    return {number for numbers in session.scalars(query) for number in numbers}
+
+
 def end(session: Session, held: Claim, status: str, **values: Any) -> BatchRow:
     """The last write, which gives the lease up; the chunks' blobs may go. Raises LostLease.
 

@@ -10,6 +10,7 @@ from storage import queue
 from storage.errors import LuthierError
 from storage.settings import Settings
 
+from . import batch_run
 from .errands import SLOTS, Errands
 from .errands_sweep import ErrandsSweep
 
@@ -24,6 +25,11 @@ class _Process:
 
     errands: Errands
     sweep: ErrandsSweep
+
+
+@queue.app.task(name=queue.RUN_BATCH, max_retries=0)
+def run_batch(batch_id: str) -> None:
+    batch_run.run(_Process.errands, batch_id)
 
 
 @signals.worker_init.connect

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import threading
 
+import structlog
+
+from storage import batches
 from storage.blobs import open_store
 from storage.database import sessions, sync_engine
 from storage.settings import Settings
 
 from .folder import Folder
+from .gateway import Gateway
 
 SLOTS = 8
-"""Tasks at a time. Batches take some of them for hours, so the rest is for what is short."""
+"""Tasks at a time."""
+BATCH_SLOTS = 4
+"""Batches take hours: so many at a time, and the other slots are for what is short."""
+
+log = structlog.get_logger()
 
 
 class Errands:
@@ -27,12 +35,22 @@ class Errands:
         self.engine = sync_engine(settings.database_url, pool_size=SLOTS)
         self.sessions = sessions(self.engine)
         self.blobs = open_store(settings.blob_url)
+        self.gateway = Gateway(settings.api_url, settings.internal_key, settings.batch_concurrency)
         self.folder = Folder(settings.data_dir / "errands")
+        self.batch_slots = threading.BoundedSemaphore(BATCH_SLOTS)
         self.is_stopping = threading.Event()
 
     @property
     def name(self) -> str:
         return self.folder.name
+
+    def bury_dead(self) -> None:
+        """Free at once what processes of this data directory held when they were killed."""
+        with self.folder.dead() as names:
+            if names:
+                with self.sessions.begin() as session:
+                    batches.expire_leases(session, names)
+                log.info("errands.buried_dead", names=names)
 
     def stop(self) -> None:
         """Tell the tasks at hand to let go."""
@@ -40,5 +58,6 @@ class Errands:
 
     def close(self) -> None:
         self.stop()
+        self.gateway.close()
         self.folder.close()
         self.engine.dispose()
