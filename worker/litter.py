@@ -8,7 +8,7 @@ from itertools import islice
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from storage import adapters, files, jobs
+from storage import adapters, files, jobs, upload_parts
 from storage.blobs import BlobStore
 
 from . import publish
@@ -57,7 +57,11 @@ class Litter:
     def _remove_orphans(self) -> None:
         """Blobs without a row that had none an hour ago either: a row follows its blob in no time."""
         orphans: set[str] = set()
-        for prefix, known in (("adapters/", adapters.known_keys), ("files/", files.known_keys)):
+        for prefix, known in (
+            ("adapters/", adapters.known_keys),
+            ("files/", files.known_keys),
+            ("uploads/", upload_parts.known_keys),
+        ):
             for keys in _batches(self._blobs.list(prefix)):
                 with self._sessions() as session:
                     orphans |= set(keys) - known(session, keys)

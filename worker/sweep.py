@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from storage import files, jobs, queue
+from storage import files, jobs, queue, uploads
 
 from . import publish
 from .litter import Litter
@@ -56,7 +56,7 @@ class Sweep:
             if not _try_lock(session):
                 return
             runnable = jobs.runnable(session)
-            expired = files.remove_expired(session)
+            expired = files.remove_expired(session) + uploads.remove_expired(session)
         publish.delete(self._worker.blobs, expired)
         if runnable and queue.depth() == 0:
             for job_id in runnable:
