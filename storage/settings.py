@@ -37,6 +37,9 @@ class Settings:
     result_file_encoding: str = "base64"
     """`base64` as api.openai.com answers, or `plain`."""
 
+    webhook_allow_private: bool = False
+    """Whether webhooks may go to addresses of the inside, and without TLS."""
+
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
         data_dir = Path(env.get("LUTHIER_DATA_DIR", ".luthier"))
@@ -60,6 +63,7 @@ class Settings:
             api_url=env.get("LUTHIER_API_URL", "").rstrip("/"),
             batch_concurrency=_count(env, "LUTHIER_BATCH_CONCURRENCY", 8),
             result_file_encoding=encoding,
+            webhook_allow_private=env.get("LUTHIER_WEBHOOK_ALLOW_PRIVATE", "") == "1",
         )
 
     def require(self, *names: str) -> Settings:

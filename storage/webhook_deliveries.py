@@ -6,9 +6,6 @@ delivered at least once, always under the same `webhook-id`. All times are the d
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import json
 import random
 from collections.abc import Collection, Sequence
@@ -128,24 +125,6 @@ def event_body(event_id: str, type: str, object_id: str, created_at: int) -> byt
         "data": {"id": object_id},
     }
     return json.dumps(event, separators=(",", ":")).encode()
-
-
-def signed_headers(
-    delivery_id: str, timestamp: int, body: bytes, secrets: Sequence[str]
-) -> dict[str, str]:
-    """What `client.webhooks.unwrap()` checks: standardwebhooks.com, version 1."""
-    content = f"{delivery_id}.{timestamp}.".encode() + body
-    signatures = [f"v1,{_signature(secret, content)}" for secret in secrets]
-    return {
-        "webhook-id": delivery_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": " ".join(signatures),
-    }
-
-
-def _signature(secret: str, content: bytes) -> str:
-    key = base64.b64decode(secret.removeprefix("whsec_"))
-    return base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
 
 
 def _is_this_attempt(row: WebhookDeliveryRow) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from storage import jobs, projects, webhook_deliveries, webhooks
+from storage import jobs, projects, webhook_deliveries, webhook_post, webhooks
 from storage.errors import InvalidRequest, NotFound
 from storage.webhook_deliveries import WebhookDeliveryRow
 from storage.webhooks import WebhookEndpointRow
@@ -193,7 +193,7 @@ def test_client_accepts_the_signature_of_each_live_secret_and_no_other(
 
     def accepts(secret: str, secrets: list[str]) -> bool:
         now = int(row.created_at.timestamp())
-        headers = webhook_deliveries.signed_headers("wh_1", now, body, secrets)
+        headers = webhook_post.signed_headers("wh_1", now, body, secrets)
         try:
             event = client.webhooks.unwrap(body, headers, secret=secret)
         except openai.InvalidWebhookSignatureError:
