@@ -46,9 +46,9 @@ async def authenticate(
     key = credentials.credentials.encode("latin-1").decode("utf-8", "surrogateescape")
     if _is_internal(key, wiring.settings.internal_key):
         project_id = request.headers.get(PROJECT_HEADER, "")
-        caller = await wiring.database.run(api_keys.internal_caller, project_id)
+        caller = await wiring.database.read(api_keys.internal_caller, project_id)
     else:
-        caller = await wiring.database.run(api_keys.find_caller, key)
+        caller = await wiring.callers.ask(key)
     if caller is None:
         raise Unauthenticated(
             f"Incorrect API key provided: {_masked(key)}. You can find your API key with the "

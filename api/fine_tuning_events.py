@@ -1,60 +1,84 @@
-"""/v1/fine_tuning/jobs/{id}/events: what happened, newest first."""
+"""/v1/fine_tuning/jobs/{id}/events: what happened, newest first; or as a stream, oldest first."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any
 
-from fastapi import APIRouter
-from pydantic import BaseModel
+from fastapi import APIRouter, Header, Query, Response
 from sqlalchemy.orm import Session
 
-from storage import events, jobs, pages
+from storage import jobs
 from storage.events import EventRow
 
+from . import fine_tuning_event, job_stream
 from .auth import ProjectCaller
+from .event_stream import MEDIA_TYPE
+from .fine_tuning_event import FineTuningJobEvent
+from .job_stream import JobStream, Mark, Place
 from .pages import After, Page, limit
-from .wiring import Wired
+from .wiring import Wired, Wiring
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": (
+            "A page, newest first; or, with `stream=true`, server-sent events, oldest first: each has "
+            "the event's id as `id`, `message` as `event` and the event as `data`. Lines that begin "
+            "with a colon keep the connection alive. When the job is over, `data: [DONE]` ends the "
+            "stream; a stream that ends without it goes on where a new one names the last id that came."
+        ),
+        "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+    }
+}
 
-class FineTuningJobEvent(BaseModel):
-    id: str
-    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
-    created_at: int
-    level: Literal["info", "warn", "error"]
-    message: str
-    type: Literal["message", "metrics"]
-    data: dict[str, Any] | None
-
-    @classmethod
-    def from_row(cls, row: EventRow) -> FineTuningJobEvent:
-        return cls(
-            id=row.id,
-            created_at=int(row.created_at.timestamp()),
-            level=row.level,
-            message=row.message,
-            type=row.type,
-            data=row.data,
-        )
+Stream = Annotated[bool, Query(description="Follow the job until it ends, as server-sent events.")]
+LastEventId = Annotated[
+    str | None,
+    Header(description="With `stream`: go on behind this event. It goes before `after`."),
+]
 
 
-@router.get("/{fine_tuning_job_id}/events")
+@router.get(
+    "/{fine_tuning_job_id}/events", response_model=Page[FineTuningJobEvent], responses=STREAM
+)
 async def list_events(
     fine_tuning_job_id: str,
     caller: ProjectCaller,
     wiring: Wired,
     after: After = None,
     limit: Annotated[int, limit(1000)] = 20,
-) -> Page[FineTuningJobEvent]:
-    page = await wiring.database.run(_page, caller.project_id, fine_tuning_job_id, after, limit)
-    return Page(
-        data=[FineTuningJobEvent.from_row(row) for row in page.rows], has_more=page.has_more
+    stream: Stream = False,
+    last_event_id: LastEventId = None,
+) -> Response:
+    if not stream:
+        page = await wiring.event_pages.get(
+            caller.project_id, fine_tuning_job_id, after=after, limit=limit
+        )
+        return Response(page, media_type="application/json")
+    job_stream.check_room(wiring)
+    place = await wiring.database.run(
+        _place, caller.project_id, fine_tuning_job_id, last_event_id or after
     )
+    return JobStream(_chunks(wiring, place))
 
 
-def _page(
-    session: Session, project_id: str, job_id: str, after: str | None, limit: int
-) -> pages.Page[EventRow]:
-    jobs.get(session, project_id, job_id)
-    return events.page(session, job_id, after=after, limit=limit)
+def _place(session: Session, project_id: str, job_id: str, after: str | None) -> Place:
+    return job_stream.place(session, jobs.get(session, project_id, job_id), after)
+
+
+async def _chunks(wiring: Wiring, place: Place) -> AsyncIterator[bytes]:
+    async with aclosing(job_stream.follow(wiring, place)) as followed:
+        async for it in followed:
+            if isinstance(it, EventRow):
+                yield _chunk(it)
+            else:
+                yield job_stream.DONE if it is Mark.END else job_stream.HEARTBEAT
+
+
+def _chunk(row: EventRow) -> bytes:
+    # "message" is what a browser's EventSource takes to be the default.
+    data = fine_tuning_event.render(row)
+    return b"id: %b\nevent: message\ndata: %b\n\n" % (row.id.encode(), data)

@@ -10,13 +10,17 @@ from typing import Annotated
 import httpx
 from fastapi import Depends, Request
 
-from storage import queue
+from storage import api_keys, queue
+from storage.api_keys import Caller
 from storage.base_models import Catalogue
 from storage.blobs import BlobStore, open_store
 from storage.settings import Settings
 
 from .backends import Backends
 from .database import Database
+from .event_feed import EventFeed
+from .event_pages import EventPages
+from .gather import Gather
 from .metrics import Metrics
 
 CONNECT_TIMEOUT_S = 5.0
@@ -28,6 +32,10 @@ READ_TIMEOUT_S = 600.0
 class Wiring:
     settings: Settings
     database: Database
+    callers: Gather[str, Caller]
+    """By their keys; see `auth`."""
+    event_pages: EventPages
+    event_feed: EventFeed
     blobs: BlobStore
     http: httpx.AsyncClient
     backends: Backends
@@ -44,6 +52,7 @@ async def wire(settings: Settings, metrics: Metrics) -> AsyncIterator[Wiring]:
     # Celery's app reads its environment when it is imported.
     queue.app.conf.broker_url = settings.broker_url
     database = Database(settings.database_url)
+    event_feed = EventFeed(database)
     http = httpx.AsyncClient(
         timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
@@ -54,12 +63,16 @@ async def wire(settings: Settings, metrics: Metrics) -> AsyncIterator[Wiring]:
         yield Wiring(
             settings=settings,
             database=database,
+            callers=Gather(lambda keys: database.read(api_keys.find_callers, keys)),
+            event_pages=EventPages(database),
+            event_feed=event_feed,
             blobs=open_store(settings.blob_url),
             http=http,
             backends=Backends(http, settings.backends, settings.internal_key),
             metrics=metrics,
         )
     finally:
+        await event_feed.close()
         await http.aclose()
         await database.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -12,6 +13,8 @@ from sqlalchemy import (
     ColumnElement,
     ForeignKey,
     Select,
+    String,
+    any_,
     bindparam,
     func,
     not_,
@@ -19,6 +22,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from . import pages
@@ -170,19 +174,28 @@ def revoke_admin(session: Session, key_id: str) -> None:
 
 
 def find_caller(session: Session, key: str) -> Caller | None:
-    """The live key's caller, or None. The look-up is by hash, so timing tells nothing of a key."""
-    found = session.execute(_FIND_CALLER, {"sha256": digest(key)}).one_or_none()
-    if found is None:
-        return None
-    if not found.is_use_noted:
-        _note_use(session, found.id)
-    return Caller(
-        key_id=found.id,
-        kind="admin" if found.kind == "admin" else "project",
-        project_id=found.project_id or "",
-        organization_id=found.organization_id or "",
-        organization_slug=found.organization_slug or "",
-    )
+    """The live key's caller, or None."""
+    return find_callers(session, [key]).get(key)
+
+
+def find_callers(session: Session, keys: Sequence[str]) -> dict[str, Caller]:
+    """The callers of those keys that live. The look-up is by hash, so timing tells nothing of a key."""
+    by_hash = {digest(key): key for key in keys}
+    callers: dict[str, Caller] = {}
+    used: list[str] = []
+    for found in session.execute(_FIND_CALLERS, {"hashes": list(by_hash)}):
+        if not found.is_use_noted:
+            used.append(found.id)
+        callers[by_hash[found.sha256]] = Caller(
+            key_id=found.id,
+            kind="admin" if found.kind == "admin" else "project",
+            project_id=found.project_id or "",
+            organization_id=found.organization_id or "",
+            organization_slug=found.organization_slug or "",
+        )
+    if used:
+        _note_use(session, used)
+    return callers
 
 
 def internal_caller(session: Session, project_id: str) -> Caller | None:
@@ -201,10 +214,10 @@ def internal_caller(session: Session, project_id: str) -> Caller | None:
     )
 
 
-def _note_use(session: Session, key_id: str) -> None:
+def _note_use(session: Session, key_ids: list[str]) -> None:
     session.execute(
         update(ApiKeyRow)
-        .where(ApiKeyRow.id == key_id, not_(_is_use_noted()))
+        .where(ApiKeyRow.id.in_(key_ids), not_(_is_use_noted()))
         .values(last_used_at=func.now())
         .execution_options(synchronize_session=False)
     )
@@ -217,9 +230,10 @@ def _is_use_noted() -> ColumnElement[bool]:
 
 
 # Each request asks this, so it is put together once.
-_FIND_CALLER = (
+_FIND_CALLERS = (
     select(
         ApiKeyRow.id,
+        ApiKeyRow.sha256,
         ApiKeyRow.kind,
         _is_use_noted().label("is_use_noted"),
         ProjectRow.id.label("project_id"),
@@ -228,7 +242,7 @@ _FIND_CALLER = (
     )
     .outerjoin(ProjectRow, ApiKeyRow.project_id == ProjectRow.id)
     .where(
-        ApiKeyRow.sha256 == bindparam("sha256"),
+        ApiKeyRow.sha256 == any_(bindparam("hashes", type_=ARRAY(String))),
         ApiKeyRow.revoked_at.is_(None),
         or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > func.now()),
         ProjectRow.archived_at.is_(None),

@@ -40,10 +40,3 @@ def test_an_event_of_another_job_is_no_cursor(client: openai.OpenAI) -> None:
     first, second = create(client), create(client)
     (event,) = client.fine_tuning.jobs.list_events(first.id).data
     assert client.fine_tuning.jobs.list_events(second.id, after=event.id).data == []
-
-
-def test_an_integration_that_does_nothing_yet_says_so(client: openai.OpenAI) -> None:
-    job = create(client, integrations=[{"type": "wandb", "wandb": {"project": "p"}}])
-    warning = client.fine_tuning.jobs.list_events(job.id).data[0]
-    assert warning.level == "warn"
-    assert "does not send metrics" in warning.message

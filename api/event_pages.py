@@ -1,0 +1,42 @@
+"""Pages of events for a crowd of pollers: those who ask at the same time share a query, and those who ask
+the same share the bytes of the reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Row
+
+from storage import event_pages
+from storage.errors import JobNotFound
+from storage.event_pages import Question
+from storage.pages import Page
+
+from . import fine_tuning_event
+from .database import Database
+from .gather import Gather
+
+
+class EventPages:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._gather = Gather(self._look)
+
+    async def get(self, project_id: str, job_id: str, *, after: str | None, limit: int) -> bytes:
+        """A Page[FineTuningJobEvent] as JSON, newest first. Raises JobNotFound."""
+        page = await self._gather.ask(Question(project_id, job_id, after, limit))
+        if page is None:
+            raise JobNotFound(job_id)
+        return page
+
+    async def _look(self, questions: Sequence[Question]) -> Mapping[Question, bytes]:
+        pages = await self._database.read(event_pages.find, questions)
+        return {question: _render(page) for question, page in pages.items()}
+
+
+def _render(page: Page[Row[Any]]) -> bytes:
+    events = b",".join(fine_tuning_event.render(row) for row in page.rows)
+    has_more = b"true" if page.has_more else b"false"
+    return b'{"object":"list","data":[' + events + b'],"has_more":' + has_more + b"}"
