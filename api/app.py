@@ -12,17 +12,23 @@ from storage.settings import Settings
 
 from . import (
     adapters,
+    aliases,
+    batches,
     errors,
     files,
     fine_tuning_checkpoints,
     fine_tuning_events,
     fine_tuning_jobs,
+    fine_tuning_permissions,
     health,
     inference,
     models,
     openapi,
+    stored_completions,
     upload_parts,
     uploads,
+    usage,
+    webhook_endpoints,
 )
 from .metrics import Metrics
 from .request_id import RequestId
@@ -60,9 +66,15 @@ def create_app(settings: Settings) -> FastAPI:
         fine_tuning_jobs,
         fine_tuning_events,
         fine_tuning_checkpoints,
+        fine_tuning_permissions,
         adapters,
+        aliases,
         models,
+        batches,
         inference,
+        stored_completions,
+        usage,
+        webhook_endpoints,
     ):
         app.include_router(resource.router, responses=errors.DOCUMENTED)
     app.include_router(health.router)

@@ -1,4 +1,4 @@
-"""A backend's stream of events passed on to the client, with the names put right on the way.
+"""A backend's stream of events passed on to the client, by way of who watches them go by.
 
 The stream is cut where events end, not where the network happened to cut it.
 """
@@ -6,14 +6,15 @@ The stream is cut where events end, not where the network happened to cut it.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
 
 import anyio
 import httpx
 import orjson
 import structlog
 from fastapi.responses import StreamingResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import Receive, Scope, Send
 
 from storage.errors import LuthierError
@@ -23,11 +24,25 @@ from .errors import SERVER_ERROR
 log = structlog.get_logger()
 
 MEDIA_TYPE = "text/event-stream"
+DONE = b"[DONE]"
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 
-Rewrite = Callable[[dict[str, Any]], dict[str, Any]]
+Json = dict[str, Any]
+
+
+class Watcher(Protocol):
+    """Sees a stream go by."""
+
+    def see(self, event: Json) -> Json | None:
+        """The event as the client gets it; None: not at all."""
+
+    async def all_seen(self) -> None:
+        """Called at the end of a whole stream, before the client hears of the end."""
+
+    def close(self) -> None:
+        """Called once, however the stream ended."""
 
 
 class EventStream(StreamingResponse):
@@ -35,28 +50,36 @@ class EventStream(StreamingResponse):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, upstream: httpx.Response, rewrite: Rewrite) -> None:
+    def __init__(
+        self, upstream: httpx.Response, watcher: Watcher, headers: Mapping[str, str]
+    ) -> None:
         super().__init__(
-            rewritten(upstream, rewrite),
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+            watched(upstream, watcher),
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers},
         )
         self._upstream = upstream
+        self._watcher = watcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
+            self._watcher.close()
             with anyio.CancelScope(shield=True):
                 await self._upstream.aclose()
 
 
-async def rewritten(upstream: httpx.Response, rewrite: Rewrite) -> AsyncIterator[bytes]:
+async def watched(upstream: httpx.Response, watcher: Watcher) -> AsyncIterator[bytes]:
     """The events, each complete. A stream that breaks ends with an error event, as OpenAI's do."""
     try:
         async for event in events(upstream.aiter_raw()):
-            yield _rewrite_event(event, rewrite)
-    except (httpx.HTTPError, EventTooLong) as error:
-        log.warning("backend.stream_broke", error=repr(error))
+            if event.removeprefix(b"data:").strip() == DONE:
+                await watcher.all_seen()
+            shown = _show(event, watcher)
+            if shown:
+                yield shown + b"\n\n"
+    except (httpx.HTTPError, EventTooLong, SQLAlchemyError) as error:
+        log.warning("stream.broke", error=repr(error))
         yield b"data: " + orjson.dumps(LuthierError(SERVER_ERROR).body()) + b"\n\n"
 
 
@@ -81,12 +104,12 @@ async def events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield bytes(buffer)
 
 
-def _rewrite_event(event: bytes, rewrite: Rewrite) -> bytes:
-    lines = [_rewrite_line(line, rewrite) for line in event.splitlines()]
-    return b"\n".join(lines) + b"\n\n"
+def _show(event: bytes, watcher: Watcher) -> bytes:
+    lines = [_show_line(line, watcher) for line in event.splitlines()]
+    return b"\n".join(line for line in lines if line is not None)
 
 
-def _rewrite_line(line: bytes, rewrite: Rewrite) -> bytes:
+def _show_line(line: bytes, watcher: Watcher) -> bytes | None:
     name, _, data = line.partition(b":")
     if name != b"data" or not data.lstrip().startswith(b"{"):
         return line
@@ -94,4 +117,5 @@ def _rewrite_line(line: bytes, rewrite: Rewrite) -> bytes:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
         return line
-    return b"data: " + orjson.dumps(rewrite(value))
+    seen = watcher.see(value)
+    return None if seen is None else b"data: " + orjson.dumps(seen)

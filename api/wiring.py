@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from .database import Database
 from .event_feed import EventFeed
 from .event_pages import EventPages
 from .gather import Gather
+from .metering import Meter
 from .metrics import Metrics
 
 CONNECT_TIMEOUT_S = 5.0
@@ -40,6 +42,7 @@ class Wiring:
     http: httpx.AsyncClient
     backends: Backends
     metrics: Metrics
+    meter: Meter
 
     def catalogue(self) -> Catalogue:
         """Read anew at each call, so that `luthier bases add` needs no restart."""
@@ -53,12 +56,14 @@ async def wire(settings: Settings, metrics: Metrics) -> AsyncIterator[Wiring]:
     queue.app.conf.broker_url = settings.broker_url
     database = Database(settings.database_url)
     event_feed = EventFeed(database)
+    meter = Meter(database)
     http = httpx.AsyncClient(
         timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
         # A proxy of the environment is meant for the world outside.
         trust_env=False,
     )
+    metering = asyncio.create_task(meter.run())
     try:
         yield Wiring(
             settings=settings,
@@ -70,9 +75,13 @@ async def wire(settings: Settings, metrics: Metrics) -> AsyncIterator[Wiring]:
             http=http,
             backends=Backends(http, settings.backends, settings.internal_key),
             metrics=metrics,
+            meter=meter,
         )
     finally:
         await event_feed.close()
+        metering.cancel()
+        await asyncio.gather(metering, return_exceptions=True)
+        await meter.flush()
         await http.aclose()
         await database.close()
 

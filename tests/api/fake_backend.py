@@ -59,7 +59,7 @@ class FakeBackend:
             "created": 1,
             "model": body["model"],
             "choices": [{"index": 0, "message": message, "finish_reason": "stop", "text": "Hello"}],
-            "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+            "usage": _usage(2),
         }
 
     async def _stream(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
@@ -71,18 +71,21 @@ class FakeBackend:
             raise
 
     async def _pieces(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
+        options = body.get("stream_options") or {}
         words = ["Hello", " from", " a", " stream", " with ünicode"]
         sent = b""
         for index, word in enumerate(words):
             if index == self.breaks_after:
                 raise ConnectionError("told to break")
-            chunk = {
-                "id": "chatcmpl-1",
-                "object": "chat.completion.chunk",
-                "created": 1,
-                "model": body["model"],
-                "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}],
+            is_last = index == len(words) - 1
+            choice = {
+                "index": 0,
+                "delta": {"content": word},
+                "finish_reason": "stop" if is_last and not self.is_endless else None,
             }
+            chunk = _chunk(body, [choice])
+            if options.get("continuous_usage_stats"):
+                chunk["usage"] = _usage(index + 1)
             event = b"data: " + orjson.dumps(chunk) + b"\n\n"
             if self.cut is None:
                 yield event
@@ -90,10 +93,33 @@ class FakeBackend:
         while self.is_endless:
             yield b": still here\n\n"
             await asyncio.sleep(0.01)
-        sent += b"data: [DONE]\n\n"
+        end = b"data: [DONE]\n\n"
+        if options.get("include_usage"):
+            usage = {**_chunk(body, []), "usage": _usage(len(words))}
+            end = b"data: " + orjson.dumps(usage) + b"\n\n" + end
+        sent += end
         if self.cut is None:
-            yield b"data: [DONE]\n\n"
+            yield end
             return
         for start in range(0, len(sent), self.cut):
             yield sent[start : start + self.cut]
             await asyncio.sleep(0)
+
+
+def _chunk(body: dict[str, Any], choices: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": body["model"],
+        "choices": choices,
+    }
+
+
+def _usage(num_generated: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": 3,
+        "completion_tokens": num_generated,
+        "total_tokens": 3 + num_generated,
+        "prompt_tokens_details": {"cached_tokens": 1},
+    }

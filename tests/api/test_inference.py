@@ -48,6 +48,10 @@ def test_a_base_is_asked_by_id_and_answers_by_the_name_that_was_used(
         assert reply.model == "gpt-4o-mini"
         assert reply.choices[0].message.content == "Hello from fake"
         assert client.completions.create(model="tiny-random", prompt="x").model == "tiny-random"
+        raw = client.chat.completions.with_raw_response.create(
+            model="gpt-4o-mini", messages=MESSAGES
+        )
+        assert raw.headers["openai-model"] == "tiny-random"
     body, headers = backend.requests[0]
     assert body == {"model": "tiny-random", "messages": MESSAGES, "temperature": 0.5, "top_k": 3}
     assert headers["authorization"] == "Bearer internal"
@@ -87,6 +91,31 @@ def test_a_stream_arrives_by_events_with_the_user_s_name(
     assert raw.headers["cache-control"] == "no-cache"
     assert raw.text.endswith("data: [DONE]\n\n")
     assert model.adapter_id not in raw.text
+
+
+def test_only_who_asks_for_a_stream_s_usage_gets_it(api: Api, tenant: Tenant) -> None:
+    backend = FakeBackend()
+    with gateway(api, backend) as front, front.client(tenant) as client:
+        plain = list(ask(client, stream=True))
+        assert all("usage" not in chunk.model_fields_set and chunk.choices for chunk in plain)
+        *chunks, last = ask(client, stream=True, stream_options={"include_usage": True})
+        assert all("usage" in chunk.model_fields_set and not chunk.usage for chunk in chunks)
+        assert last.choices == []
+        assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (3, 5)
+        each = {"include_usage": True, "continuous_usage_stats": True}
+        assert all(chunk.usage for chunk in ask(client, stream=True, stream_options=each))
+    assert {body["stream_options"]["include_usage"] for body, _ in backend.requests} == {True}
+
+
+def test_malformed_stream_options_are_the_backend_s_to_refuse(api: Api, tenant: Tenant) -> None:
+    backend = FakeBackend(answer=openai_error(400, "no object"))
+    with (
+        gateway(api, backend) as front,
+        front.client(tenant) as client,
+        pytest.raises(openai.BadRequestError, match="no object"),
+    ):
+        ask(client, stream=True, extra_body={"stream_options": 7})
+    assert backend.requests[0][0]["stream_options"] == 7
 
 
 def test_a_stream_that_breaks_ends_with_an_error_event(api: Api, tenant: Tenant) -> None:

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from api.app import create_app
-from storage import checkpoints
+from storage import aliases, checkpoints, permissions, stored_completions, webhooks
 from storage.settings import Settings
 from tests.api.stack import Api, Tenant
 from tests.api.test_fine_tuning_jobs import create
@@ -30,11 +30,21 @@ BODIES: dict[str, Any] = {
     "/v1/fine_tuning/jobs": {"model": "tiny-random", "training_file": "{file_id}"},
     "/v1/chat/completions": {"model": "{model}", "messages": [{"role": "user", "content": "x"}]},
     "/v1/completions": {"model": "{model}", "prompt": "x"},
+    "/v1/chat/completions/{completion_id}": {"metadata": {"k": "v"}},
+    "/v1/luthier/aliases": {"alias": "another-name", "model": "{model}"},
+    "/v1/fine_tuning/checkpoints/{fine_tuned_model_checkpoint}/permissions": {"project_ids": ["x"]},
 }
+BODIES["/v1/webhook_endpoints/{webhook_endpoint_id}"] = {"name": "another"}
+BODIES["/v1/webhook_endpoints/{webhook_endpoint_id}/test"] = {"event_type": "batch.failed"}
 UNKNOWN = {
+    "completion_id": "chatcmpl-unknown",
     "file_id": "file-unknown",
     "fine_tuning_job_id": "ftjob-unknown",
+    "fine_tuned_model_checkpoint": "ft:tiny-random:acme::unknown2",
+    "permission_id": "cp_unknown",
+    "alias": "alias-unknown",
     "model": "ft:tiny-random:acme::unknown1",
+    "webhook_endpoint_id": "we_unknown",
 }
 
 
@@ -50,10 +60,28 @@ def owned(api: Api, owner: Tenant) -> dict[str, str]:
         job = create(client)
     with api.sessions.begin() as session:
         checkpoints.create(session, job_id=job.id, step=1, model_name="ft:x", metrics={"step": 1})
+        aliases.bind(session, owner.project_id, "alias-of-the-owner", "tiny-random")
+        shared = session.merge(api.tuned_model(owner))
+        (permission,) = permissions.create(session, shared, [api.tenant().project_id])
+        stored_completions.create(
+            session,
+            owner.project_id,
+            completion={"id": "chatcmpl-owned", "created": 1, "model": "m", "choices": []},
+            messages=[{"role": "user", "content": "x"}],
+            metadata=None,
+        )
+        endpoint = webhooks.create(
+            session, owner.project_id, name="x", url="https://x.invalid/", event_types=[]
+        )
     return {
+        "completion_id": "chatcmpl-owned",
+        "alias": "alias-of-the-owner",
+        "fine_tuned_model_checkpoint": shared.name,
+        "permission_id": permission.id,
         "file_id": job.training_file,
         "fine_tuning_job_id": job.id,
         "model": api.tuned_model(owner).name,
+        "webhook_endpoint_id": endpoint.id,
     }
 
 
@@ -91,7 +119,16 @@ def test_another_project_s_id_answers_as_an_unknown_one(
 
 
 @pytest.mark.parametrize(
-    "route", [r for r in ROUTES if "{" not in r[1] and r[0] == "GET"], ids=" ".join
+    "route",
+    [
+        route
+        for route in ROUTES
+        if "{" not in route[1]
+        and route[0] == "GET"
+        and "/organization/" not in route[1]
+        and route[1] != "/v1/webhook_event_types"
+    ],
+    ids=" ".join,
 )
 def test_lists_hold_nothing_of_other_projects(
     api: Api, tenant: Tenant, owner: Tenant, owned: dict[str, str], route: tuple[str, str]
