@@ -22,14 +22,19 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 T = TypeVar("T", bound=BaseModel)
 
 
-async def read_object(request: Request) -> dict[str, Any]:
-    """The body as a JSON object. Standard JSON only: no NaN, no lone surrogates, bounded depth."""
+async def read_object(request: Request, *, is_required: bool = True) -> dict[str, Any]:
+    """The body as a JSON object. Standard JSON only: no NaN, no lone surrogates, bounded depth.
+
+    One that is not required may be empty, which gives `{}`.
+    """
     content = bytearray()
     async with aclosing(request.stream()) as stream:
         async for chunk in stream:
             content += chunk
             if len(content) > MAX_BODY_BYTES:
                 raise TooLarge(f"Maximum content size limit ({MAX_BODY_BYTES}) exceeded.")
+    if not is_required and not content:
+        return {}
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError as error:
@@ -43,7 +48,7 @@ async def read_object(request: Request) -> dict[str, Any]:
 
 
 def json_body(
-    model: type[T], *, by: Callable[..., Any] = of_project
+    model: type[T], *, by: Callable[..., Any] = of_project, is_required: bool = True
 ) -> Callable[..., Awaitable[T]]:
     """A dependency that gives the body as a `model`; document it with `document(model)`.
 
@@ -51,7 +56,7 @@ def json_body(
     """
 
     async def read(request: Request, _: Any = Depends(by)) -> T:
-        return model.model_validate(await read_object(request))
+        return model.model_validate(await read_object(request, is_required=is_required))
 
     return read
 
@@ -59,11 +64,12 @@ def json_body(
 _documented: dict[str, type[BaseModel]] = {}
 
 
-def document(model: type[BaseModel]) -> dict[str, Any]:
+def document(model: type[BaseModel], *, is_required: bool = True) -> dict[str, Any]:
     """`openapi_extra` of a route whose body is read here; the schema finds its way by itself."""
     _documented[reference(model)] = model
     schema = {"$ref": reference(model)}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    content = {"application/json": {"schema": schema}}
+    return {"requestBody": {"required": is_required, "content": content}}
 
 
 def documented() -> list[type[BaseModel]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
@@ -125,6 +126,12 @@ def event_body(event_id: str, type: str, object_id: str, created_at: int) -> byt
         "data": {"id": object_id},
     }
     return json.dumps(event, separators=(",", ":")).encode()
+
+
+def sample_body(type: str) -> bytes:
+    """As an event of a job or batch that there is not."""
+    object_id = new_id("batch_" if type.startswith("batch.") else "ftjob-")
+    return event_body(new_id("evt_"), type, object_id, int(time.time()))
 
 
 def _is_this_attempt(row: WebhookDeliveryRow) -> tuple[Any, ...]:

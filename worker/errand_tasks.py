@@ -13,6 +13,7 @@ from storage.settings import Settings
 from . import batch_run
 from .errands import SLOTS, Errands
 from .errands_sweep import ErrandsSweep
+from .webhooks import Webhooks
 
 # Threads, because the tasks only wait for other servers.
 queue.app.conf.update(
@@ -25,6 +26,7 @@ class _Process:
 
     errands: Errands
     sweep: ErrandsSweep
+    webhooks: Webhooks
 
 
 @queue.app.task(name=queue.RUN_BATCH, max_retries=0)
@@ -41,17 +43,22 @@ def _open(**_: Any) -> None:
         raise SystemExit(str(error)) from error
     _Process.errands = errands
     _Process.sweep = ErrandsSweep(errands)
+    _Process.webhooks = Webhooks(
+        errands.sessions, allow_private=errands.settings.webhook_allow_private
+    )
 
 
 @signals.worker_ready.connect
 def _begin(**_: Any) -> None:
     _Process.sweep.start()
+    _Process.webhooks.start()
 
 
 @signals.worker_shutting_down.connect
 def _stop(**_: Any) -> None:
     # In a signal handler: only raise flags.
     _Process.sweep.stop()
+    _Process.webhooks.stop()
     _Process.errands.stop()
 
 

@@ -1,0 +1,120 @@
+"""Delivers webhooks: looks for what is due, signs and posts it, and notes how that went.
+
+Its threads are its own, so that batches of hours never keep a delivery waiting.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import structlog
+from sqlalchemy.orm import Session, sessionmaker
+
+from storage import outbound, webhook_deliveries, webhook_post, webhooks
+from storage.outbound import CannotSend
+from storage.webhook_deliveries import WebhookDeliveryRow
+
+POLL_S = 1.0
+SLOTS = 4
+"""Deliveries at a time; to each endpoint one at a time."""
+
+log = structlog.get_logger()
+
+
+class Webhooks:
+    """Runs on threads of its own between `start` and `stop`; one that is cut off is made again."""
+
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        *,
+        allow_private: bool,
+        timeout_s: float = outbound.TIMEOUT_S,
+    ) -> None:
+        self._sessions = sessions
+        self._allow_private = allow_private
+        self._timeout_s = timeout_s
+        self._is_over = threading.Event()
+        self._has_changed = threading.Event()
+        self._busy: set[str] = set()
+        """Endpoints that something is being delivered to."""
+        self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """May be called in a signal handler: only raises flags."""
+        self._is_over.set()
+        self._has_changed.set()
+
+    def _run(self) -> None:
+        while not self._is_over.is_set():
+            self._has_changed.clear()
+            try:
+                self.once()
+            except Exception as error:
+                # The database is away: the next round finds the same work.
+                log.warning("webhooks.failed", error=repr(error))
+            self._has_changed.wait(POLL_S)
+
+    def once(self) -> None:
+        """Begin what is due, as far as there are slots."""
+        busy = frozenset(self._busy)
+        if len(busy) >= SLOTS:
+            return
+        with self._sessions.begin() as session:
+            rows = webhook_deliveries.take(session, SLOTS - len(busy), except_to=busy)
+            endpoints = webhooks.by_ids(session, [row.endpoint_id for row in rows])
+            secrets = {i: webhooks.live_secrets(session, row) for i, row in endpoints.items()}
+        for row in rows:
+            self._busy.add(row.endpoint_id)
+            threading.Thread(
+                target=self._deliver,
+                args=(row, endpoints[row.endpoint_id].url, secrets[row.endpoint_id]),
+                name="webhook",
+                daemon=True,
+            ).start()
+
+    def _deliver(self, row: WebhookDeliveryRow, url: str, secrets: Sequence[str]) -> None:
+        try:
+            problem = self._post(row, url, secrets)
+            with self._sessions.begin() as session:
+                if problem is None:
+                    webhook_deliveries.delivered(session, row)
+                    is_over = True
+                else:
+                    is_over = not webhook_deliveries.failed(session, row)
+        except Exception as error:
+            # It is still in its row, and will be due again.
+            log.warning("webhook.lost", delivery=row.id, error=repr(error))
+        else:
+            self._tell(row, problem, is_over)
+        finally:
+            self._busy.discard(row.endpoint_id)
+            self._has_changed.set()
+
+    def _post(self, row: WebhookDeliveryRow, url: str, secrets: Sequence[str]) -> str | None:
+        """What went wrong, or None."""
+        try:
+            status = webhook_post.send(
+                url,
+                row.id,
+                row.body(),
+                secrets,
+                allow_private=self._allow_private,
+                timeout_s=self._timeout_s,
+            )
+        except CannotSend as error:
+            return str(error)
+        return None if 200 <= status < 300 else f"It answered {status}."
+
+    def _tell(self, row: WebhookDeliveryRow, problem: str | None, is_over: bool) -> None:
+        told = {"delivery": row.id, "endpoint": row.endpoint_id, "attempt": row.attempts}
+        if problem is None:
+            log.info("webhook.delivered", **told)
+        elif is_over:
+            log.error("webhook.given_up", problem=problem, **told)
+        else:
+            log.warning("webhook.failed", problem=problem, **told)
