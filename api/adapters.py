@@ -26,8 +26,9 @@ router = APIRouter(prefix="/v1/luthier/models", tags=["luthier"])
     },
 )
 async def download_adapter(model: str, caller: ProjectCaller, wiring: Wired) -> StreamingResponse:
+    """Of the project's own models only: a permission to use a model does not hand out its weights."""
     found = await wiring.database.run(models.find, caller.project_id, model)
-    if found is None:
+    if found is None or found[0].project_id != caller.project_id:
         if wiring.catalogue().get(model) is not None:
             raise InvalidRequest(
                 f"The model '{model}' is a base model; it has no adapter.", param="model"

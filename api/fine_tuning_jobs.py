@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/jobs: create, list, retrieve, cancel."""
+"""/v1/fine_tuning/jobs: create, list, retrieve, cancel, pause, resume."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from storage import events, files, jobs, models, queue
+from storage import aliases, files, jobs, models, queue
 from storage.api_keys import Caller
 from storage.base_models import Catalogue
 from storage.errors import InvalidRequest
@@ -62,7 +62,10 @@ class FineTuningJob(BaseModel):
     result_files: list[str]
     seed: int
     shared_with_openai: Literal[False] = False
-    status: Literal["validating_files", "queued", "running", "succeeded", "failed", "cancelled"]
+    status: Literal[
+        "validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"
+    ]
+    """As in OpenAI's API, whose clients know no `paused` though its service has that state."""
     trained_tokens: int | None
     training_file: str
     usage_metrics: None = None
@@ -103,8 +106,7 @@ async def create_job(
     wiring: Wired,
 ) -> FineTuningJob:
     row = await wiring.database.run(_create, caller, body, wiring.catalogue())
-    with anyio.move_on_after(RING_TIMEOUT_S):
-        await run_sync(queue.ring, row.id, abandon_on_cancel=True)
+    await _ring(row.id)
     return FineTuningJob.from_row(row)
 
 
@@ -152,6 +154,32 @@ async def cancel_job(
     return FineTuningJob.from_row(row)
 
 
+@router.post("/{fine_tuning_job_id}/pause")
+async def pause_job(fine_tuning_job_id: str, caller: ProjectCaller, wiring: Wired) -> FineTuningJob:
+    """Asks for a pause and answers with the job as it is until then.
+
+    The worker makes a checkpoint of the step at hand, which can be used as a model, and lets the job go;
+    then its status is `paused`. A job that nobody works on pauses at once.
+    """
+    row = await wiring.database.run(jobs.pause, caller.project_id, fine_tuning_job_id)
+    return FineTuningJob.from_row(row)
+
+
+@router.post("/{fine_tuning_job_id}/resume")
+async def resume_job(
+    fine_tuning_job_id: str, caller: ProjectCaller, wiring: Wired
+) -> FineTuningJob:
+    """Training goes on exactly where it stopped. A pause that has not come yet is called off."""
+    row = await wiring.database.run(jobs.resume, caller.project_id, fine_tuning_job_id)
+    await _ring(row.id)
+    return FineTuningJob.from_row(row)
+
+
+async def _ring(job_id: str) -> None:
+    with anyio.move_on_after(RING_TIMEOUT_S):
+        await run_sync(queue.ring, job_id, abandon_on_cancel=True)
+
+
 def _create(
     session: Session, caller: Caller, body: CreateFineTuningJob, catalogue: Catalogue
 ) -> JobRow:
@@ -178,18 +206,14 @@ def _create(
         metadata_=body.metadata,
         integrations=integrations or None,
     )
-    jobs.create(session, row)
-    if integrations:
-        text = "The wandb integration is recorded, but this server does not send metrics to W&B yet"
-        events.add(session, row.id, "integrations", text, level="warn", data={})
-    return row
+    return jobs.create(session, row)
 
 
 def _starting_point(
     session: Session, caller: Caller, name: str, catalogue: Catalogue
 ) -> tuple[str, str, str | None]:
     """What `model` asks for: its resolved name, the base, and the adapter to go on from."""
-    base = catalogue.get(name)
+    base = aliases.find_base(session, caller.project_id, name, catalogue)
     if base is not None:
         return base.id, base.id, None
     found = models.find_to_train(session, caller.project_id, name)

@@ -1,4 +1,8 @@
-"""/v1/models: the bases, and the project's tuned models and checkpoints by their names."""
+"""/v1/models: the bases, and the tuned models and checkpoints that the project can use, by their names.
+
+Aliases are not listed, neither the operator's nor the project's own (`/v1/luthier/aliases` lists those): the
+list holds each model once, under the name that jobs report. They can be retrieved and used like models.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from storage import adapters, models
-from storage.errors import ModelNotFound, PermissionDenied
+from storage import adapters, aliases, models
+from storage.base_models import Catalogue
+from storage.errors import ModelNotFound, NotFound, PermissionDenied
 from storage.models import ModelRow
 
 from .auth import ProjectCaller
@@ -27,10 +32,13 @@ class Model(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    shutdown_date: None = None
 
     @classmethod
-    def from_row(cls, row: ModelRow) -> Model:
-        return cls(id=row.name, created=int(row.created_at.timestamp()), owned_by=row.owned_by)
+    def from_row(cls, row: ModelRow, *, name: str | None = None) -> Model:
+        """`name` is what it was asked for by, if that is an alias."""
+        created = int(row.created_at.timestamp())
+        return cls(id=name or row.name, created=created, owned_by=row.owned_by)
 
 
 class ModelList(BaseModel):
@@ -46,7 +54,7 @@ class ModelDeleted(BaseModel):
 
 @router.get("")
 async def list_models(caller: ProjectCaller, wiring: Wired) -> ModelList:
-    """Never paginated, as in OpenAI's API. Aliases are not listed, but can be retrieved and used."""
+    """Never paginated, as in OpenAI's API."""
     rows = await wiring.database.run(models.all, caller.project_id)
     bases = [_base(base.id) for base in wiring.catalogue().all()]
     return ModelList(data=bases + [Model.from_row(row) for row in rows])
@@ -54,17 +62,16 @@ async def list_models(caller: ProjectCaller, wiring: Wired) -> ModelList:
 
 @router.get("/{model:path}")
 async def retrieve_model(model: str, caller: ProjectCaller, wiring: Wired) -> Model:
-    if wiring.catalogue().get(model) is not None:
-        return _base(model)
-    found = await wiring.database.run(models.find, caller.project_id, model)
-    if found is None:
-        raise ModelNotFound(model)
-    return Model.from_row(found[0])
+    """By its name or an alias; the reply's id is what was asked for."""
+    return await wiring.database.run(_retrieve, caller.project_id, model, wiring.catalogue())
 
 
 @router.delete("/{model:path}")
 async def delete_model(model: str, caller: ProjectCaller, wiring: Wired) -> ModelDeleted:
-    """Takes the name away, and its adapter unless another name or a running job needs it."""
+    """Takes the name away, and its adapter unless another name or an unfinished job needs it.
+
+    Only the project that owns a model can delete it, and nobody a base.
+    """
     if wiring.catalogue().get(model) is not None:
         raise PermissionDenied(f"The model '{model}' is a base model and cannot be deleted.")
     keys = await wiring.database.run(_remove, caller.project_id, model)
@@ -74,6 +81,22 @@ async def delete_model(model: str, caller: ProjectCaller, wiring: Wired) -> Mode
 
 def _base(name: str) -> Model:
     return Model(id=name, created=BASE_CREATED, owned_by="system")
+
+
+def _retrieve(session: Session, project_id: str, name: str, catalogue: Catalogue) -> Model:
+    if aliases.find_base(session, project_id, name, catalogue) is not None:
+        return _base(name)
+    found = models.find(session, project_id, name)
+    if found is not None:
+        return Model.from_row(found[0], name=name)
+    target = aliases.target(session, project_id, name)
+    if target is not None:
+        raise NotFound(
+            f"The model '{name}' does not exist: it is an alias of '{target}', which is gone.",
+            param="model",
+            code="model_not_found",
+        )
+    raise ModelNotFound(name)
 
 
 def _remove(session: Session, project_id: str, name: str) -> list[str]:

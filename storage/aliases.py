@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from . import pages
+from .base_models import BaseModel, Catalogue
 from .database import Base, CreatedAt
 from .errors import AliasNotFound
 
@@ -47,6 +48,17 @@ def target(session: Session, project_id: str, alias: str) -> str | None:
     return session.scalar(
         select(AliasRow.model).where(AliasRow.project_id == project_id, AliasRow.alias == alias)
     )
+
+
+def find_base(
+    session: Session, project_id: str, name: str, catalogue: Catalogue
+) -> BaseModel | None:
+    """The base that the project calls by that name: its id, or an alias of either kind."""
+    base = catalogue.get(name)
+    if base is not None:
+        return base
+    model = target(session, project_id, name)
+    return None if model is None else catalogue.get(model)
 
 
 def page(

@@ -87,16 +87,20 @@ def test_a_new_job_has_every_field_of_the_wire(
     }
 
 
-def test_the_strict_client_accepts_a_job_in_every_state(
-    api: Api, tenant: Tenant, client: openai.OpenAI
-) -> None:
-    job = create(client)
-    strict = openai.OpenAI(
+def strict_client(api: Api, tenant: Tenant) -> openai.OpenAI:
+    return openai.OpenAI(
         base_url=f"{api.url}/v1",
         api_key=tenant.key,
         max_retries=0,
         _strict_response_validation=True,
     )
+
+
+def test_the_strict_client_accepts_a_job_in_every_state(
+    api: Api, tenant: Tenant, client: openai.OpenAI
+) -> None:
+    job = create(client)
+    strict = strict_client(api, tenant)
     error = {"code": "invalid_n_examples", "message": "too few", "param": "training_file"}
     states: list[dict[str, Any]] = [
         {},
@@ -278,9 +282,36 @@ def test_cancelling_ends_a_job_once(client: openai.OpenAI) -> None:
         client.fine_tuning.jobs.cancel(job.id)
 
 
+def test_a_job_is_paused_and_resumed(
+    client: openai.OpenAI, api: Api, tenant: Tenant, broker_url: str
+) -> None:
+    job = create(client)
+    strict = strict_client(api, tenant)
+    assert strict.fine_tuning.jobs.pause(job.id).status == "validating_files"
+    paused: Any = client.fine_tuning.jobs.retrieve(job.id).status
+    assert paused == "paused"
+    assert [found.id for found in client.fine_tuning.jobs.list()] == [job.id]
+    with pytest.raises(openai.BadRequestError, match="already been paused"):
+        client.fine_tuning.jobs.pause(job.id)
+    with redis.Redis.from_url(broker_url) as broker:
+        broker.flushall()
+        assert strict.fine_tuning.jobs.resume(job.id).status == "queued"
+        assert broker.llen("luthier:train") == 1
+    with pytest.raises(openai.BadRequestError, match="is not paused"):
+        client.fine_tuning.jobs.resume(job.id)
+    # Some clients send an empty object.
+    with api.http(tenant) as http:
+        reply = http.post(f"/v1/fine_tuning/jobs/{job.id}/pause", json={})
+    assert reply.json()["status"] == "queued"
+
+
 def test_an_unknown_job_is_404(client: openai.OpenAI) -> None:
     jobs = client.fine_tuning.jobs
-    for call in (jobs.retrieve, jobs.cancel, jobs.list_events, jobs.checkpoints.list):
+    checkpoints = jobs.checkpoints.list
+    for call in (
+        *(jobs.retrieve, jobs.cancel, jobs.pause, jobs.resume, jobs.list_events),
+        checkpoints,
+    ):
         with pytest.raises(openai.NotFoundError) as caught:
             call("123")
         assert caught.value.body == {
