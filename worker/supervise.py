@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import shutil
+import sys
 import time
 from collections.abc import Iterable
 from datetime import timedelta
@@ -16,6 +17,7 @@ from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from storage import events
+from storage.jobs import LostLease
 from training.messages import (
     CheckpointSaved,
     Failed,
@@ -27,7 +29,7 @@ from training.messages import (
     Stop,
 )
 
-from . import progress, publish
+from . import progress, publish, wandb_runs
 from .crash_points import crash_point
 from .ending import JobFailed, Paused, Setback, Stopped, UnusableState
 from .lease import Lease
@@ -77,6 +79,8 @@ class _Supervision:
         self._state_step = 0
         self._is_told_to_stop = False
         self._stop_by: float | None = None
+        folder = worker.settings.data_dir / "wandb"
+        self._wandb_runs = wandb_runs.Runs(lease, start.config, folder)
 
     def run(self) -> None:
         self._lease.on_lost = self._cancel
@@ -97,6 +101,9 @@ class _Supervision:
             if not self._is_finished:
                 self._abandon()
             raise
+        finally:
+            is_failed = isinstance(sys.exception(), JobFailed | LostLease)
+            self._wandb_runs.close(is_failed=is_failed)
 
     def _is_ours(self, report: Report) -> bool:
         return getattr(report, "job_id", None) == self._start.job_id
@@ -179,6 +186,8 @@ class _Supervision:
 
         self._lease.write(write)
         self.step = steps[-1].step
+        for metrics in steps:
+            self._wandb_runs.log(metrics)
 
     def _watch_for_stop(self) -> None:
         """When the worker is told to end or the job to pause, have a checkpoint made and wait for it.

@@ -14,7 +14,6 @@ from worker.lease import Lease
 from worker.litter import Litter
 from worker.run import run
 
-
 LONG_EPOCHS = colour_rows(100)
 """50 steps each, so that a pause is in the middle of one."""
 
