@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from storage import models
+from sqlalchemy.orm import Session
+
+from storage import aliases, models
+from storage.adapters import AdapterRow
 from storage.api_keys import Caller
+from storage.base_models import BaseModel, Catalogue
 from storage.errors import InvalidRequest, NotFound
+from storage.models import ModelRow
 
 from .wiring import Wiring
 
@@ -31,11 +36,13 @@ class Target:
 async def resolve(wiring: Wiring, caller: Caller, name: str) -> Target:
     """Raises NotFound, with the same text for another project's model as for none."""
     salt = {"x-luthier-cache-salt": caller.project_id}
-    base = wiring.catalogue().get(name)
+    catalogue = wiring.catalogue()
+    base, found = catalogue.get(name), None
+    if base is None:
+        base, found = await wiring.database.run(_look_up, caller.project_id, name, catalogue)
     if base is not None:
         # A project's requests share prefixes with each other only, so they belong together.
         return Target(name, base.id, base.id, base.id, caller.project_id, salt)
-    found = await wiring.database.run(models.find, caller.project_id, name)
     if found is None:
         raise NotFound(
             f"The model `{name}` does not exist or you do not have access to it.",
@@ -54,6 +61,16 @@ async def resolve(wiring: Wiring, caller: Caller, name: str) -> Target:
             "x-luthier-adapter-bytes": str(adapter.size_bytes),
         },
     )
+
+
+def _look_up(
+    session: Session, project_id: str, name: str, catalogue: Catalogue
+) -> tuple[BaseModel | None, tuple[ModelRow, AdapterRow] | None]:
+    """What the project calls by the name: a tuned model, else a base by the project's alias."""
+    found = models.find(session, project_id, name)
+    if found is not None:
+        return None, found
+    return aliases.find_base(session, project_id, name, catalogue), None
 
 
 def model_name(body: dict[str, Any]) -> str:
