@@ -86,7 +86,8 @@ async def wire(settings: Settings, metrics: Metrics) -> AsyncIterator[Wiring]:
         await database.close()
 
 
-def _of_request(request: Request) -> Wiring:
+async def _of_request(request: Request) -> Wiring:
+    # Not awaiting anything, but FastAPI runs plain functions on a thread, at each request.
     wiring: Wiring = request.app.state.wiring
     return wiring
 
