@@ -44,12 +44,7 @@ class Model:
     """Those that wait are answered."""
     _now: int = 0
 
-    def app(self) -> FastAPI:
-        app = FastAPI()
-        app.post(CHAT, response_model=None)(self._answer)
-        return app
-
-    async def _answer(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         body = orjson.loads(await request.body())
         text = body["messages"][0]["content"]
         self.asked[text] += 1
@@ -204,19 +199,40 @@ def _main(settings: Settings, batch_id: str, env: dict[str, str]) -> None:
     errands.close()
 
 
+@dataclass
+class Stage:
+    """A running api and its model, for one scene after the other."""
+
+    api: Api
+    models: list[Model]
+    settings: Settings
+
+    @contextmanager
+    def scene(self) -> Iterator[BatchScene]:
+        self.models.append(Model())
+        scene = BatchScene(self.api, self.models[-1], self.settings, self.api.tenant())
+        try:
+            yield scene
+        finally:
+            for errands in scene.processes:
+                errands.close()
+            with self.api.sessions.begin() as session:
+                session.execute(update(BatchRow).values(status="cancelled", lease_owner=None))
+
+
 @contextmanager
-def batch_scene(settings: Settings) -> Iterator[BatchScene]:
+def batch_stage(settings: Settings) -> Iterator[Stage]:
     """`settings` without backends and keys."""
-    model = Model()
-    with running(model.app()) as model_url:
+    models: list[Model] = []
+    app = FastAPI()
+
+    @app.post(CHAT, response_model=None)
+    async def answer(request: Request) -> Response:
+        return await models[-1].answer(request)
+
+    with running(app) as model_url:
         settings = replace(
             settings, backends={"tiny-random": (model_url,)}, internal_key="between the processes"
         )
         with running_api(settings) as api:
-            settings = replace(settings, api_url=api.url, batch_concurrency=4)
-            scene = BatchScene(api, model, settings, api.tenant())
-            try:
-                yield scene
-            finally:
-                for errands in scene.processes:
-                    errands.close()
+            yield Stage(api, models, replace(settings, api_url=api.url, batch_concurrency=4))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import func, update
 
+from embedded.postgres import Postgres
+from embedded.valkey import Valkey
 from storage import batches, files, queue
 from storage.batches import BatchRow
 from storage.settings import Settings
+from tests import servers
 from tests.factories import Json
-from tests.worker.batch_scene import BatchScene, batch_scene, request, requests
+from tests.worker.batch_scene import BatchScene, Stage, batch_stage, request, requests
 from tests.worker.scene import wait_for
 from worker import batch_lease, batch_lines, batch_output, batch_run
 from worker.batch_run import CRASH_POINTS
@@ -24,26 +26,34 @@ from worker.errands import Errands
 from worker.errands_sweep import ErrandsSweep
 
 
+@pytest.fixture(scope="module")
+def stage(
+    postgres: Postgres,
+    database_template: str,
+    valkey: Valkey,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stage]:
+    """One api and one model for all tests: each works in a project of its own."""
+    folder = tmp_path_factory.mktemp("batches")
+    with servers.fresh_database(postgres, database_template) as database_url:
+        settings = Settings(
+            database_url=database_url,
+            broker_url=valkey.url(),
+            blob_url=f"file://{folder / 'blobs'}",
+            data_dir=folder / "data",
+        )
+        with batch_stage(settings) as stage:
+            yield stage
+
+
 @pytest.fixture
-def scene(
-    database_url: str,
-    broker_url: str,
-    blob_url: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[BatchScene]:
+def scene(stage: Stage, broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchScene]:
     monkeypatch.setattr(queue.app.conf, "broker_url", broker_url)
     monkeypatch.setattr(batch_lease, "LOOK_S", 0.02)
     monkeypatch.setattr(batch_lines, "POLL_S", 0.02)
     # Answers are kept as they come. Processes that a test starts wait a second with the first.
     monkeypatch.setattr(batch_output, "FIRST_CHUNK_S", 0.05)
-    settings = Settings(
-        database_url=database_url,
-        broker_url=broker_url,
-        blob_url=blob_url,
-        data_dir=tmp_path / "data",
-    )
-    with batch_scene(settings) as scene:
+    with stage.scene() as scene:
         yield scene
 
 
@@ -115,7 +125,7 @@ def test_requests_of_a_batch_say_whose_they_are(scene: BatchScene) -> None:
 def test_process_killed_at_every_crash_point_in_turn_answers_each_line_once(
     scene: BatchScene,
 ) -> None:
-    batch_id = scene.batch([*requests(20), request("bad-1", "bad one")])
+    batch_id = scene.batch([*requests(5), request("bad-1", "bad one")])
     for name in CRASH_POINTS:
         process = scene.start(batch_id, **{ENV: name})
         process.join(timeout=30)
@@ -124,9 +134,9 @@ def test_process_killed_at_every_crash_point_in_turn_answers_each_line_once(
         # More deaths in a row than a batch may have; here they are what is tested.
         scene.set(batch_id, crashes=0)
     row = scene.row(batch_id)
-    assert (row.num_completed, row.num_failed) == (20, 1)
+    assert (row.num_completed, row.num_failed) == (5, 1)
     output, errors = scene.answers(batch_id)
-    assert ids(output) == sorted(f"line-{n}" for n in range(20))
+    assert ids(output) == sorted(f"line-{n}" for n in range(5))
     assert ids(errors) == ["bad-1"]
     ErrandsSweep(scene.errands()).once()
     assert scene.chunk_keys() == []
