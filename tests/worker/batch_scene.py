@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
-import os
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
 import orjson
@@ -19,7 +16,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy import update
 
-from storage import batches, files, queue
+from storage import batches, files
 from storage.batches import BatchRow
 from storage.files import FileRow
 from storage.ids import new_id
@@ -180,23 +177,6 @@ class BatchScene:
 
     def chunk_keys(self) -> list[str]:
         return list(self.api.blobs.list("batches/"))
-
-    def start(self, batch_id: str, **env: str) -> ForkServerProcess:
-        """A process of its own that runs the batch, with `env` in its environment."""
-        context: ForkServerContext = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        process = context.Process(target=_main, args=(self.settings, batch_id, env))
-        process.start()
-        return process
-
-
-def _main(settings: Settings, batch_id: str, env: dict[str, str]) -> None:
-    os.environ.update(env)
-    queue.app.conf.broker_url = settings.broker_url
-    errands = Errands(settings)
-    errands.bury_dead()
-    batch_run.run(errands, batch_id)
-    errands.close()
 
 
 @dataclass

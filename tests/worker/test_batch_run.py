@@ -17,6 +17,7 @@ from storage.batches import BatchRow
 from storage.settings import Settings
 from tests import servers
 from tests.factories import Json
+from tests.worker import one_batch
 from tests.worker.batch_scene import BatchScene, Stage, batch_stage, request, requests
 from tests.worker.scene import wait_for
 from worker import batch_lease, batch_lines, batch_output, batch_run
@@ -127,7 +128,7 @@ def test_process_killed_at_every_crash_point_in_turn_answers_each_line_once(
 ) -> None:
     batch_id = scene.batch([*requests(5), request("bad-1", "bad one")])
     for name in CRASH_POINTS:
-        process = scene.start(batch_id, **{ENV: name})
+        process = one_batch.start(scene.settings, batch_id, **{ENV: name})
         process.join(timeout=30)
         assert process.exitcode == 137, name
         assert (scene.row(batch_id).status == "completed") == (name == "after_end"), name
@@ -144,7 +145,7 @@ def test_process_killed_at_every_crash_point_in_turn_answers_each_line_once(
 
 def test_answers_that_were_kept_are_not_asked_for_again(scene: BatchScene) -> None:
     batch_id = scene.batch([*requests(10), request("wait-1", "wait")])
-    process = scene.start(batch_id)
+    process = one_batch.start(scene.settings, batch_id)
     wait_for(lambda: scene.row(batch_id).num_completed == 10, what="ten answers")
     process.kill()
     process.join()
