@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import delete
+from sqlalchemy import delete, func
 from sqlalchemy.orm import Session
 
 from storage import adapters, api_keys, checkpoints, events, files, jobs, models
@@ -19,6 +19,8 @@ from storage.events import EventRow
 from storage.files import FileRow
 from storage.jobs import JobRow
 from storage.models import ModelRow
+from storage.permissions import PermissionRow
+from storage.projects import ProjectRow
 from tests.factories import colour_rows, jsonl
 
 from .server import API_KEY, BASE
@@ -30,6 +32,9 @@ BATCH_LINES = (
 )
 JOB = "ft-AF1WoRqd3aJAHsqc9NY7iL8F"
 TUNED_MODEL = "ft:gpt-4o-mini:acemeco:suffix:abc123"
+SHARED_MODEL = "ft:gpt-4o-mini-2024-07-18:org:weather:B7R9VjQd"
+PERMISSION = "cp_zc4Q7MP6XxulcVzj4MZdwsAB"
+OTHER_PROJECT = "string"
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,31 @@ def _model(place: Place, name: str) -> None:
     )
 
 
+def _permissions(place: Place) -> None:
+    """Two models under the names that the suite gives checkpoints, each shared with one project."""
+    owner = place.session.get_one(ProjectRow, place.project_id)
+    if place.session.get(ProjectRow, OTHER_PROJECT) is None:
+        place.session.add(
+            ProjectRow(
+                id=OTHER_PROJECT,
+                name="Other",
+                organization_id=owner.organization_id,
+                organization_slug=owner.organization_slug,
+            )
+        )
+    for name, permission_id in ((JOB, "cp_listed"), (SHARED_MODEL, PERMISSION)):
+        _model(place, name)
+        place.session.add(
+            PermissionRow(id=permission_id, model_name=name, project_id=OTHER_PROJECT)
+        )
+    place.session.flush()
+
+
 def _jobs(place: Place) -> None:
-    """A job in the middle of its training, with something in each of its lists."""
+    """A job in the middle of its training, with something in each of its lists.
+
+    Its pause is asked for but not yet made, so that it can be paused and resumed alike.
+    """
     for rows, job_id in (
         (EventRow, EventRow.job_id),
         (CheckpointRow, CheckpointRow.job_id),
@@ -127,6 +155,7 @@ def _jobs(place: Place) -> None:
         hyperparameters={"n_epochs": 3, "batch_size": 1, "learning_rate_multiplier": 2.0},
         seed=42,
         metadata_={"foo": "string"},
+        pause_requested_at=func.now(),
     )
     jobs.create(place.session, row)
     metrics = {"step": 10, "train_loss": 1.4, "train_mean_token_accuracy": 0.5}
@@ -147,5 +176,5 @@ def _jobs(place: Place) -> None:
     )
 
 
-RESOURCES: tuple[Callable[[Place], None], ...] = (_files, _models, _jobs)
+RESOURCES: tuple[Callable[[Place], None], ...] = (_files, _models, _permissions, _jobs)
 """In an order in which rows that others refer to come first."""
