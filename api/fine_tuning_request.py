@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from storage.errors import InvalidRequest
 
 MAX_SEED = 2**31 - 1
+MAX_WHOLE = 2**31 - 1
 AVAILABLE_METHODS = ("supervised",)
 
 _SUFFIX = re.compile(r"[A-Za-z0-9._-]+")
@@ -35,27 +43,40 @@ def _check_suffix(value: object) -> object:
     return value
 
 
-def _auto_or_whole(maximum: int) -> BeforeValidator:
+def _auto_or_whole(maximum: int | None = None) -> BeforeValidator:
     """ "auto" or 1 to `maximum`. Null means "auto": old clients send it."""
+    expected = (
+        "an integer of at least 1" if maximum is None else f"an integer between 1 and {maximum}"
+    )
 
     def check(value: Any) -> object:
         if value is None or value == "auto":
             return "auto"
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and 1 <= value <= maximum and value == int(value):
+        if _is_finite(value) and 1 <= value <= (maximum or MAX_WHOLE) and value == int(value):
             return int(value)
-        raise _not_auto(value, f"an integer between 1 and {maximum}")
+        raise _not_auto(value, expected)
 
     return BeforeValidator(check)
 
 
-def _auto_or_positive(value: Any) -> object:
-    if value is None or value == "auto":
-        return "auto"
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and value > 0 and math.isfinite(value):
-        return value
-    raise _not_auto(value, "a number above 0")
+def _auto_or_above(minimum: float, maximum: float | None = None) -> BeforeValidator:
+    """ "auto" or a number above `minimum`, `maximum` at most."""
+    expected = f"a number above {minimum:g}" + (f", {maximum:g} at most" if maximum else "")
+
+    def check(value: Any) -> object:
+        if value is None or value == "auto":
+            return "auto"
+        if _is_finite(value) and minimum < value <= (maximum or math.inf):
+            return value
+        raise _not_auto(value, expected)
+
+    return BeforeValidator(check)
+
+
+def _is_finite(value: object) -> TypeGuard[int | float]:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
 
 
 def _not_auto(value: object, expected: str) -> PydanticCustomError:
@@ -79,20 +100,57 @@ MetadataValue = Annotated[str, StringConstraints(max_length=512), NoNul]
 class Hyperparameters(BaseModel):
     n_epochs: Annotated[Literal["auto"] | int, _auto_or_whole(50)] = "auto"
     batch_size: Annotated[Literal["auto"] | int, _auto_or_whole(256)] = "auto"
-    learning_rate_multiplier: Annotated[
-        Literal["auto"] | float, BeforeValidator(_auto_or_positive)
-    ] = "auto"
+    learning_rate_multiplier: Annotated[Literal["auto"] | float, _auto_or_above(0)] = "auto"
+
+
+class DpoHyperparameters(Hyperparameters):
+    beta: Annotated[Literal["auto"] | float, _auto_or_above(0, 2)] = "auto"
+
+
+class ReinforcementHyperparameters(Hyperparameters):
+    reasoning_effort: Literal["default", "low", "medium", "high"] = "default"
+    compute_multiplier: Annotated[Literal["auto"] | float, _auto_or_above(1e-5, 10)] = "auto"
+    eval_interval: Annotated[Literal["auto"] | int, _auto_or_whole()] = "auto"
+    eval_samples: Annotated[Literal["auto"] | int, _auto_or_whole()] = "auto"
 
 
 class SupervisedMethod(BaseModel):
     hyperparameters: Hyperparameters | None = None
 
 
+class DpoMethod(BaseModel):
+    hyperparameters: DpoHyperparameters | None = None
+
+
+class Grader(BaseModel):
+    """Any field beside these is the grader's own."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Literal[
+        "string_check", "text_similarity", "score_model", "label_model", "python", "multi"
+    ]
+
+
+class ReinforcementMethod(BaseModel):
+    grader: Grader
+    hyperparameters: ReinforcementHyperparameters | None = None
+    response_format: dict[str, Any] | None = None
+
+
 class Method(BaseModel):
-    """Blocks of the other methods may stand beside `supervised`; they mean nothing."""
+    """Blocks of the other methods may stand beside that of `type`; they mean nothing."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: SupervisedMethod | None = None
+    dpo: DpoMethod | None = None
+    reinforcement: ReinforcementMethod | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_other_blocks(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: block for key, block in value.items() if key in ("type", value.get("type"))}
 
 
 class Wandb(BaseModel):
@@ -121,6 +179,12 @@ class CreateFineTuningJob(BaseModel):
     def method_type(self) -> str:
         """Raises InvalidRequest for a method that cannot be trained."""
         kind = self.method.type if self.method else "supervised"
+        if self.method and kind == "reinforcement" and self.method.reinforcement is None:
+            raise InvalidRequest(
+                "Missing required parameter: 'method.reinforcement'.",
+                param="method.reinforcement",
+                code="missing_required_parameter",
+            )
         if kind not in AVAILABLE_METHODS:
             raise InvalidRequest(
                 f"The method '{kind}' is not available yet; use 'supervised'.",

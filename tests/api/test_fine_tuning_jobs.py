@@ -16,6 +16,7 @@ from tests.api.stack import Api, Tenant
 from tests.factories import colour_rows, jsonl
 
 ROWS = jsonl(colour_rows(10))
+GRADER = {"type": "string_check", "name": "same", "input": "a", "reference": "a", "operation": "eq"}
 
 
 def upload(client: openai.OpenAI, purpose: Any = "fine-tune") -> str:
@@ -52,7 +53,9 @@ def test_a_new_job_has_every_field_of_the_wire(
                 "method": {
                     "type": "supervised",
                     "supervised": {"hyperparameters": {"n_epochs": 3}},
-                    "dpo": {"hyperparameters": {"beta": 0.1}},
+                    # Blocks of other methods mean nothing, whatever is in them.
+                    "dpo": {"hyperparameters": {"beta": "much"}},
+                    "reinforcement": {},
                 },
                 "a_field_of_the_future": {"x": 1},
             },
@@ -168,7 +171,14 @@ def test_hyperparameters_at_the_top_level_are_as_good(client: openai.OpenAI) -> 
         ({"hyperparameters": {"learning_rate_multiplier": 0}}, "a number above 0", "hyperparameters.learning_rate_multiplier", "invalid_value"),
         ({"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": "many"}}}}, "but got 'many'", "method.supervised.hyperparameters.n_epochs", "invalid_value"),
         ({"method": {"type": "dpo"}}, "The method 'dpo' is not available yet; use 'supervised'.", "method.type", "invalid_value"),
-        ({"method": {"type": "reinforcement", "reinforcement": {}}}, "not available yet", "method.type", "invalid_value"),
+        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 2}}}}, "not available yet", "method.type", "invalid_value"),
+        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 2.1}}}}, "expected 'auto' or a number above 0, 2 at most, but got 2.1 instead", "method.dpo.hyperparameters.beta", "invalid_value"),
+        ({"method": {"type": "reinforcement"}}, "Missing required parameter: 'method.reinforcement'.", "method.reinforcement", "missing_required_parameter"),
+        ({"method": {"type": "reinforcement", "reinforcement": {}}}, "Missing required parameter", "method.reinforcement.grader", "missing_required_parameter"),
+        ({"method": {"type": "reinforcement", "reinforcement": {"grader": {"type": "magic"}}}}, "Invalid value: 'magic'", "method.reinforcement.grader.type", "invalid_value"),
+        ({"method": {"type": "reinforcement", "reinforcement": {"grader": GRADER, "hyperparameters": {"compute_multiplier": 1e-5}}}}, "a number above 1e-05, 10 at most", "method.reinforcement.hyperparameters.compute_multiplier", "invalid_value"),
+        ({"method": {"type": "reinforcement", "reinforcement": {"grader": GRADER, "hyperparameters": {"eval_samples": 0}}}}, "an integer of at least 1", "method.reinforcement.hyperparameters.eval_samples", "invalid_value"),
+        ({"method": {"type": "reinforcement", "reinforcement": {"grader": GRADER, "response_format": {"type": "text"}}}}, "not available yet", "method.type", "invalid_value"),
         ({"method": {"type": "magic"}}, "Invalid value: 'magic'. Supported values are: 'supervised'", "method.type", "invalid_value"),
         ({"method": {}}, "Missing required parameter: 'method.type'.", "method.type", "missing_required_parameter"),
         ({"metadata": {"modified": True}}, "Invalid type for 'metadata.modified': expected a string, but got a boolean instead.", "metadata.modified", "invalid_type"),
