@@ -24,6 +24,10 @@ from . import (
     inference,
     models,
     openapi,
+    organization_admin_keys,
+    organization_project_keys,
+    organization_projects,
+    organization_service_accounts,
     stored_completions,
     upload_parts,
     uploads,
@@ -75,6 +79,10 @@ def create_app(settings: Settings) -> FastAPI:
         stored_completions,
         usage,
         webhook_endpoints,
+        organization_projects,
+        organization_service_accounts,
+        organization_project_keys,
+        organization_admin_keys,
     ):
         app.include_router(resource.router, responses=errors.DOCUMENTED)
     app.include_router(health.router)

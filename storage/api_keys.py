@@ -153,6 +153,10 @@ def page(
     )
 
 
+def is_unexpired(session: Session, row: ApiKeyRow) -> bool:
+    return session.scalar(select(_is_unexpired()).where(ApiKeyRow.id == row.id)) is True
+
+
 def revoke(session: Session, project_id: str, key_id: str) -> None:
     """From the next request on it does not work. The row stays for what points at it."""
     _revoke(session, ApiKeyRow.id == get(session, project_id, key_id).id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, func, select
@@ -61,6 +62,12 @@ def lock(session: Session, project_id: str, account_id: str) -> ServiceAccountRo
     row = get(session, project_id, account_id)
     session.refresh(row, with_for_update=True)
     return get(session, project_id, account_id)
+
+
+def by_ids(session: Session, ids: Collection[str]) -> dict[str, ServiceAccountRow]:
+    """Of keys that were found in their project; deleted ones, too."""
+    query = select(ServiceAccountRow).where(ServiceAccountRow.id.in_(ids))
+    return {row.id: row for row in session.scalars(query)}
 
 
 def page(

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from storage import api_keys
 from storage.api_keys import ApiKeyRow
+from storage.errors import InvalidRequest
 from storage.projects import ProjectRow
 
 Database = sessionmaker[Session]
@@ -87,3 +90,48 @@ def test_use_is_noted_once_a_minute_at_most(database: Database, project_id: str)
         a_while_ago = func.now() - func.make_interval(0, 0, 0, 0, 0, 2)
         session.execute(update(ApiKeyRow).values(last_used_at=a_while_ago))
     assert used_at() != first
+
+
+def test_last_admin_key_that_works_cannot_be_revoked(database: sessionmaker[Session]) -> None:
+    with database.begin() as session:
+        ids = [
+            api_keys.create(
+                session,
+                api_keys.new_key("admin"),
+                kind="admin",
+                name="Test",
+                project_id=None,
+                expires_in_s=expires_in_s,
+            ).id
+            for expires_in_s in (None, None, -1)
+        ]
+    with database.begin() as session:
+        api_keys.revoke_admin(session, ids[0])
+    with database.begin() as session, pytest.raises(InvalidRequest, match="last admin key"):
+        # The third has expired: it could not make another.
+        api_keys.revoke_admin(session, ids[1])
+    with database.begin() as session:
+        api_keys.revoke_admin(session, ids[2])
+
+
+def test_two_who_revoke_the_last_two_admin_keys_leave_one(
+    database: sessionmaker[Session],
+) -> None:
+    with database.begin() as session:
+        ids = [
+            api_keys.create(
+                session, api_keys.new_key("admin"), kind="admin", name="Test", project_id=None
+            ).id
+            for _ in range(2)
+        ]
+
+    def revoke(key_id: str) -> bool:
+        try:
+            with database.begin() as session:
+                api_keys.revoke_admin(session, key_id)
+        except InvalidRequest:
+            return False
+        return True
+
+    with ThreadPoolExecutor() as pool:
+        assert sorted(pool.map(revoke, ids)) == [False, True]
