@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import ForeignKey, Index, Select, and_, case, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from . import pages
+from . import pages, webhooks
 from .blobs import BlobInfo
 from .database import Base, CreatedAt, Int64, Json, Timestamp
 from .errors import BatchNotFound, InvalidRequest
@@ -28,6 +28,13 @@ WINDOW_S = 24 * 3600
 LEASE_S = 60
 ACTIVE = ("validating", "in_progress", "finalizing", "cancelling")
 CANCELLABLE = ("validating", "in_progress")
+Ending = Literal["completed", "failed", "expired", "cancelled"]
+_WEBHOOK_EVENTS: dict[Ending, webhooks.EventType] = {
+    "completed": "batch.completed",
+    "failed": "batch.failed",
+    "expired": "batch.expired",
+    "cancelled": "batch.cancelled",
+}
 
 
 class LostLease(Exception):
@@ -301,7 +308,7 @@ def answered(session: Session, batch_id: str) -> set[int]:
     return {number for numbers in session.scalars(query) for number in numbers}
 
 
-def end(session: Session, held: Claim, status: str, **values: Any) -> BatchRow:
+def end(session: Session, held: Claim, status: Ending, **values: Any) -> BatchRow:
     """The last write, which gives the lease up; the chunks' blobs may go. Raises LostLease.
 
     It holds only if the batch stands as it stood in `held`.
@@ -319,6 +326,7 @@ def end(session: Session, held: Claim, status: str, **values: Any) -> BatchRow:
     if found is None:
         raise LostLease(held.batch.id)
     session.execute(delete(BatchChunkRow).where(BatchChunkRow.batch_id == held.batch.id))
+    webhooks.record(session, found.batch.project_id, _WEBHOOK_EVENTS[status], held.batch.id)
     return found.batch
 
 

@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from storage import batches, files
-from storage.batches import BatchChunkRow, Claim, Counts
+from storage.batches import BatchChunkRow, Claim, Counts, Ending
 from storage.blobs import BlobInfo
 from storage.errors import LuthierError
 from storage.ids import new_id
@@ -152,7 +152,7 @@ def _object(value: Any) -> Json:
 def finish(
     errands: Errands,
     lease: BatchLease,
-    status: str,
+    status: Ending,
     not_asked: Iterable[Line],
     problems: list[Json] | None = None,
 ) -> None:

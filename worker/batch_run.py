@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import exc
 
 from storage import batches, queue
-from storage.batches import Claim, LostLease
+from storage.batches import BatchRow, Claim, Ending, LostLease
 from storage.errors import BlobError, Unavailable
 
 from . import batch_input, batch_lines, batch_output
@@ -123,10 +123,13 @@ def _work(errands: Errands, lease: BatchLease, folder: Path) -> None:
         text = "The input file was deleted before all of its requests were executed."
         _fail(errands, lease, "invalid_input_file", text)
         return
-    status = "cancelled" if lease.batch.status == "cancelling" else "completed"
-    if status == "completed" and lease.batch.num_unanswered:
-        status = "expired"
-    batch_output.finish(errands, lease, status, source.not_asked())
+    batch_output.finish(errands, lease, _ending(lease.batch), source.not_asked())
+
+
+def _ending(batch: BatchRow) -> Ending:
+    if batch.status == "cancelling":
+        return "cancelled"
+    return "expired" if batch.num_unanswered else "completed"
 
 
 class _Source:

@@ -8,13 +8,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 
 from embedded.postgres import Postgres
 from embedded.valkey import Valkey
-from storage import batches, files, queue
+from storage import batches, files, queue, webhooks
 from storage.batches import BatchRow
 from storage.settings import Settings
+from storage.webhook_deliveries import WebhookDeliveryRow
 from tests import servers
 from tests.factories import Json
 from tests.worker import one_batch
@@ -114,6 +115,21 @@ def test_files_of_a_batch_are_its_projects_and_expire(scene: BatchScene) -> None
         assert file.filename == f"{batch_id}_output.jsonl"
         assert file.expires_at == file.created_at + timedelta(seconds=expires_after_s)
         assert row.error_file_id is None
+
+
+def test_end_of_a_batch_is_told_to_the_webhooks_of_its_project(scene: BatchScene) -> None:
+    types: list[webhooks.EventType] = ["batch.completed", "batch.failed"]
+    with scene.api.sessions.begin() as session:
+        for project_id in (scene.tenant.project_id, scene.api.tenant().project_id):
+            webhooks.create(
+                session, project_id, name="x", url="https://x.invalid/", event_types=types
+            )
+    ended = [scene.batch(requests(1)), scene.batch(b"")]
+    for batch_id in ended:
+        scene.run(batch_id)
+    with scene.api.sessions() as session:
+        told = session.scalars(select(WebhookDeliveryRow)).all()
+    assert [(row.type, row.object_id) for row in told] == list(zip(types, ended, strict=True))
 
 
 def test_requests_of_a_batch_say_whose_they_are(scene: BatchScene) -> None:
