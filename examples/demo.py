@@ -33,8 +33,8 @@ MODEL = "gpt-4o-mini"
 """The name that code written for OpenAI asks for; the server answers to it with BASE."""
 HYPERPARAMETERS: SupervisedHyperparametersParam = {
     "n_epochs": 2,
-    "batch_size": 4,
-    "learning_rate_multiplier": 3,
+    "batch_size": 8,
+    "learning_rate_multiplier": 2,
 }
 SHOTS = (8, 16)
 FRESH_MAIL = (

@@ -99,13 +99,18 @@ def ask(
     prompt: Prompt,
     examples: Sequence[Example],
     *,
-    concurrency: int = 16,
+    concurrency: int = 32,
 ) -> list[Reply]:
     """The model's replies, greedily decoded, in the order of the examples."""
 
     def one(example: Example) -> Reply:
         completion = client.chat.completions.create(
-            model=model, messages=prompt.messages(example.mail), temperature=0, max_tokens=48
+            model=model,
+            messages=prompt.messages(example.mail),
+            temperature=0,
+            max_tokens=48,
+            # Spares the base what it likes to add after the ticket.
+            stop="\n\n",
         )
         assert completion.usage is not None
         return Reply(completion.choices[0].message.content or "", completion.usage.prompt_tokens)
