@@ -93,6 +93,7 @@ class _Answer:
             headers["openai-version"] = OPENAI_VERSION
             headers["openai-processing-ms"] = str(round((time.perf_counter() - self.began) * 1000))
             headers["x-content-type-options"] = "nosniff"
+            headers["access-control-expose-headers"] = "X-Request-ID"
             caller = self._scope.get("state", {}).get("caller")
             if caller and caller.project_id:
                 headers["openai-organization"] = caller.organization_slug

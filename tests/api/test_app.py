@@ -46,6 +46,9 @@ def test_every_reply_carries_an_id_of_its_own(api: Api, tenant: Tenant) -> None:
         assert reply.headers["openai-version"] == "2020-10-01"
         assert int(reply.headers["openai-processing-ms"]) >= 0
         assert reply.headers["x-content-type-options"] == "nosniff"
+        assert reply.headers["access-control-expose-headers"] == "X-Request-ID"
+        # Nothing is limited here, and clients would slow down by numbers that mean nothing.
+        assert not [name for name in reply.headers if name.startswith("x-ratelimit-")]
     assert replies[0].headers["openai-project"] == tenant.project_id
     assert replies[0].headers["openai-organization"] == "acme"
 
