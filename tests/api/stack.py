@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
+from api.server import Server
 from storage import adapters, api_keys, blobs, models, projects
 from storage.blobs import BlobStore
 from storage.database import sessions, sync_engine
@@ -112,7 +113,7 @@ def running(app: Any) -> Iterator[str]:
     config = uvicorn.Config(
         app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=2
     )
-    server = uvicorn.Server(config)
+    server = Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 10
