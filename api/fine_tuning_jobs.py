@@ -141,7 +141,7 @@ async def list_jobs(
 async def retrieve_job(
     fine_tuning_job_id: str, caller: ProjectCaller, wiring: Wired
 ) -> FineTuningJob:
-    row = await wiring.database.run(jobs.get, caller.project_id, fine_tuning_job_id)
+    row = await wiring.database.read(jobs.get, caller.project_id, fine_tuning_job_id)
     return FineTuningJob.from_row(row)
 
 
