@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from api.app import create_app
-from storage import aliases, checkpoints, permissions, stored_completions, webhooks
+from storage import aliases, batches, checkpoints, permissions, stored_completions, webhooks
 from storage.settings import Settings
 from tests.api.stack import Api, Tenant
 from tests.api.test_fine_tuning_jobs import create
@@ -40,6 +40,7 @@ BODIES: dict[str, Any] = {
 BODIES["/v1/webhook_endpoints/{webhook_endpoint_id}"] = {"name": "another"}
 BODIES["/v1/webhook_endpoints/{webhook_endpoint_id}/test"] = {"event_type": "batch.failed"}
 UNKNOWN = {
+    "batch_id": "batch_unknown",
     "completion_id": "chatcmpl-unknown",
     "file_id": "file-unknown",
     "fine_tuning_job_id": "ftjob-unknown",
@@ -76,7 +77,17 @@ def owned(api: Api, owner: Tenant) -> dict[str, str]:
         endpoint = webhooks.create(
             session, owner.project_id, name="x", url="https://x.invalid/", event_types=[]
         )
+        batch = batches.create(
+            session,
+            "batch_owned",
+            project_id=owner.project_id,
+            endpoint="/v1/chat/completions",
+            input_file_id=job.training_file,
+            metadata=None,
+            output_expires_after_s=None,
+        )
     return {
+        "batch_id": batch.id,
         "completion_id": "chatcmpl-owned",
         "alias": "alias-of-the-owner",
         "fine_tuned_model_checkpoint": shared.name,
@@ -128,9 +139,7 @@ def test_another_project_s_id_answers_as_an_unknown_one(
     [
         route
         for route in OF_PROJECTS
-        if "{" not in route[1]
-        and route[0] == "GET"
-        and route[1] != "/v1/webhook_event_types"
+        if "{" not in route[1] and route[0] == "GET" and route[1] != "/v1/webhook_event_types"
     ],
     ids=" ".join,
 )
