@@ -20,6 +20,7 @@ from . import (
     fine_tuning_events,
     fine_tuning_jobs,
     fine_tuning_permissions,
+    graders,
     health,
     inference,
     models,
@@ -60,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     errors.install(app)
     app.add_middleware(RequestId, metrics=metrics)
@@ -71,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
         fine_tuning_events,
         fine_tuning_checkpoints,
         fine_tuning_permissions,
+        graders,
         adapters,
         aliases,
         models,
