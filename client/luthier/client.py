@@ -1,4 +1,4 @@
-"""`Luthier`: `openai.OpenAI` with another default address and two more resources."""
+"""`Luthier`: `openai.OpenAI` with another default address and three more resources."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from openai import OpenAI
 
 from .adapters import Adapters
+from .aliases import Aliases
 from .jobs import Jobs
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
@@ -38,8 +39,13 @@ class Luthier(OpenAI):
 
     @cached_property
     def jobs(self) -> Jobs:
-        """Following fine-tuning jobs; everything else about them is in `fine_tuning.jobs`."""
+        """Following, pausing and resuming fine-tuning jobs; the rest is in `fine_tuning.jobs`."""
         return Jobs(self)
+
+    @cached_property
+    def aliases(self) -> Aliases:
+        """The project's own names for its models."""
+        return Aliases(self)
 
     @cached_property
     def adapters(self) -> Adapters:

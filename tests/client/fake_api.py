@@ -95,6 +95,7 @@ class FakeApi:
     files: dict[str, Object] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
     models: dict[str, Object] = field(default_factory=dict)
+    aliases: dict[str, Object] = field(default_factory=dict)
     archive: bytes = field(default_factory=adapter_tar)
     requests: list[tuple[str, Any]] = field(default_factory=list)
     """Bodies of what was created, with their paths."""
@@ -116,6 +117,7 @@ class FakeApi:
         _add_job_routes(app, self)
         _add_file_routes(app, self)
         _add_model_routes(app, self)
+        _add_alias_routes(app, self)
         return app
 
     async def _check(self, request: Request, call_next: Callable[..., Any]) -> Response:
@@ -167,6 +169,17 @@ def _add_job_routes(app: FastAPI, api: FakeApi) -> None:
     @app.post("/v1/fine_tuning/jobs/{job_id}/cancel")
     def cancel_job(job_id: str) -> Object:
         api.jobs[job_id]["status"] = "cancelled"
+        return api.jobs[job_id]
+
+    @app.post("/v1/fine_tuning/jobs/{job_id}/pause")
+    def pause_job(job_id: str) -> Object:
+        before = dict(api.jobs[job_id])
+        api.jobs[job_id]["status"] = "paused"
+        return before
+
+    @app.post("/v1/fine_tuning/jobs/{job_id}/resume")
+    def resume_job(job_id: str) -> Object:
+        api.jobs[job_id]["status"] = "queued"
         return api.jobs[job_id]
 
     @app.get("/v1/fine_tuning/jobs/{job_id}/events")
@@ -272,6 +285,24 @@ def _stream(words: list[str]) -> Iterator[str]:
         }
         yield f"data: {json.dumps(chunk)}\n\n"
     yield "data: [DONE]\n\n"
+
+
+def _add_alias_routes(app: FastAPI, api: FakeApi) -> None:
+    @app.post("/v1/luthier/aliases")
+    def bind(body: Object) -> Object:
+        api.aliases[body["alias"]] = {"object": "model.alias", "created_at": 1_700_000_000, **body}
+        return api.aliases[body["alias"]]
+
+    @app.get("/v1/luthier/aliases")
+    def list_aliases(limit: int, after: str = "") -> Object:
+        rest = [api.aliases[alias] for alias in sorted(api.aliases) if alias > after]
+        return {"object": "list", "data": rest[:limit], "has_more": len(rest) > limit}
+
+    @app.delete("/v1/luthier/aliases/{alias:path}", response_model=None)
+    def unbind(alias: str) -> Object | Response:
+        if api.aliases.pop(alias, None) is None:
+            return error(404, f"No such alias: {alias}")
+        return {"object": "model.alias", "alias": alias, "deleted": True}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import bases, chat, files, jobs, models, serve
+from . import aliases, bases, chat, files, jobs, models, serve
 from .errors import OneLineErrors
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("serve")(serve.serve)
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.add_typer(aliases.app, name="aliases")
 app.command("chat")(chat.chat)
 app.add_typer(bases.app, name="bases")
 

@@ -17,7 +17,7 @@ from .errors import CommandError
 from .output import AsJson, print_list, print_object
 from .progress import event_display
 
-app = typer.Typer(help="Create, follow and cancel fine-tuning jobs.", no_args_is_help=True)
+app = typer.Typer(help="Create, follow, pause and cancel fine-tuning jobs.", no_args_is_help=True)
 COLUMNS = ("id", "status", "model", "fine_tuned_model", "created_at")
 
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID")]
@@ -98,6 +98,20 @@ def show(client: Luthier, job_id: JobId, as_json: AsJson = False) -> None:
 def cancel(client: Luthier, job_id: JobId, as_json: AsJson = False) -> None:
     """Cancel a job before its next step."""
     print_object(client.fine_tuning.jobs.cancel(job_id), as_json=as_json)
+
+
+@app.command()
+@connected
+def pause(client: Luthier, job_id: JobId, as_json: AsJson = False) -> None:
+    """Ask for a pause: the job stops behind its next step, with a checkpoint."""
+    print_object(client.jobs.pause(job_id), as_json=as_json)
+
+
+@app.command()
+@connected
+def resume(client: Luthier, job_id: JobId, as_json: AsJson = False) -> None:
+    """Let a paused job go on where it stopped."""
+    print_object(client.jobs.resume(job_id), as_json=as_json)
 
 
 @app.command()

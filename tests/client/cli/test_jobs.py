@@ -111,6 +111,12 @@ def test_list_show_and_cancel(luthier: Run, api: FakeApi) -> None:
     assert "cancelled" in luthier("jobs", "cancel", "ftjob-7").stdout
 
 
+def test_pause_and_resume(luthier: Run, api: FakeApi) -> None:
+    assert "status            running" in luthier("jobs", "pause", JOB).stdout
+    assert api.jobs[JOB]["status"] == "paused"
+    assert json.loads(luthier("jobs", "resume", JOB, "--json").stdout)["status"] == "queued"
+
+
 def test_events_and_checkpoints(luthier: Run, api: FakeApi) -> None:
     api.events = [event(n) for n in range(150)]
     shown = luthier("jobs", "events", JOB, "--limit", "2").stdout.splitlines()
