@@ -15,8 +15,8 @@ from storage.settings import Settings
 
 from .compose import ENV, FILE, ROOT, SECRETS, MissingVariable, load, services, yaml
 
-OWN = ("bucket", "migrate", "bases", "api", "worker", "serving")
-LONG_RUNNING = ("postgres", "valkey", "s3", "api", "worker", "serving")
+OWN = ("bucket", "migrate", "bases", "api", "worker", "errands", "serving")
+LONG_RUNNING = ("postgres", "valkey", "s3", "api", "worker", "errands", "serving")
 
 
 def every(kind: tuple[str, ...]) -> pytest.MarkDecorator:
@@ -55,8 +55,8 @@ def test_only_the_api_is_published_and_only_on_loopback() -> None:
 def test_internal_services_have_no_way_out() -> None:
     assert load()["networks"]["internal"] == {"internal": True}
     beyond = {name for name, service in services().items() if service["networks"] != ["internal"]}
-    # One must be reachable, the other may have to download weights.
-    assert beyond == {"api", "bases"}
+    # One must be reachable, one may have to download weights, one delivers webhooks.
+    assert beyond == {"api", "bases", "errands"}
 
 
 def test_images_are_pinned() -> None:
@@ -128,6 +128,7 @@ def test_variables_of_our_processes_are_ones_they_read() -> None:
     [
         ("api", ("database_url", "broker_url", "blob_url", "internal_key", "backends")),
         ("worker", ("database_url", "broker_url", "blob_url")),
+        ("errands", ("database_url", "broker_url", "blob_url", "api_url", "internal_key")),
         ("serving", ("blob_url", "internal_key")),
         ("migrate", ("database_url",)),
     ],
@@ -152,6 +153,14 @@ def test_gateway_knows_the_inference_server_by_its_name_and_base() -> None:
     assert backends == {base: (f"http://serving:{port}",)}
     assert base in found["bases"]["command"]
     assert Catalogue.load(None, {}).get(base) is not None
+
+
+def test_errands_reach_the_api_and_need_no_models() -> None:
+    found = services()
+    command = found["api"]["command"]
+    port = command[command.index("--port") + 1]
+    assert found["errands"]["environment"]["LUTHIER_API_URL"] == f"http://api:{port}"
+    assert found["errands"]["image"] == found["api"]["image"]
 
 
 def test_base_models_are_written_by_one_and_read_by_the_others() -> None:

@@ -58,5 +58,5 @@ def test_build_context_holds_nothing_that_no_image_needs() -> None:
 
 def test_image_of_the_api_has_no_models() -> None:
     file = ROOT / "deploy/Dockerfile.api"
-    assert not copied(file) & {"modeling", "training", "serving", "worker"}
+    assert not copied(file) & {"modeling", "training", "serving"}
     assert "optional-dependencies" not in file.read_text()
