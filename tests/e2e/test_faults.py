@@ -75,6 +75,26 @@ def test_a_job_survives_kill_9(
     assert weights(stack, client, job.id) == adapter
 
 
+def test_a_paused_job_is_a_model_and_ends_as_if_it_had_run_through(
+    stack: Stack, client: openai.OpenAI, unbroken: tuple[list[object], bytes]
+) -> None:
+    job = jobs.create(client, ROWS, method=LONG)
+    jobs.wait_for_step(client, job.id, 60)
+    assert client.fine_tuning.jobs.pause(job.id).status == "running"
+
+    def status() -> str:
+        return client.fine_tuning.jobs.retrieve(job.id).status
+
+    wait_for(lambda: status() == "paused", 30, status)
+    snapshot = client.fine_tuning.jobs.checkpoints.list(job.id).data[0]
+    # The trainer is free, and what it left can be tried out.
+    assert jobs.ask(client, snapshot.fine_tuned_model_checkpoint, "Question number 1?") is not None
+    assert client.fine_tuning.jobs.resume(job.id).status == "queued"
+    assert jobs.wait(client, job.id, timeout_s=120).status == "succeeded"
+    assert jobs.steps(client, job.id) == unbroken[0]
+    assert weights(stack, client, job.id) == unbroken[1]
+
+
 def test_the_api_and_serving_come_back(stack: Stack, client: openai.OpenAI) -> None:
     for part in ("api", "serving"):
         for pid in stack.processes(f"-m {part}"):
