@@ -21,7 +21,10 @@ from storage.errors import PermissionDenied, Unauthenticated
 
 from .wiring import Wired
 
-_bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key.")
+API_KEY = "ApiKey"
+"""What the OpenAPI document calls a key in the `Authorization` header."""
+
+_bearer = HTTPBearer(auto_error=False, scheme_name=API_KEY, description="A project's API key.")
 
 PROJECT_HEADER = "x-luthier-project"
 BATCH_HEADER = "x-luthier-batch"

@@ -60,7 +60,11 @@ async def readyz(request: Request, wiring: Wired) -> JSONResponse:
     return JSONResponse(readiness.model_dump(), 200 if readiness.status == "ready" else 503)
 
 
-@router.get("/metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def metrics(wiring: Wired) -> Response:
     try:
         wiring.metrics.set_jobs(await wiring.database.run(count_jobs))

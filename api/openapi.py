@@ -10,10 +10,28 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from . import bodies
+from .auth import API_KEY
 
 Json = dict[str, Any]
 
 _REF = "#/components/schemas/"
+_ORGANIZATION = "/v1/organization/"
+_ADMIN_KEY = "AdminKey"
+
+_ALWAYS = ("x-request-id", "openai-processing-ms", "openai-version")
+_HEADERS: Json = {
+    name: {"description": text, "required": True, "schema": schema}
+    for name, text, schema in (
+        (
+            "x-request-id",
+            "Names the request in the server's log.",
+            {"type": "string", "pattern": "^req_[0-9a-f]{32}$"},
+        ),
+        ("openai-processing-ms", "Until the reply began.", {"type": "integer", "minimum": 0}),
+        ("openai-version", "The version of OpenAI's API.", {"type": "string"}),
+        ("retry-after", "Seconds to wait before trying again.", {"type": "integer", "minimum": 1}),
+    )
+}
 
 
 def document(app: FastAPI) -> Json:
@@ -27,6 +45,8 @@ def document(app: FastAPI) -> Json:
         )
         _remove_422(made)
         _add_bodies(made)
+        _tell_keys_apart(made)
+        _add_headers(made)
         app.openapi_schema = made
     return app.openapi_schema
 
@@ -58,6 +78,27 @@ def _add_bodies(made: Json) -> None:
         meant = _renamed(refs[model, "validation"], new_names)
         for operation in _operations(made):
             _point(operation, {"$ref": bodies.reference(model)}, meant)
+
+
+def _tell_keys_apart(made: Json) -> None:
+    """The organisation's routes want a key of another kind than all the others, sent in the same way."""
+    schemes: Json = made["components"]["securitySchemes"]
+    schemes[_ADMIN_KEY] = {**schemes[API_KEY], "description": "An admin key."}
+    for path, operations in made["paths"].items():
+        if path.startswith(_ORGANIZATION):
+            for operation in operations.values():
+                operation["security"] = [{_ADMIN_KEY: []}]
+
+
+def _add_headers(made: Json) -> None:
+    """Those that `request_id` gives every reply, and `errors` those that ask for patience."""
+    made["components"]["headers"] = _HEADERS
+    for operation in _operations(made):
+        for status, reply in operation["responses"].items():
+            # /readyz answers 503, too, and asks for no patience: it has no key.
+            is_asking = status == "503" and "security" in operation
+            names = [*_ALWAYS, *(["retry-after"] if is_asking else [])]
+            reply["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _operations(made: Json) -> list[Json]:
