@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from storage import files, uploads
-from storage.errors import BlobMissing
+from storage.errors import BlobMissing, InvalidRequest
 from storage.files import FileRow
 from storage.ids import new_id
 from storage.uploads import UploadRow
@@ -111,10 +111,14 @@ async def complete_upload(
         # Somebody else may have cancelled or completed it meanwhile, which is no fault of ours.
         await wiring.database.run(uploads.pending, caller.project_id, upload_id)
         raise
-    # If the answer to this is lost, the blob may have its row: only the sweep can tell that.
-    row, file, part_keys = await wiring.database.run(
-        uploads.complete, caller.project_id, upload_id, file_id, blob
-    )
+    try:
+        row, file, part_keys = await wiring.database.run(
+            uploads.complete, caller.project_id, upload_id, file_id, blob
+        )
+    except InvalidRequest:
+        # Refused, so there is no row; after any other failure there might be one.
+        await delete_blobs(wiring.blobs, [key])
+        raise
     await delete_blobs(wiring.blobs, part_keys)
     return Upload.from_row(row, file)
 

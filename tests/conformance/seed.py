@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import delete, func
 from sqlalchemy.orm import Session
 
-from storage import adapters, api_keys, checkpoints, events, files, jobs, models
+from storage import adapters, api_keys, checkpoints, events, files, jobs, models, upload_parts
 from storage.adapters import AdapterRow
 from storage.blobs import BlobInfo, BlobStore
 from storage.checkpoints import CheckpointRow
@@ -21,6 +22,8 @@ from storage.jobs import JobRow
 from storage.models import ModelRow
 from storage.permissions import PermissionRow
 from storage.projects import ProjectRow
+from storage.upload_parts import UploadPartRow
+from storage.uploads import UploadRow
 from tests.factories import colour_rows, jsonl
 
 from .server import API_KEY, BASE
@@ -79,6 +82,26 @@ def _files(place: Place) -> None:
             purpose=purpose,
             blob=place.blob(files.blob_key(place.project_id, file_id), content),
         )
+
+
+def _uploads(place: Place) -> None:
+    """An upload of no bytes, whose one part is empty."""
+    upload_id, part_id = "upload_abc123", "string"
+    place.session.execute(delete(UploadPartRow).where(UploadPartRow.upload_id == upload_id))
+    place.session.execute(delete(UploadRow).where(UploadRow.id == upload_id))
+    place.session.add(
+        UploadRow(
+            id=upload_id,
+            project_id=place.project_id,
+            filename="filename",
+            purpose="assistants",
+            size_bytes=0,
+            expires_at=func.now() + timedelta(hours=1),
+        )
+    )
+    place.session.flush()
+    blob = place.blob(upload_parts.blob_key(upload_id, part_id), b"")
+    upload_parts.create(place.session, part_id, upload_id=upload_id, blob=blob)
 
 
 def _models(place: Place) -> None:
@@ -176,5 +199,5 @@ def _jobs(place: Place) -> None:
     )
 
 
-RESOURCES: tuple[Callable[[Place], None], ...] = (_files, _models, _permissions, _jobs)
+RESOURCES: tuple[Callable[[Place], None], ...] = (_files, _uploads, _models, _permissions, _jobs)
 """In an order in which rows that others refer to come first."""
