@@ -12,8 +12,19 @@ from datetime import timedelta
 from sqlalchemy import delete, func
 from sqlalchemy.orm import Session
 
-from storage import adapters, api_keys, checkpoints, events, files, jobs, models, upload_parts
+from storage import (
+    adapters,
+    api_keys,
+    checkpoints,
+    events,
+    files,
+    jobs,
+    models,
+    stored_completions,
+    upload_parts,
+)
 from storage.adapters import AdapterRow
+from storage.batches import WINDOW_S, BatchRow
 from storage.blobs import BlobInfo, BlobStore
 from storage.checkpoints import CheckpointRow
 from storage.events import EventRow
@@ -199,5 +210,49 @@ def _jobs(place: Place) -> None:
     )
 
 
-RESOURCES: tuple[Callable[[Place], None], ...] = (_files, _uploads, _models, _permissions, _jobs)
+def _batches(place: Place) -> None:
+    """One that is being worked on."""
+    place.session.execute(delete(BatchRow).where(BatchRow.id == "batch_id"))
+    place.session.add(
+        BatchRow(
+            id="batch_id",
+            project_id=place.project_id,
+            status="in_progress",
+            endpoint="/v1/chat/completions",
+            input_file_id="input_file_id",
+            expires_at=func.now() + timedelta(seconds=WINDOW_S),
+            in_progress_at=func.now(),
+        )
+    )
+    place.session.flush()
+
+
+def _stored_completions(place: Place) -> None:
+    message = {"role": "assistant", "content": "Green.", "refusal": None}
+    completion = {
+        "id": "completion_id",
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": BASE,
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6},
+    }
+    stored_completions.create(
+        place.session,
+        place.project_id,
+        completion=completion,
+        messages=[{"role": "user", "content": "What colour?"}],
+        metadata={"foo": "string"},
+    )
+
+
+RESOURCES: tuple[Callable[[Place], None], ...] = (
+    _files,
+    _uploads,
+    _models,
+    _permissions,
+    _jobs,
+    _batches,
+    _stored_completions,
+)
 """In an order in which rows that others refer to come first."""
