@@ -10,7 +10,15 @@ import pytest
 from fastapi import FastAPI
 
 from api.app import create_app
-from storage import aliases, batches, checkpoints, permissions, stored_completions, webhooks
+from storage import (
+    aliases,
+    batches,
+    checkpoints,
+    permissions,
+    stored_completions,
+    uploads,
+    webhooks,
+)
 from storage.settings import Settings
 from tests.api.stack import Api, Tenant
 from tests.api.test_fine_tuning_jobs import create
@@ -37,9 +45,11 @@ BODIES: dict[str, Any] = {
     "/v1/luthier/aliases": {"alias": "another-name", "model": "{model}"},
     "/v1/fine_tuning/checkpoints/{fine_tuned_model_checkpoint}/permissions": {"project_ids": ["x"]},
 }
+BODIES["/v1/uploads/{upload_id}/complete"] = {"part_ids": []}
 BODIES["/v1/webhook_endpoints/{webhook_endpoint_id}"] = {"name": "another"}
 BODIES["/v1/webhook_endpoints/{webhook_endpoint_id}/test"] = {"event_type": "batch.failed"}
 UNKNOWN = {
+    "upload_id": "upload_unknown",
     "batch_id": "batch_unknown",
     "completion_id": "chatcmpl-unknown",
     "file_id": "file-unknown",
@@ -86,7 +96,15 @@ def owned(api: Api, owner: Tenant) -> dict[str, str]:
             metadata=None,
             output_expires_after_s=None,
         )
+        upload = uploads.create(
+            session,
+            project_id=owner.project_id,
+            filename="x",
+            purpose="user_data",
+            size_bytes=0,
+        )
     return {
+        "upload_id": upload.id,
         "batch_id": batch.id,
         "completion_id": "chatcmpl-owned",
         "alias": "alias-of-the-owner",
