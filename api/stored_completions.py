@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 
 from storage import stored_completions
 from storage.errors import InvalidRequest
+from storage.invalid_parameters import explain
 from storage.stored_completions import StoredCompletionRow
 
-from . import bodies, errors
+from . import bodies
 from .auth import ProjectCaller
 from .fine_tuning_request import MetadataKey, MetadataValue
 from .pages import After, PageWithIds, ends, limit
@@ -51,7 +52,7 @@ class Keeping(BaseModel):
         try:
             keeping = cls.model_validate({name: body.get(name) for name in cls.model_fields})
         except ValidationError as error:
-            raise errors.explain(error.errors()) from None
+            raise explain(error.errors()) from None
         if not keeping.store:
             return None
         num_bytes = len(orjson.dumps(body.get("messages")))

@@ -17,11 +17,13 @@ from storage.errors import Unauthenticated, Unavailable
 
 from . import errors
 from .adapters import AdapterRef
-from .chat_completions import ChatCompletion, ChatCompletionRequest
-from .completions import Completion, CompletionRequest
+from .chat_completions import ChatCompletion
+from .chat_request import ChatCompletionRequest
+from .completion_request import CompletionRequest
+from .completions import Completion
 from .events import EventStream, while_connected
 from .lora import Adapter
-from .replies import Wire
+from .requests import Wire
 from .sequence import Generate
 from .served_base import ServedBase
 
@@ -170,7 +172,7 @@ async def create_chat_completion(
             for sampling in params
         ]
     )
-    completion = ChatCompletion(body, served.vocabulary)
+    completion = ChatCompletion(body, len(prompt), served.vocabulary)
     if body.stream:
         return EventStream(completion.stream(deltas))
     return _json(await while_connected(request.receive, completion.collect(deltas)))
@@ -184,7 +186,9 @@ async def create_completion(
     prompts = body.prompts(served.tokenizer)
     adapter = await _find_adapter(served, body.model, headers)
     params = body.sampling(
-        num_choices=body.n or 1, vocab_size=served.engine.vocab_size, num_logprobs=body.logprobs
+        num_choices=body.num_candidates,
+        vocab_size=served.engine.vocab_size,
+        num_logprobs=body.num_logprobs,
     )
     deltas = served.generate(
         [

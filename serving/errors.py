@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -12,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from storage.errors import InvalidRequest, LuthierError, NotFound
+from storage.invalid_parameters import explain
 
 from .events import ClientGone
 
@@ -34,22 +33,6 @@ def install(app: FastAPI) -> None:
 def reply(error: LuthierError) -> Response:
     headers = {"retry-after": str(RETRY_AFTER_S)} if error.status in (429, 503) else None
     return Response(orjson.dumps(error.body()), error.status, headers, "application/json")
-
-
-def explain(errors: Sequence[Any]) -> InvalidRequest:
-    """The first of pydantic's errors, with the field that it is about."""
-    error = errors[0]
-    location = [str(part) for part in error["loc"] if part != "body"]
-    param = location[0] if location else None
-    where = f"'{'.'.join(location)}': " if location else ""
-    if error["type"] == "missing":
-        return InvalidRequest(
-            f"Missing required parameter: '{param}'.",
-            param=param,
-            code="missing_required_parameter",
-        )
-    code = "invalid_type" if error["type"].endswith("_type") else "invalid_value"
-    return InvalidRequest(f"Invalid {where}{error['msg']}", param=param, code=code)
 
 
 async def _on_luthier_error(_: Request, error: Exception) -> Response:

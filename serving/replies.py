@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Sequence
 
 from storage.ids import new_id
 
-from .sequence import Usage
-
-Wire = dict[str, Any]
+from .requests import GenerationRequest, Wire
+from .sequence import Delta, Usage
 
 
 class Reply:
     """One reply in the making: its head, and the usage of its choices."""
 
     def __init__(
-        self, *, id_prefix: str, model: str, num_choices: int, num_prompts: int = 1
+        self, *, id_prefix: str, model: str, prompt_lengths: Sequence[int], num_choices: int
     ) -> None:
+        """`num_choices` are those of each prompt; lengths are in tokens."""
         self._id = new_id(id_prefix)
         self._model = model
         self._created_at = int(time.time())
-        self._num_prompts = num_prompts
-        self.usages = [Usage(0, 0, 0)] * num_choices
+        self._num_prompts = len(prompt_lengths)
+        self.usages = [Usage(n, 0, 0) for n in prompt_lengths for _ in range(num_choices)]
+
+    def count(self, index: int, delta: Delta) -> None:
+        """Keep the usage of choice `index` up to date."""
+        before = self.usages[index]
+        num_generated = before.completion_tokens + len(delta.tokens)
+        # Only the last delta knows of cached tokens, and of generated ones that have no text.
+        self.usages[index] = delta.usage or Usage(before.prompt_tokens, num_generated, 0)
 
     def head(self, kind: str) -> Wire:
         """The fields that a whole reply and each of its chunks begin with."""
@@ -49,3 +56,9 @@ class Reply:
             "prompt_tokens_details": {"cached_tokens": cached_tokens, "audio_tokens": 0},
             "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
         }
+
+    def chunk_usage(self, request: GenerationRequest) -> Wire:
+        """What a chunk says about usage besides its choices."""
+        if not request.include_usage:
+            return {}
+        return {"usage": self.usage_body() if request.has_continuous_usage else None}

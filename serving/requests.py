@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
+from pydantic_core import PydanticCustomError
 
 from storage.errors import InvalidRequest
 
@@ -15,6 +16,8 @@ from .sampling import SamplingParams
 MAX_STOP = 4
 MAX_STOP_CHARS = 500
 SEED_RANGE = (-(2**63), 2**63 - 1)
+
+Wire = dict[str, Any]
 
 
 class UnsupportedParameter(InvalidRequest):
@@ -28,10 +31,47 @@ class UnsupportedParameter(InvalidRequest):
         )
 
 
+def one_of(expected: str, *fits: Callable[[Any], bool]) -> BeforeValidator:
+    """One error for a value that fits none of several types, where pydantic would give one for each."""
+
+    def check(value: Any) -> Any:
+        if value is None or any(fit(value) for fit in fits):
+            return value
+        raise PydanticCustomError("no_such_type", "expected {expected}.", {"expected": expected})
+
+    return BeforeValidator(check)
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+# JSON's types as they are: "7" is no number and 1 no boolean.
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Flag = StrictBool
+Text = Annotated[str, Field(strict=True)]
+Penalty = Annotated[Number, Field(ge=-2, le=2)]
+NumTokens = Annotated[Whole, Field(ge=0)]
+Stop = Annotated[str | list[str], one_of("a string or an array of strings", is_text, are_texts)]
+
+
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="allow")
 
-    include_usage: bool | None = None
+    include_usage: Flag | None = None
+    include_obfuscation: Flag | None = None
+    """Accepted; nothing is added to the chunks."""
+    continuous_usage_stats: Flag | None = None
+    """With `include_usage`: each chunk tells what was used up to it, as vLLM has it."""
 
 
 class GenerationRequest(BaseModel):
@@ -39,21 +79,27 @@ class GenerationRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    model: str
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    seed: Annotated[int, Field(ge=SEED_RANGE[0], le=SEED_RANGE[1])] | None = None
-    stop: str | list[str] | None = None
-    stream: bool | None = None
+    model: Text
+    n: Annotated[Whole, Field(ge=1, le=128)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[str, Annotated[Number, Field(ge=-100, le=100)]] | None = None
+    seed: Annotated[Whole, Field(ge=SEED_RANGE[0], le=SEED_RANGE[1])] | None = None
+    stop: Stop | None = None
+    stream: Flag | None = None
     stream_options: StreamOptions | None = None
+    user: Text | None = None
 
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def has_continuous_usage(self) -> bool:
+        options = self.stream_options
+        return bool(options and options.include_usage and options.continuous_usage_stats)
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -93,17 +139,14 @@ class GenerationRequest(BaseModel):
             for choice in range(num_choices)
         ]
 
-    def refuse(self, params: Iterable[str]) -> None:
-        """Raises `UnsupportedParameter` for the first of `params` that asks for anything."""
-        given: dict[str, Any] = self.model_extra or {}
-        for param in params:
-            if given.get(param):
-                raise UnsupportedParameter(param)
-
     def _logit_bias(self, vocab_size: int) -> dict[int, float]:
         bias = {}
         for token, value in (self.logit_bias or {}).items():
-            if not token.isdecimal() or int(token) >= vocab_size:
+            # A bias of nothing changes nothing, whatever it is for.
+            if value == 0:
+                continue
+            is_number = token.isascii() and token.isdecimal() and len(token) <= 20
+            if not is_number or int(token) >= vocab_size:
                 raise InvalidRequest(
                     f"Invalid key in 'logit_bias': {token}. Expected a token id below {vocab_size}.",
                     param="logit_bias",

@@ -248,60 +248,235 @@ async def test_harmless_and_unknown_fields_are_accepted(running: Running) -> Non
     assert completion.choices
 
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"foo": "bar"}, "strict": True}}
+
+# All that openai's own test suite asks for at once.
+EVERYTHING: dict[str, Any] = {
+    "audio": {"format": "wav", "voice": "alloy"},
+    "frequency_penalty": -2,
+    "function_call": "none",
+    "functions": [{"name": "name", "description": "d", "parameters": {"foo": "bar"}}],
+    "logit_bias": {"foo": 0},
+    "logprobs": True,
+    "max_completion_tokens": 0,
+    "max_tokens": 0,
+    "metadata": {"foo": "string"},
+    "modalities": ["text"],
+    "moderation": {"model": "model", "policy": {"input": {"mode": "score"}}},
+    "n": 1,
+    "parallel_tool_calls": True,
+    "prediction": {"content": "string", "type": "content"},
+    "presence_penalty": -2,
+    "prompt_cache_key": "prompt-cache-key-1234",
+    "prompt_cache_options": {"mode": "implicit", "ttl": "30m"},
+    "prompt_cache_retention": "in_memory",
+    "reasoning_effort": "none",
+    "response_format": {"type": "text"},
+    "safety_identifier": "safety-identifier-1234",
+    "seed": -9007199254740991,
+    "service_tier": "auto",
+    "stop": "\n",
+    "store": True,
+    "stream_options": {"include_obfuscation": True, "include_usage": True},
+    "temperature": 1,
+    "tool_choice": "none",
+    "tools": [TOOL],
+    "top_logprobs": 0,
+    "top_p": 1,
+    "user": "user-1234",
+    "verbosity": "low",
+    "web_search_options": {"search_context_size": "low", "user_location": {"type": "approximate"}},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_everything_may_be_asked_of_a_reply_without_tokens(
+    running: Running, stream: bool
+) -> None:
+    body = {"model": MODEL, "messages": HELLO, **EVERYTHING, "stream": stream}
+    reply = await running.http.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 200
+    if not stream:
+        (choice,) = reply.json()["choices"]
+        assert choice["message"]["content"] == ""
+        assert choice["finish_reason"] == "length"
+        assert choice["logprobs"] == {"content": [], "refusal": None}
+
+
 @pytest.mark.parametrize(
-    ("param", "value"),
+    ("param", "value", "more"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}]),
-        ("functions", [{"name": "f"}]),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", {"type": "json_schema", "json_schema": {"name": "x"}}),
-        ("tool_choice", "required"),
-        ("modalities", ["text", "audio"]),
-        ("audio", {"voice": "alloy", "format": "mp3"}),
-        ("prediction", {"type": "content", "content": "x"}),
-        ("web_search_options", {"search_context_size": "low"}),
+        ("tools", [TOOL], {}),
+        ("tools", [TOOL], {"tool_choice": {"type": "function", "function": {"name": "f"}}}),
+        ("functions", [{"name": "f"}], {}),
+        ("response_format", {"type": "json_object"}, {}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x"}}, {}),
+        ("modalities", ["text", "audio"], {"audio": {"voice": "alloy", "format": "mp3"}}),
+        ("web_search_options", {"search_context_size": "low"}, {}),
+        ("moderation", {"model": "x"}, {}),
     ],
 )
 async def test_what_is_not_supported_is_refused_by_name(
-    running: Running, param: str, value: Any
+    running: Running, param: str, value: Any, more: dict[str, Any]
 ) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         await running.openai.chat.completions.create(
-            model=MODEL, messages=HELLO, extra_body={param: value}
+            model=MODEL, messages=HELLO, extra_body={param: value, **more}
         )
     assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "param", "code"),
+    "body",
     [
-        ("chat/completions", {"messages": []}, "messages", "empty_array"),
-        ("chat/completions", {}, "messages", "missing_required_parameter"),
-        ("chat/completions", {"messages": [{"role": "nobody", "content": "x"}]}, "messages", None),
-        ("chat/completions", {"messages": HELLO, "n": 0}, "n", "invalid_value"),
-        ("chat/completions", {"messages": HELLO, "n": 129}, "n", "invalid_value"),
-        ("chat/completions", {"messages": HELLO, "temperature": 2.1}, "temperature", "invalid_value"),
-        ("chat/completions", {"messages": HELLO, "top_p": "x"}, "top_p", "invalid_value"),
-        ("chat/completions", {"messages": HELLO, "seed": 2**63}, "seed", "invalid_value"),
-        ("chat/completions", {"messages": HELLO, "top_logprobs": 2}, "top_logprobs", None),
-        ("chat/completions", {"messages": HELLO, "logit_bias": {"259": 1}}, "logit_bias", "invalid_value"),
-        ("chat/completions", {"messages": HELLO, "stop": list("abcde")}, "stop", "array_above_max_length"),
-        ("chat/completions", {"messages": HELLO, "max_tokens": -1}, "max_tokens", "invalid_value"),
-        ("chat/completions", {"messages": HELLO, "max_tokens": 5000}, "messages", "context_length_exceeded"),
-        ("completions", {"prompt": "x" * 3000}, "messages", "context_length_exceeded"),
-        ("completions", {"prompt": []}, "prompt", None),
-        ("completions", {"prompt": [1, 5000]}, "prompt", None),
-        ("completions", {"prompt": "x", "best_of": 3}, "best_of", "unsupported_parameter"),
-        ("completions", {"prompt": "x", "suffix": "y"}, "suffix", "unsupported_parameter"),
+        {"tools": [TOOL], "tool_choice": "none"},
+        {"functions": [{"name": "f"}], "function_call": "none"},
+        {"prediction": {"type": "content", "content": "x"}},
+        {"audio": {"voice": "alloy", "format": "mp3"}, "modalities": ["text"]},
+        {"reasoning_effort": "high", "verbosity": "low", "service_tier": "flex"},
+        {"logit_bias": {"foo": 0, "5": 1}},
+        {"stop": None, "n": None, "temperature": 1, "stream": None, "stream_options": None},
+    ],
+)
+async def test_what_changes_no_reply_is_accepted(running: Running, body: dict[str, Any]) -> None:
+    body = {"model": MODEL, "messages": HELLO, "max_tokens": 1, **body}
+    reply = await running.http.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 200
+
+
+CHAT: dict[str, Any] = {"messages": HELLO}
+TEXT: dict[str, Any] = {"prompt": "x"}
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        ({"messages": []}, "messages", "empty_array"),
+        ({}, "messages", "missing_required_parameter"),
+        ({"messages": [{"role": "nobody", "content": "x"}]}, "messages", None),
+        (CHAT | {"n": 0}, "n", "integer_below_min_value"),
+        (CHAT | {"n": 129}, "n", "integer_above_max_value"),
+        (CHAT | {"n": "1"}, "n", "invalid_type"),
+        (CHAT | {"n": 1.5}, "n", "invalid_type"),
+        (CHAT | {"temperature": 2.1}, "temperature", "decimal_above_max_value"),
+        (CHAT | {"temperature": -1}, "temperature", "integer_below_min_value"),
+        (CHAT | {"top_p": "x"}, "top_p", "invalid_type"),
+        (CHAT | {"seed": 2**63}, "seed", "integer_above_max_value"),
+        (CHAT | {"stream": "true"}, "stream", "invalid_type"),
+        (CHAT | {"stream_options": 7}, "stream_options", "invalid_type"),
+        (CHAT | {"user": 7}, "user", "invalid_type"),
+        (CHAT | {"stop": 7}, "stop", "invalid_value"),
+        (CHAT | {"stop": list("abcde")}, "stop", "array_above_max_length"),
+        (CHAT | {"top_logprobs": 2}, "top_logprobs", None),
+        (CHAT | {"top_logprobs": 21}, "top_logprobs", "integer_above_max_value"),
+        (CHAT | {"logit_bias": {"259": 1}}, "logit_bias", "invalid_value"),
+        (CHAT | {"logit_bias": {"9" * 5000: 1}}, "logit_bias", "invalid_value"),
+        (CHAT | {"logit_bias": {"1": 101}}, "logit_bias.1", "integer_above_max_value"),
+        (CHAT | {"max_tokens": -1}, "max_tokens", "integer_below_min_value"),
+        (CHAT | {"max_tokens": 5000}, "messages", "context_length_exceeded"),
+        (CHAT | {"tool_choice": "required"}, "tool_choice", None),
+        (CHAT | {"tool_choice": "perhaps"}, "tool_choice", "invalid_value"),
+        (CHAT | {"tools": [{"type": "function", "function": {}}]}, "tools.0.function.name", "missing_required_parameter"),
+        (CHAT | {"tools": [TOOL] * 129}, "tools", "array_above_max_length"),
+        (CHAT | {"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+        (CHAT | {"safety_identifier": "x" * 65}, "safety_identifier", "string_above_max_length"),
+        (CHAT | {"verbosity": "loud"}, "verbosity", "invalid_value"),
+        ({"prompt": "x" * 3000}, "messages", "context_length_exceeded"),
+        ({"prompt": []}, "prompt", None),
+        ({"prompt": [1, 5000]}, "prompt", None),
+        ({"prompt": ["x", 1]}, "prompt", "invalid_value"),
+        (TEXT | {"best_of": 2, "n": 3}, "best_of", "invalid_value"),
+        (TEXT | {"best_of": 3, "stream": True}, "best_of", "invalid_value"),
+        (TEXT | {"best_of": 21}, "best_of", "integer_above_max_value"),
+        (TEXT | {"logprobs": 6}, "logprobs", "integer_above_max_value"),
+        (TEXT | {"echo": 1}, "echo", "invalid_type"),
     ],
 )  # fmt: skip
 async def test_bad_request_names_the_field(
-    running: Running, path: str, body: dict[str, Any], param: str, code: str | None
+    running: Running, body: dict[str, Any], param: str, code: str | None
 ) -> None:
+    path = "completions" if "prompt" in body else "chat/completions"
     reply = await running.http.post(f"/v1/{path}", json={"model": MODEL, **body})
     assert reply.status_code == 400
     error = reply.json()["error"]
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
+
+
+async def test_the_best_of_several_completions_is_the_most_probable_one(running: Running) -> None:
+    async def create(**more: Any) -> Any:
+        return await running.openai.completions.create(
+            model=MODEL, prompt=["one", "two"], max_tokens=6, seed=3, **more
+        )
+
+    def mean(choice: Any) -> float:
+        logprobs: list[float] = choice.logprobs.token_logprobs
+        return sum(logprobs) / len(logprobs)
+
+    every = await create(n=4, logprobs=0)
+    best = await create(n=2, best_of=4)
+    for prompt in range(2):
+        ranked = sorted(every.choices[prompt * 4 : prompt * 4 + 4], key=mean, reverse=True)
+        chosen = best.choices[prompt * 2 : prompt * 2 + 2]
+        assert [choice.text for choice in chosen] == [choice.text for choice in ranked[:2]]
+    assert [choice.index for choice in best.choices] == [0, 1, 2, 3]
+    assert best.choices[0].logprobs is None
+    # What was generated was used, whether it is shown or not.
+    assert best.usage.completion_tokens == every.usage.completion_tokens
+
+
+async def test_a_completion_ends_where_its_suffix_begins(running: Running) -> None:
+    async def create(**more: Any) -> Any:
+        completion = await running.openai.completions.create(
+            model=MODEL, prompt="abc", max_tokens=20, temperature=0, **more
+        )
+        return completion.choices[0]
+
+    text = (await create()).text
+    suffix = text[5:8]
+    filled = await create(suffix=suffix)
+    assert filled.text == text[: text.index(suffix)]
+    assert filled.finish_reason == "stop"
+    assert (await create(suffix="what the model never says")).text == text
+
+
+async def test_every_option_of_a_text_completion_at_once(running: Running) -> None:
+    completion = await running.openai.completions.create(
+        model=MODEL,
+        prompt="This is a test.",
+        best_of=0,
+        echo=True,
+        frequency_penalty=-2,
+        logit_bias={"foo": 0},
+        logprobs=0,
+        max_tokens=16,
+        n=1,
+        presence_penalty=-2,
+        seed=0,
+        stop="\n",
+        suffix="test.",
+        temperature=1,
+        top_p=1,
+        user="user-1234",
+    )
+    (choice,) = completion.choices
+    assert choice.text.startswith("This is a test.")
+    assert choice.logprobs is not None
+
+
+async def test_usage_may_be_told_with_each_chunk(running: Running) -> None:
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    for create in (
+        lambda **more: running.openai.chat.completions.create(messages=HELLO, **more),
+        lambda **more: running.openai.completions.create(prompt=["a", "b"], **more),
+    ):
+        stream: Any = await create(
+            model=MODEL, max_tokens=6, n=2, seed=1, stream=True, stream_options=options
+        )
+        usages = [chunk.usage async for chunk in stream]
+        told = [usage.completion_tokens for usage in usages]
+        assert told == sorted(told)
+        assert len({usage.prompt_tokens for usage in usages}) == 1
+        assert told[-1] > told[0]
 
 
 async def test_adapter_is_fetched_on_its_first_request(

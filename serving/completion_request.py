@@ -1,0 +1,140 @@
+"""The body of POST /v1/completions: what may be asked for, and its prompts as token ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from modeling.tokenizer import Tokenizer
+from storage.errors import InvalidRequest
+
+from .requests import (
+    Flag,
+    GenerationRequest,
+    NumTokens,
+    Text,
+    Whole,
+    are_texts,
+    is_text,
+    one_of,
+)
+
+DEFAULT_MAX_TOKENS = 16
+MAX_PROMPTS = 2048
+SUFFIX_STOP_CHARS = 100
+"""So much of a suffix says that the text has arrived at it."""
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int for item in value)
+
+
+def _are_lists_of_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(_are_ids(item) for item in value)
+
+
+GivenPrompt = Annotated[
+    str | list[int] | list[str] | list[list[int]],
+    one_of(
+        "a string, an array of strings, an array of token ids or an array of such arrays",
+        is_text,
+        are_texts,
+        _are_ids,
+        _are_lists_of_ids,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    token_ids: list[int]
+    text: str
+
+
+class CompletionRequest(GenerationRequest):
+    prompt: GivenPrompt
+    max_tokens: NumTokens | None = None
+    best_of: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    echo: Flag | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=5)] | None = None
+    suffix: Text | None = None
+    """The reply ends where it arrives at the suffix. The model, which has not learnt to fill gaps, does
+    not see it."""
+
+    def check_supported(self) -> None:
+        """Raises `InvalidRequest` for a `best_of` that does not go with the other parameters."""
+        if self.best_of and self.best_of < self.num_choices:
+            raise InvalidRequest(
+                f"Invalid 'best_of': expected a value of at least 'n' ({self.num_choices}), but got "
+                f"{self.best_of} instead.",
+                param="best_of",
+                code="invalid_value",
+            )
+        if self.stream and self.num_candidates > self.num_choices:
+            raise InvalidRequest(
+                "Invalid 'best_of': the best of several completions cannot be streamed.",
+                param="best_of",
+                code="invalid_value",
+            )
+
+    @property
+    def num_choices(self) -> int:
+        """For each prompt."""
+        return self.n or 1
+
+    @property
+    def num_candidates(self) -> int:
+        """What is generated for each prompt, to take the best of."""
+        return max(self.best_of or 1, self.num_choices)
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """As in `SamplingParams`; candidates are compared by them."""
+        if self.logprobs is None and self.num_candidates > self.num_choices:
+            return 0
+        return self.logprobs
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        stop = super().stop_strings
+        return (*stop, self.suffix[:SUFFIX_STOP_CHARS]) if self.suffix else stop
+
+    @property
+    def max_new_tokens(self) -> int:
+        return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        return self.logprobs if self.echo else None
+
+    def prompts(self, tokenizer: Tokenizer) -> list[Prompt]:
+        """One prompt or several, as text or as token ids. Raises `InvalidRequest`."""
+        given = self.prompt
+        if isinstance(given, str):
+            return [_from_text(given, tokenizer)]
+        if not given or len(given) > MAX_PROMPTS:
+            raise InvalidRequest(
+                f"Invalid 'prompt': expected 1 to {MAX_PROMPTS} prompts.", param="prompt"
+            )
+        if isinstance(given[0], int):
+            return [_from_ids([i for i in given if isinstance(i, int)], tokenizer)]
+        return [
+            _from_text(one, tokenizer) if isinstance(one, str) else _from_ids(one, tokenizer)
+            for one in given
+            if not isinstance(one, int)
+        ]
+
+
+def _from_text(text: str, tokenizer: Tokenizer) -> Prompt:
+    token_ids = tokenizer.encode_with_special(text)
+    if not token_ids:
+        # Something must predict the first token: what stands between documents.
+        start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+        token_ids = [] if start is None else [start]
+    return Prompt(token_ids, text)
+
+
+def _from_ids(token_ids: list[int], tokenizer: Tokenizer) -> Prompt:
+    return Prompt(token_ids, tokenizer.decode(token_ids, skip_special=False))
