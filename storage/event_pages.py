@@ -90,7 +90,12 @@ def _query() -> Any:
     return (
         select(asked.c.number.cast(BigInteger).label("number"), event.c.seq, *columns)
         .select_from(asked)
-        .join(JobRow, (JobRow.id == asked.c.job_id) & (JobRow.project_id == asked.c.project_id))
+        .join(
+            JobRow,
+            (JobRow.id == asked.c.job_id)
+            & (JobRow.project_id == asked.c.project_id)
+            & JobRow.legacy.is_(None),
+        )
         .outerjoin(event, true())
         .order_by(asked.c.number, event.c.seq.desc())
     )

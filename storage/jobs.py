@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ForeignKey, Index, and_, case, func, or_, select, update
+from sqlalchemy import ForeignKey, Index, Select, and_, case, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from . import events, pages, webhooks
@@ -71,6 +71,8 @@ class JobRow(Base):
     seed: Mapped[int]
     metadata_: Mapped[Json | None] = mapped_column("metadata")
     integrations: Mapped[list[Json] | None]
+    legacy: Mapped[Json | None]
+    """What only the old API (`storage.fine_tunes`) knows; None for a job of the present one."""
 
     # How it went.
     created_at: Mapped[CreatedAt]
@@ -111,11 +113,17 @@ def create(session: Session, row: JobRow) -> JobRow:
     return row
 
 
-def get(session: Session, project_id: str, job_id: str) -> JobRow:
-    row = session.scalar(select(JobRow).where(JobRow.id == job_id, JobRow.project_id == project_id))
+def get(session: Session, project_id: str, job_id: str, *, is_legacy: bool = False) -> JobRow:
+    """Each of the two APIs knows its own jobs only."""
+    row = session.scalar(of_project(project_id, is_legacy=is_legacy).where(JobRow.id == job_id))
     if row is None:
         raise JobNotFound(job_id)
     return row
+
+
+def of_project(project_id: str, *, is_legacy: bool = False) -> Select[JobRow]:
+    is_of_api = JobRow.legacy.is_not(None) if is_legacy else JobRow.legacy.is_(None)
+    return select(JobRow).where(JobRow.project_id == project_id, is_of_api)
 
 
 def page(
@@ -127,12 +135,12 @@ def page(
     metadata: Mapping[str, str] | Literal["null"] | None = None,
 ) -> pages.Page[JobRow]:
     """Newest first; `metadata` selects jobs that carry all the pairs, "null" those that carry none."""
-    query = select(JobRow).where(JobRow.project_id == project_id)
+    query = of_project(project_id)
     if metadata == "null":
         query = query.where(JobRow.metadata_.is_(None))
     elif metadata is not None:
         query = query.where(JobRow.metadata_.contains(dict(metadata)))
-    cursor = select(JobRow).where(JobRow.project_id == project_id, JobRow.id == after)
+    cursor = of_project(project_id).where(JobRow.id == after)
     return pages.read(
         session,
         query,
@@ -144,12 +152,12 @@ def page(
     )
 
 
-def cancel(session: Session, project_id: str, job_id: str) -> JobRow:
+def cancel(session: Session, project_id: str, job_id: str, *, is_legacy: bool = False) -> JobRow:
     """End the job now. A worker that has it loses its lease and stops the trainer."""
-    get(session, project_id, job_id)
+    get(session, project_id, job_id, is_legacy=is_legacy)
     row = _end(session, job_id, None, "cancelled", {})
     if row is None:
-        raise _impossible(get(session, project_id, job_id), "cancelled")
+        raise _impossible(get(session, project_id, job_id, is_legacy=is_legacy), "cancelled")
     events.add(session, job_id, "cancelled", "The job was cancelled", data={})
     return row
 
@@ -371,8 +379,8 @@ def _write_behind(session: Session, job_id: str, **values: Any) -> None:
 def _locked(session: Session, project_id: str, job_id: str) -> JobRow:
     """The row, which nobody else changes until this transaction ends."""
     row = session.scalar(
-        select(JobRow)
-        .where(JobRow.id == job_id, JobRow.project_id == project_id)
+        of_project(project_id)
+        .where(JobRow.id == job_id)
         .with_for_update()
         .execution_options(populate_existing=True)
     )
