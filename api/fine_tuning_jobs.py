@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from storage import aliases, files, jobs, models, queue
+from storage import aliases, files, jobs, models, pauses, queue
 from storage.api_keys import Caller
 from storage.base_models import Catalogue
 from storage.errors import InvalidRequest
@@ -106,7 +106,7 @@ async def create_job(
     wiring: Wired,
 ) -> FineTuningJob:
     row = await wiring.database.run(_create, caller, body, wiring.catalogue())
-    await _ring(row.id)
+    await ring(row.id)
     return FineTuningJob.from_row(row)
 
 
@@ -161,7 +161,7 @@ async def pause_job(fine_tuning_job_id: str, caller: ProjectCaller, wiring: Wire
     The worker makes a checkpoint of the step at hand, which can be used as a model, and lets the job go;
     then its status is `paused`. A job that nobody works on pauses at once.
     """
-    row = await wiring.database.run(jobs.pause, caller.project_id, fine_tuning_job_id)
+    row = await wiring.database.run(pauses.pause, caller.project_id, fine_tuning_job_id)
     return FineTuningJob.from_row(row)
 
 
@@ -170,12 +170,13 @@ async def resume_job(
     fine_tuning_job_id: str, caller: ProjectCaller, wiring: Wired
 ) -> FineTuningJob:
     """Training goes on exactly where it stopped. A pause that has not come yet is called off."""
-    row = await wiring.database.run(jobs.resume, caller.project_id, fine_tuning_job_id)
-    await _ring(row.id)
+    row = await wiring.database.run(pauses.resume, caller.project_id, fine_tuning_job_id)
+    await ring(row.id)
     return FineTuningJob.from_row(row)
 
 
-async def _ring(job_id: str) -> None:
+async def ring(job_id: str) -> None:
+    """Say that there is work, within bounded time; a ring that is lost costs a delay."""
     with anyio.move_on_after(RING_TIMEOUT_S):
         await run_sync(queue.ring, job_id, abandon_on_cancel=True)
 
@@ -184,10 +185,10 @@ def _create(
     session: Session, caller: Caller, body: CreateFineTuningJob, catalogue: Catalogue
 ) -> JobRow:
     method = body.method_type()
-    model, base_model, init_adapter_id = _starting_point(session, caller, body.model, catalogue)
-    _check_file(session, caller, "training_file", body.training_file)
+    model, base_model, init_adapter_id = starting_point(session, caller, body.model, catalogue)
+    check_file(session, caller, "training_file", body.training_file)
     if body.validation_file is not None:
-        _check_file(session, caller, "validation_file", body.validation_file)
+        check_file(session, caller, "validation_file", body.validation_file)
     integrations = [i.model_dump(exclude_none=True) for i in body.integrations or ()]
     row = JobRow(
         id=new_id("ftjob-"),
@@ -209,10 +210,13 @@ def _create(
     return jobs.create(session, row)
 
 
-def _starting_point(
+def starting_point(
     session: Session, caller: Caller, name: str, catalogue: Catalogue
 ) -> tuple[str, str, str | None]:
-    """What `model` asks for: its resolved name, the base, and the adapter to go on from."""
+    """What `model` asks for: its resolved name, the base, and the adapter to go on from.
+
+    Raises InvalidRequest.
+    """
     base = aliases.find_base(session, caller.project_id, name, catalogue)
     if base is not None:
         return base.id, base.id, None
@@ -226,7 +230,8 @@ def _starting_point(
     return model.name, model.base_model, adapter.id
 
 
-def _check_file(session: Session, caller: Caller, param: str, file_id: str) -> None:
+def check_file(session: Session, caller: Caller, param: str, file_id: str) -> None:
+    """Raises InvalidRequest unless the file is the project's, and meant for training."""
     file = files.find(session, caller.project_id, file_id)
     if file is None:
         raise InvalidRequest(f"invalid {param}: {file_id}", param=param)

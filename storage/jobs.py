@@ -6,7 +6,7 @@ now (another worker, or the user who cancelled it) and `LostLease` tells the wor
 the database's, so no clock but one decides.
 
     validating_files -> queued -> running -> succeeded | failed | cancelled
-    any of the first three -> paused -> queued
+    any of the first three -> paused -> queued          (`storage.pauses`)
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from . import events, pages, webhooks
 from .database import Base, CreatedAt, Int64, Json, Timestamp
 from .errors import InvalidRequest, JobNotFound
-from .ids import new_id
 
 RUNNABLE = ("validating_files", "queued", "running")
 """States in which somebody ought to work on the job."""
@@ -157,44 +156,8 @@ def cancel(session: Session, project_id: str, job_id: str, *, is_legacy: bool = 
     get(session, project_id, job_id, is_legacy=is_legacy)
     row = _end(session, job_id, None, "cancelled", {})
     if row is None:
-        raise _impossible(get(session, project_id, job_id, is_legacy=is_legacy), "cancelled")
+        raise impossible(get(session, project_id, job_id, is_legacy=is_legacy), "cancelled")
     events.add(session, job_id, "cancelled", "The job was cancelled", data={})
-    return row
-
-
-def pause(session: Session, project_id: str, job_id: str) -> JobRow:
-    """Ask for a pause; gives the row as it was before, for OpenAI's clients know no state `paused`.
-
-    A job that nobody works on is paused when this transaction ends. A worker that has it makes a
-    checkpoint first. Asking again while it does so changes nothing.
-    """
-    row = _locked(session, project_id, job_id)
-    if row.status not in RUNNABLE:
-        raise _impossible(row, "paused")
-    if row.pause_requested_at is None:
-        events.add(session, job_id, new_id("pausing:"), "Pause requested", data={})
-        _write_behind(session, job_id, pause_requested_at=func.clock_timestamp())
-    is_idle = select(JobRow.id).where(JobRow.id == job_id, _has_no_worker())
-    if session.scalar(is_idle) is not None:
-        _set_paused(session, job_id)
-    return row
-
-
-def resume(session: Session, project_id: str, job_id: str) -> JobRow:
-    """Let a paused job go on; ring the queue after the commit. A pause still to come is called off."""
-    row = _locked(session, project_id, job_id)
-    is_pausing = row.status in RUNNABLE and row.pause_requested_at is not None
-    if row.status != "paused" and not is_pausing:
-        if row.status in TERMINAL:
-            raise _impossible(row, "resumed")
-        raise InvalidRequest(f"Job {job_id} is not paused.", param="fine_tune_id")
-    text = "Pause called off" if is_pausing else "Job resumed"
-    events.add(session, job_id, new_id("resumed:"), text, data={})
-    row.pause_requested_at = None
-    if not is_pausing:
-        row.status = "queued"
-        row.not_before = func.clock_timestamp()
-    session.flush()
     return row
 
 
@@ -280,14 +243,6 @@ def release(session: Session, claim: Claim, *, after_s: float = 0, is_crash: boo
     )
 
 
-def release_paused(session: Session, claim: Claim) -> bool:
-    """Give the job back as paused; False, and nothing done, if the pause was called off meanwhile."""
-    if renew(session, claim).pause_requested_at is None:
-        return False
-    _set_paused(session, claim.job.id, attempt=JobRow.attempt - 1)
-    return True
-
-
 def expire_leases(session: Session, owners: list[str]) -> None:
     """Free the jobs of workers that are known to be dead, ahead of time."""
     session.execute(
@@ -350,33 +305,7 @@ def _end(
     return row
 
 
-def _set_paused(session: Session, job_id: str, **values: Any) -> None:
-    _write_behind(
-        session,
-        job_id,
-        status="paused",
-        pause_requested_at=None,
-        # Fences out a worker whose lease ran out.
-        lease_token=JobRow.lease_token + 1,
-        lease_owner=None,
-        lease_expires_at=None,
-        estimated_finish=None,
-        **values,
-    )
-    events.add(session, job_id, new_id("paused:"), "Job paused", data={})
-
-
-def _write_behind(session: Session, job_id: str, **values: Any) -> None:
-    """Write columns and leave objects of the row, if there are any, as they are."""
-    session.execute(
-        update(JobRow)
-        .where(JobRow.id == job_id)
-        .values(**values)
-        .execution_options(synchronize_session=False)
-    )
-
-
-def _locked(session: Session, project_id: str, job_id: str) -> JobRow:
+def locked(session: Session, project_id: str, job_id: str) -> JobRow:
     """The row, which nobody else changes until this transaction ends."""
     row = session.scalar(
         of_project(project_id)
@@ -389,7 +318,7 @@ def _locked(session: Session, project_id: str, job_id: str) -> JobRow:
     return row
 
 
-def _impossible(row: JobRow, wanted: str) -> InvalidRequest:
+def impossible(row: JobRow, wanted: str) -> InvalidRequest:
     """What to say when a job that has ended, or is so already, is to become `wanted`."""
     been = "been " if row.status in ("cancelled", "paused") else ""
     return InvalidRequest(
@@ -414,9 +343,10 @@ def _is_free() -> Any:
     return and_(
         JobRow.status.in_(RUNNABLE),
         JobRow.not_before <= func.clock_timestamp(),
-        _has_no_worker(),
+        has_no_worker(),
     )
 
 
-def _has_no_worker() -> Any:
+def has_no_worker() -> Any:
+    """No worker has the job, or the one that had it died."""
     return or_(JobRow.lease_expires_at.is_(None), JobRow.lease_expires_at < func.clock_timestamp())

@@ -9,7 +9,7 @@ import httpx
 import structlog
 from sqlalchemy.orm import Session
 
-from storage import checkpoints, events, files, jobs, models
+from storage import checkpoints, events, files, jobs, models, pauses
 from storage.adapters import AdapterRow
 from storage.blobs import BlobStore
 from storage.errors import LuthierError
@@ -107,7 +107,7 @@ def pause(lease: Lease) -> bool:
     """Let the job go until its owner resumes it; False if it is to go on after all. Raises LostLease."""
 
     def write(session: Session) -> bool:
-        if jobs.release_paused(session, lease.claim):
+        if pauses.release(session, lease.claim):
             return True
         jobs.release(session, lease.claim)
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage import jobs, queue
+from storage import jobs, pauses, queue
 from storage.jobs import JobRow
 from tests.factories import colour_rows
 from tests.worker.scene import Scene, script, wait_for
@@ -19,11 +19,11 @@ LONG_EPOCHS = colour_rows(100)
 
 
 def pause(scene: Scene, job_id: str) -> None:
-    scene.change(lambda session: jobs.pause(session, scene.project_id, job_id))
+    scene.change(lambda session: pauses.pause(session, scene.project_id, job_id))
 
 
 def resume(scene: Scene, job_id: str) -> None:
-    scene.change(lambda session: jobs.resume(session, scene.project_id, job_id))
+    scene.change(lambda session: pauses.resume(session, scene.project_id, job_id))
 
 
 def run_until_paused(scene: Scene, job_id: str, step: int = 2) -> JobRow:
