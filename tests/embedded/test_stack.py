@@ -103,6 +103,7 @@ def test_children_are_told_what_they_need_and_no_keys(
     settings = Settings.from_env(env).require("database_url", "broker_url", "internal_key")
     assert settings.database_url.startswith("postgresql://")
     assert settings.broker_url == "redis://elsewhere/0"
+    assert settings.api_url == "http://127.0.0.1:8000"
     assert settings.blob_url == f"file://{tmp_path}/my%20data/blobs"
     assert settings.data_dir == tmp_path / "my data"
     assert list(settings.backends) == ["smollm2-135m-instruct"]

@@ -46,6 +46,8 @@ def test_everything_is_read_from_the_environment() -> None:
         ("LUTHIER_ALIASES", "a="),
         ("LUTHIER_BACKENDS", "=http://a"),
         ("LUTHIER_RESULT_FILE_ENCODING", "rot13"),
+        ("LUTHIER_BATCH_CONCURRENCY", "0"),
+        ("LUTHIER_BATCH_CONCURRENCY", "many"),
     ],
 )
 def test_unreadable_value_names_its_variable(name: str, value: str) -> None:
