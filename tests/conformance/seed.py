@@ -241,7 +241,8 @@ def _stored_completions(place: Place) -> None:
         place.session,
         place.project_id,
         completion=completion,
-        messages=[{"role": "user", "content": "What colour?"}],
+        # The client's type for these messages knows no other role, so the suite can meet no other.
+        messages=[{"role": "assistant", "content": "Which colour is it?"}],
         metadata={"foo": "string"},
     )
 
