@@ -1,8 +1,7 @@
 """Batches: many requests in a file, answered within a day. The row is the truth, as with jobs.
 
 A process of the errands owns a batch by a lease with a fencing token. What it has done so far is in
-chunks: each names the lines that it answers and the blob with the answers, and appears in one transaction
-with the counts. So a line is in the output once, however often it had to be asked.
+chunks (`batch_chunks`), so that another can go on from there.
 
     validating -> in_progress -> finalizing -> completed | expired
     validating | in_progress -> cancelling -> cancelled          any -> failed
@@ -15,12 +14,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ForeignKey, Index, Select, and_, case, delete, func, or_, select, update
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import ForeignKey, Index, Select, and_, case, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from . import pages, webhooks
-from .blobs import BlobInfo
 from .database import Base, CreatedAt, Int64, Json, Timestamp
 from .errors import BatchNotFound, InvalidRequest
 
@@ -95,23 +92,6 @@ class BatchRow(Base):
         return self.num_lines - self.num_completed - self.num_failed
 
 
-class BatchChunkRow(Base):
-    """Answered lines, in the order in which they were answered."""
-
-    __tablename__ = "batch_chunks"
-
-    batch_id: Mapped[str] = mapped_column(ForeignKey("batches.id"), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    """From 1."""
-    lines: Mapped[list[int]] = mapped_column(JSONB)
-    """Their 1-based numbers in the input file."""
-    key: Mapped[str]
-    size_bytes: Mapped[Int64]
-    sha256: Mapped[str]
-    output_bytes: Mapped[Int64]
-    """So many bytes of the blob belong to the output file; the rest, to the error file."""
-
-
 @dataclass(frozen=True)
 class Claim:
     """The right to work on a batch until the lease runs out, and how the batch stood at the last look."""
@@ -120,18 +100,6 @@ class Claim:
     lease_token: int
     is_expired: bool
     """Its window is over."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a chunk adds to the batch's figures."""
-
-    num_completed: int = 0
-    num_failed: int = 0
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
 
 
 def create(
@@ -229,9 +197,9 @@ def claim(session: Session, batch_id: str, owner: str) -> Claim | None:
     )
 
 
-def renew(session: Session, held: Claim) -> Claim:
-    """Extend the lease and see how the batch stands; raises LostLease."""
-    found = _changed(session, _is_mine(held), lease_expires_at=_lease_end())
+def renew(session: Session, held: Claim, **values: Any) -> Claim:
+    """Write `values`, extend the lease and see how the batch stands; raises LostLease."""
+    found = _changed(session, _is_mine(held), lease_expires_at=_lease_end(), **values)
     if found is None:
         raise LostLease(held.batch.id)
     return found
@@ -261,55 +229,8 @@ def finalize(session: Session, held: Claim) -> Claim:
     return renew(session, held)
 
 
-def add_chunk(
-    session: Session,
-    held: Claim,
-    *,
-    number: int,
-    lines: list[int],
-    blob: BlobInfo,
-    output_bytes: int,
-    counts: Counts,
-) -> Claim:
-    """Make the answers of these lines a part of the batch; raises LostLease."""
-    values = {name: getattr(BatchRow, name) + added for name, added in vars(counts).items()}
-    # Getting this far is progress, so the count of crashes starts anew.
-    found = _changed(session, _is_mine(held), lease_expires_at=_lease_end(), crashes=0, **values)
-    if found is None:
-        raise LostLease(held.batch.id)
-    row = BatchChunkRow(
-        batch_id=held.batch.id,
-        number=number,
-        lines=lines,
-        key=blob.key,
-        size_bytes=blob.size_bytes,
-        sha256=blob.sha256,
-        output_bytes=output_bytes,
-    )
-    session.add(row)
-    session.flush()
-    return found
-
-
-def chunks(session: Session, batch_id: str) -> list[BatchChunkRow]:
-    """The caller holds the batch."""
-    query = select(BatchChunkRow).where(BatchChunkRow.batch_id == batch_id)
-    return list(session.scalars(query.order_by(BatchChunkRow.number)))
-
-
-def count_chunks(session: Session, batch_id: str) -> int:
-    query = select(func.count()).where(BatchChunkRow.batch_id == batch_id)
-    return session.scalars(query).one()
-
-
-def answered(session: Session, batch_id: str) -> set[int]:
-    """The numbers of the lines that are in a chunk."""
-    query = select(BatchChunkRow.lines).where(BatchChunkRow.batch_id == batch_id)
-    return {number for numbers in session.scalars(query) for number in numbers}
-
-
 def end(session: Session, held: Claim, status: Ending, **values: Any) -> BatchRow:
-    """The last write, which gives the lease up; the chunks' blobs may go. Raises LostLease.
+    """The last write, which gives the lease up. Raises LostLease.
 
     It holds only if the batch stands as it stood in `held`.
     """
@@ -325,7 +246,6 @@ def end(session: Session, held: Claim, status: Ending, **values: Any) -> BatchRo
     )
     if found is None:
         raise LostLease(held.batch.id)
-    session.execute(delete(BatchChunkRow).where(BatchChunkRow.batch_id == held.batch.id))
     webhooks.record(session, found.batch.project_id, _WEBHOOK_EVENTS[status], held.batch.id)
     return found.batch
 

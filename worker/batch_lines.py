@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
-from storage import batches
+from storage import batch_chunks, batches
 
 from . import batch_input
 from .batch_input import Line
@@ -33,8 +33,8 @@ def ask(errands: Errands, lease: BatchLease, path: Path) -> None:
     Raises LostLease, Stopped and TurnOver; answers that are there by then are kept.
     """
     with errands.sessions() as session:
-        answered = batches.answered(session, lease.batch.id)
-        num_chunks = batches.count_chunks(session, lease.batch.id)
+        answered = batch_chunks.answered(session, lease.batch.id)
+        num_chunks = batch_chunks.count(session, lease.batch.id)
     rest = batch_input.lines(path, answered)
     answers = Answers(num_chunks + 1)
     pending: dict[Future[Reply], Line] = {}

@@ -12,8 +12,9 @@ import orjson
 import structlog
 from sqlalchemy.orm import Session
 
-from storage import batches, files
-from storage.batches import BatchChunkRow, Claim, Counts, Ending
+from storage import batch_chunks, batches, files
+from storage.batch_chunks import BatchChunkRow, Counts
+from storage.batches import Claim, Ending
 from storage.blobs import BlobInfo
 from storage.errors import LuthierError
 from storage.ids import new_id
@@ -93,7 +94,7 @@ class Answers:
         crash_point("before_chunk_commit")
 
         def write(session: Session) -> Claim:
-            return batches.add_chunk(
+            return batch_chunks.add(
                 session,
                 lease.claim,
                 number=self.number,
@@ -126,8 +127,8 @@ def _record(line: Line, reply: Reply | None, error: tuple[str, str] | None = Non
     return orjson.dumps(record) + b"\n"
 
 
-def _sum(counts: Counts, body: Json) -> Counts:
-    usage = _object(body.get("usage"))
+def _sum(counts: Counts, body: Any) -> Counts:
+    usage = _object(_object(body).get("usage"))
     added = {
         "num_completed": 1,
         "input_tokens": usage.get("prompt_tokens"),
@@ -159,7 +160,7 @@ def finish(
     """Put the files together and end the batch as `status`. Raises LostLease and Stopped."""
     batch = lease.batch
     with errands.sessions() as session:
-        chunks = batches.chunks(session, batch.id)
+        chunks = batch_chunks.of_batch(session, batch.id)
     ids = {"output": new_id("file-"), "error": new_id("file-")}
     keys = {kind: files.blob_key(batch.project_id, file_id) for kind, file_id in ids.items()}
     num_not_asked, blobs = 0, dict[str, BlobInfo]()
@@ -200,6 +201,7 @@ def finish(
             errors=problems,
             **{f"{kind}_file_id": ids[kind] for kind in blobs},
         )
+        batch_chunks.remove(session, batch.id)
         return held
 
     lease.write(write)

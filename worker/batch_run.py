@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy import exc
 
-from storage import batches, queue
+from storage import batch_chunks, batches, queue
 from storage.batches import BatchRow, Claim, Ending, LostLease
 from storage.errors import BlobError, Unavailable
 
@@ -108,7 +108,9 @@ def _release(
 def _work(errands: Errands, lease: BatchLease, folder: Path) -> None:
     """Every step finds out what an earlier attempt has done already."""
     if lease.batch.crashes >= MAX_CRASHES:
-        text = f"The batch was given up: its process was lost {lease.batch.crashes} times in a row."
+        text = (
+            f"The batch was given up after {lease.batch.crashes} failures of the server in a row."
+        )
         _fail(errands, lease, "server_error", text)
         return
     source = _Source(errands, lease, folder)
@@ -163,7 +165,7 @@ class _Source:
             except InputGone:
                 return
             with self._errands.sessions() as session:
-                answered = batches.answered(session, self._lease.batch.id)
+                answered = batch_chunks.answered(session, self._lease.batch.id)
             yield from batch_input.lines(path, answered)
 
 

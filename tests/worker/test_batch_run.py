@@ -21,6 +21,7 @@ from tests.factories import Json
 from tests.worker import one_batch
 from tests.worker.batch_scene import BatchScene, Stage, batch_stage, request, requests
 from tests.worker.scene import wait_for
+from tests.worker.test_errands import running
 from worker import batch_lease, batch_lines, batch_output, batch_run
 from worker.batch_run import CRASH_POINTS
 from worker.crash_points import ENV
@@ -159,17 +160,20 @@ def test_process_killed_at_every_crash_point_in_turn_answers_each_line_once(
     assert scene.chunk_keys() == []
 
 
-def test_answers_that_were_kept_are_not_asked_for_again(scene: BatchScene) -> None:
+def test_process_that_is_killed_is_replaced_and_asks_only_for_what_is_missing(
+    scene: BatchScene,
+) -> None:
     batch_id = scene.batch([*requests(10), request("wait-1", "wait")])
-    process = one_batch.start(scene.settings, batch_id)
-    wait_for(lambda: scene.row(batch_id).num_completed == 10, what="ten answers")
-    process.kill()
-    process.join()
+    queue.run_errand(queue.RUN_BATCH, batch_id)
+    with running(scene.settings) as process:
+        wait_for(lambda: scene.row(batch_id).num_completed == 10, what="ten answers")
+        process.kill()
     scene.model.is_open = True
-    errands = scene.errands()
-    errands.bury_dead()
-    row = scene.run(batch_id, errands)
-    assert (row.status, row.num_completed, row.crashes) == ("completed", 11, 0)
+    with running(scene.settings):
+        # Nobody rings: its sweep finds what the dead one left.
+        wait_for(lambda: scene.row(batch_id).status == "completed", what="the end")
+    row = scene.row(batch_id)
+    assert (row.num_completed, row.crashes) == (11, 0)
     assert {text for text, count in scene.model.asked.items() if count > 1} == {"wait"}
     assert len(scene.answers(batch_id)[0]) == 11
 
