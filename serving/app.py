@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -15,15 +15,16 @@ from pydantic import BaseModel, Field
 
 from storage.errors import Unauthenticated, Unavailable
 
-from . import errors
+from . import errors, scoring
 from .adapters import AdapterRef
 from .chat_completions import ChatCompletion
 from .chat_request import ChatCompletionRequest
-from .completion_request import CompletionRequest
+from .completion_request import CompletionRequest, Prompt, start_id
 from .completions import Completion
 from .events import EventStream, while_connected
 from .lora import Adapter
 from .requests import Wire
+from .sampling import TokenLogprob
 from .sequence import Generate
 from .served_base import ServedBase
 
@@ -205,10 +206,30 @@ async def create_completion(
             for sampling in params
         ]
     )
-    completion = Completion(body, prompts, served.vocabulary)
+    first_tokens = await _first_tokens(served, body, prompts, adapter, headers.cache_salt)
+    completion = Completion(body, prompts, served.vocabulary, first_tokens)
     if body.stream:
         return EventStream(completion.stream(deltas))
     return _json(await while_connected(request.receive, completion.collect(deltas)))
+
+
+async def _first_tokens(
+    served: ServedBase,
+    body: CompletionRequest,
+    prompts: Sequence[Prompt],
+    adapter: Adapter | None,
+    cache_salt: str,
+) -> Mapping[int, TokenLogprob]:
+    if body.num_prompt_logprobs is None:
+        return {}
+    return await scoring.first_tokens(
+        served.engine,
+        [prompt.token_ids[0] for prompt in prompts if prompt.token_ids],
+        start_id=start_id(served.tokenizer),
+        num_top=body.num_prompt_logprobs,
+        adapter=adapter,
+        cache_salt=cache_salt,
+    )
 
 
 class Prefetch(BaseModel):

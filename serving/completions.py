@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -56,8 +56,13 @@ class Completion(Reply):
     """A reply to one or several prompts, streamed or whole. Choice k of prompt i has index i * n + k."""
 
     def __init__(
-        self, request: CompletionRequest, prompts: Sequence[Prompt], vocabulary: Vocabulary
+        self,
+        request: CompletionRequest,
+        prompts: Sequence[Prompt],
+        vocabulary: Vocabulary,
+        first_tokens: Mapping[int, TokenLogprob],
     ) -> None:
+        """`first_tokens` are the log-probabilities of the prompts' first tokens, by token id."""
         super().__init__(
             id_prefix="cmpl-",
             model=request.model,
@@ -68,6 +73,7 @@ class Completion(Reply):
         self._request = request
         self._prompts = prompts
         self._vocabulary = vocabulary
+        self._first_tokens = first_tokens
         # Where in its choice's text the next token begins.
         self._offsets = [
             0 if request.echo else len(self._prompt(i).text) for i in range(self._num_candidates)
@@ -141,7 +147,8 @@ class Completion(Reply):
             return
         if delta.prompt_logprobs is not None:
             token_ids = self._prompt(index).token_ids
-            for token_id, entry in zip(token_ids, delta.prompt_logprobs, strict=True):
+            entries = [self._first_tokens.get(token_ids[0]), *delta.prompt_logprobs[1:]]
+            for token_id, entry in zip(token_ids, entries, strict=True):
                 self._add_token(logprobs, index, token_id, entry)
         for token in delta.tokens:
             self._add_token(logprobs, index, token.token_id, token.logprob)

@@ -202,12 +202,29 @@ async def test_scoring_as_evaluation_harnesses_do(running: Running) -> None:
         assert logprobs.token_logprobs is not None
         assert logprobs.top_logprobs is not None
         assert len(logprobs.token_logprobs) == len(prompt) + 1
-        assert logprobs.token_logprobs[0] is None
+        assert logprobs.token_logprobs[0] < 0
         assert choice.text.startswith(bytes(prompt).decode())
         # The generated token is the greedy one: its figure equals the largest exactly.
         assert logprobs.token_logprobs[-1] == max(logprobs.top_logprobs[-1].values())
         assert logprobs.text_offset is not None
         assert logprobs.text_offset[:3] == [0, 1, 2]
+
+
+async def test_a_prompt_s_first_token_is_scored_as_after_an_empty_prompt(running: Running) -> None:
+    async def create(prompt: Any, **more: Any) -> Any:
+        completion = await running.openai.completions.create(
+            model=MODEL, prompt=prompt, temperature=0, logprobs=0, **more
+        )
+        return completion.choices[0]
+
+    free = await create("", max_tokens=1)
+    scored = await create(free.text + "more", max_tokens=0, echo=True)
+    assert scored.logprobs.tokens[0] == free.logprobs.tokens[0]
+    assert scored.logprobs.token_logprobs[0] == pytest.approx(
+        free.logprobs.token_logprobs[0], abs=1e-5
+    )
+    start = running.served.tokenizer.bos_id
+    assert (await create([start, 5], max_tokens=0, echo=True)).logprobs.token_logprobs[0] is None
 
 
 async def test_streamed_text_completion_echoes_its_prompt(running: Running) -> None:
