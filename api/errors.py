@@ -67,13 +67,19 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(unreachable, _on_database_down)
 
 
-def reply(error: LuthierError, headers: dict[str, str] | None = None) -> JSONResponse:
+def reply(
+    error: LuthierError, headers: dict[str, str] | None = None, *, request: Request | None = None
+) -> JSONResponse:
+    """`request`, where it is known: OpenAI's files service tells its errors a second time."""
     headers = dict(headers or {})
     if error.status == 503:
         headers.setdefault("retry-after", str(RETRY_AFTER_S))
     if error.status == 401:
         headers.setdefault("www-authenticate", "Bearer")
-    return JSONResponse(error.body(), error.status, headers)
+    body: dict[str, Any] = error.body()
+    if request is not None and request.url.path.startswith("/v1/files"):
+        body["detail"] = {"message": error.message, "code": error.code}
+    return JSONResponse(body, error.status, headers)
 
 
 def server_error() -> JSONResponse:
@@ -81,10 +87,10 @@ def server_error() -> JSONResponse:
     return reply(LuthierError(SERVER_ERROR))
 
 
-async def _on_luthier_error(_: Request, error: Exception) -> JSONResponse:
+async def _on_luthier_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, LuthierError)
     if error.status < 500 or (isinstance(error, Unavailable) and error.__cause__ is None):
-        return reply(error)
+        return reply(error, request=request)
     # Its text is for the operator: it tells of keys, paths and addresses.
     log.error("request.failed", error=str(error), kind=type(error).__name__, exc_info=error)
     if isinstance(error, StorageFull):
@@ -94,9 +100,9 @@ async def _on_luthier_error(_: Request, error: Exception) -> JSONResponse:
     return server_error()
 
 
-async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError | ValidationError)
-    return reply(explain(error.errors()))
+    return reply(explain(error.errors()), request=request)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:

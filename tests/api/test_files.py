@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import time
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -108,6 +109,35 @@ def test_pages_follow_the_cursor_in_either_order(client: openai.OpenAI) -> None:
     for empty in (client.files.list(limit=0), client.files.list(after="file-unknown")):
         assert empty.data == []
         assert not empty.has_more
+
+
+def test_errors_about_files_are_told_twice_as_openai_does(
+    api: Api, tenant: Tenant, client: openai.OpenAI
+) -> None:
+    with api.http(tenant) as http:
+        unknown = http.get("/v1/files/file-unknown").json()
+        invalid = http.get("/v1/files?limit=x").json()
+        elsewhere = http.get("/v1/models/unknown").json()
+    assert unknown["detail"] == {"message": "No such File object: file-unknown", "code": None}
+    assert invalid["detail"] == {
+        "message": invalid["error"]["message"],
+        "code": "invalid_type",
+    }
+    assert elsewhere.keys() == {"error"}
+
+
+def test_every_purpose_is_taken_and_batches_inputs_go_after_a_month(client: openai.OpenAI) -> None:
+    purposes: list[Any] = ["fine-tune", "assistants", "batch", "user_data", "vision", "evals"]
+    made = [client.files.create(file=ROWS, purpose=purpose) for purpose in purposes]
+    assert [file.purpose for file in made] == purposes
+    for file in made:
+        lives_s = file.expires_at and file.expires_at - file.created_at
+        assert lives_s == (30 * 24 * 3600 if file.purpose == "batch" else None)
+        assert [f.id for f in client.files.list(purpose=file.purpose)] == [file.id]
+    file = client.files.create(
+        file=ROWS, purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600}
+    )
+    assert file.expires_at == file.created_at + 3600
 
 
 @pytest.mark.parametrize(
