@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from storage import files
+from storage import files, fine_tunes
 from storage.errors import InvalidRequest
 from storage.files import FileRow
 from storage.ids import new_id
@@ -201,7 +201,13 @@ async def delete_file(file_id: str, caller: ProjectCaller, wiring: Wired) -> Fil
 )
 async def file_content(file_id: str, caller: ProjectCaller, wiring: Wired) -> StreamingResponse:
     row = await wiring.database.run(files.get, caller.project_id, file_id)
-    is_base64 = row.purpose == RESULTS and wiring.settings.result_file_encoding == "base64"
+    # The old API gave its result files as they are.
+    is_as_of_old = row.filename == fine_tunes.RESULTS_FILENAME
+    is_base64 = (
+        row.purpose == RESULTS
+        and not is_as_of_old
+        and wiring.settings.result_file_encoding == "base64"
+    )
     return await blob_response(
         wiring.blobs,
         row.blob_key,

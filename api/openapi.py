@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from . import bodies
 from .auth import API_KEY
+from .event_stream import MEDIA_TYPE
 
 Json = dict[str, Any]
 
@@ -47,6 +48,7 @@ def document(app: FastAPI) -> Json:
         _add_bodies(made)
         _tell_keys_apart(made)
         _add_headers(made)
+        _tell_of_events(made)
         app.openapi_schema = made
     return app.openapi_schema
 
@@ -99,6 +101,27 @@ def _add_headers(made: Json) -> None:
             is_asking = status == "503" and "security" in operation
             names = [*_ALWAYS, *(["retry-after"] if is_asking else [])]
             reply["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _tell_of_events(made: Json) -> None:
+    """A stream's schema is that of each of its events; their data is JSON, or `[DONE]`."""
+    fields = {
+        "data": "JSON, or `[DONE]` at the end.",
+        "event": "Its kind, where there are several.",
+        "id": "Where to go on: send it as `last-event-id`.",
+    }
+    made["components"]["schemas"]["StreamedEvent"] = {
+        "type": "object",
+        "description": "One event of a stream.",
+        "required": ["data"],
+        "properties": {
+            name: {"type": "string", "description": text} for name, text in fields.items()
+        },
+    }
+    for operation in _operations(made):
+        for reply in operation["responses"].values():
+            if MEDIA_TYPE in reply.get("content", {}):
+                reply["content"][MEDIA_TYPE] = {"schema": {"$ref": f"{_REF}StreamedEvent"}}
 
 
 def _operations(made: Json) -> list[Json]:

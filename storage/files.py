@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, ForeignKey, Index, delete, func, or_, select
@@ -75,6 +76,14 @@ def get(session: Session, project_id: str, file_id: str) -> FileRow:
     if row is None:
         raise FileNotFound(file_id)
     return row
+
+
+def find_all(session: Session, project_id: str, file_ids: Sequence[str]) -> dict[str, FileRow]:
+    """Those of the ids that the project has, with their rows."""
+    query = select(FileRow).where(
+        FileRow.id.in_(file_ids), FileRow.project_id == project_id, _is_live()
+    )
+    return {row.id: row for row in session.scalars(query)}
 
 
 def page(

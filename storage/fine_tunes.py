@@ -67,11 +67,11 @@ def told(session: Session, job: JobRow) -> list[EventRow]:
 def updated_at(session: Session, job_ids: Sequence[str]) -> dict[str, datetime]:
     """When something was last told of each of the jobs."""
     query = (
-        select(EventRow.job_id, func.max(EventRow.created_at))
+        select(EventRow.job_id, func.max(EventRow.created_at).label("at"))
         .where(EventRow.job_id.in_(job_ids))
         .group_by(EventRow.job_id)
     )
-    return dict(session.execute(query).tuples().all())
+    return {row.job_id: row.at for row in session.execute(query)}
 
 
 def ended_epoch(job: JobRow, metrics: Json) -> int | None:

@@ -6,6 +6,7 @@ names or by its aliases (`storage.aliases`). Only the owner can delete a model o
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ForeignKey, Index, Select, delete, exists, func, or_, select
@@ -36,6 +37,20 @@ class ModelRow(Base):
 def new_name(base_model: str, organization_slug: str, suffix: str | None) -> str:
     """`ft:{base}:{organisation}:{suffix or nothing}:{8 characters}`."""
     return f"ft:{base_model}:{organization_slug}:{suffix or ''}:{random_name(8)}"
+
+
+def new_legacy_name(session: Session, base: str, organization_slug: str, suffix: str | None) -> str:
+    """`{base}:ft-{organisation}:{suffix}-{date and time}`, as the old API formed them.
+
+    A second that another model has taken is passed over.
+    """
+    at = session.scalars(select(func.timezone("UTC", func.clock_timestamp()))).one()
+    prefix = f"{base}:ft-{organization_slug}" + (f":{suffix}" if suffix else "")
+    while True:
+        name = f"{prefix}-{at:%Y-%m-%d-%H-%M-%S}"
+        if session.get(ModelRow, name) is None:
+            return name
+        at += timedelta(seconds=1)
 
 
 def create(

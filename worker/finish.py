@@ -50,9 +50,10 @@ def succeed(worker: Worker, lease: Lease) -> None:
         final = checkpoints.at_step(session, job.id, metrics[-1]["step"])
         assert final is not None
         found = models.find(session, job.project_id, final.model_name)
+        filename, content = result_file.of_job(session.get_one(jobs.JobRow, job.id), metrics)
     file_id = new_id("file-")
     with worker.blobs.writer(files.blob_key(job.project_id, file_id)) as writer:
-        writer.write(result_file.render(metrics))
+        writer.write(content)
         blob = writer.commit()
     crash_point("after_result_file")
     if found is not None:
@@ -64,7 +65,7 @@ def succeed(worker: Worker, lease: Lease) -> None:
             session,
             file_id,
             project_id=job.project_id,
-            filename=result_file.FILENAME,
+            filename=filename,
             purpose=result_file.PURPOSE,
             blob=blob,
         )

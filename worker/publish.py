@@ -113,7 +113,7 @@ def _add_model(session: Session, job: JobRow, model: _Model, written: _Written) 
         # A replay after a crash: the weights are the same, the first ones stay.
         written.unused_blobs.append(blob.key)
         return
-    name = models.new_name(job.base_model, job.organization_slug, job.suffix)
+    name = _new_name(session, job)
     if not model.is_final:
         name += f":ckpt-step-{step}"
     adapters.create(
@@ -148,6 +148,13 @@ def _add_model(session: Session, job: JobRow, model: _Model, written: _Written) 
         data={},
     )
     written.unused_blobs += _remove_old(session, job)
+
+
+def _new_name(session: Session, job: JobRow) -> str:
+    if job.legacy is None:
+        return models.new_name(job.base_model, job.organization_slug, job.suffix)
+    base = job.legacy["name"]
+    return models.new_legacy_name(session, base, job.organization_slug, job.suffix)
 
 
 def _remove_old(session: Session, job: JobRow) -> list[str]:

@@ -158,7 +158,8 @@ class _Supervision:
         self.step = self._state_step = started.step
 
         def write(session: Session) -> None:
-            self._lease.renew(session, status="running")
+            row = self._lease.renew(session, status="running")
+            row.train_config = {**(row.train_config or {}), "num_examples": started.num_examples}
             events.add(session, started.job_id, "started", "Fine-tuning job started")
             for warning in started.warnings:
                 # The same words again, after a resume, are no news.

@@ -39,6 +39,7 @@ OF_PROJECTS = [route for route in ROUTES if not route[1].startswith("/v1/organiz
 WITH_AN_ID = [(method, path) for method, path in OF_PROJECTS if "{" in path]
 BODIES: dict[str, Any] = {
     "/v1/fine_tuning/jobs": {"model": "tiny-random", "training_file": "{file_id}"},
+    "/v1/fine-tunes": {"model": "tiny-random", "training_file": "{file_id}"},
     "/v1/chat/completions": {"model": "{model}", "messages": [{"role": "user", "content": "x"}]},
     "/v1/completions": {"model": "{model}", "prompt": "x"},
     "/v1/chat/completions/{completion_id}": {"metadata": {"k": "v"}},
@@ -54,6 +55,7 @@ UNKNOWN = {
     "completion_id": "chatcmpl-unknown",
     "file_id": "file-unknown",
     "fine_tuning_job_id": "ftjob-unknown",
+    "fine_tune_id": "ft-unknown",
     "fine_tuned_model_checkpoint": "ft:tiny-random:acme::unknown2",
     "permission_id": "cp_unknown",
     "alias": "alias-unknown",
@@ -72,6 +74,9 @@ def owned(api: Api, owner: Tenant) -> dict[str, str]:
     """One thing of each kind, by the name that a path gives it."""
     with api.client(owner) as client:
         job = create(client)
+    body = {"model": "tiny-random", "training_file": job.training_file}
+    with api.http(owner) as http:
+        fine_tune = http.post("/v1/fine-tunes", json=body).json()
     with api.sessions.begin() as session:
         checkpoints.create(session, job_id=job.id, step=1, model_name="ft:x", metrics={"step": 1})
         aliases.bind(session, owner.project_id, "alias-of-the-owner", "tiny-random")
@@ -112,6 +117,7 @@ def owned(api: Api, owner: Tenant) -> dict[str, str]:
         "permission_id": permission.id,
         "file_id": job.training_file,
         "fine_tuning_job_id": job.id,
+        "fine_tune_id": fine_tune["id"],
         "model": api.tuned_model(owner).name,
         "webhook_endpoint_id": endpoint.id,
     }
