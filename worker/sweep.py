@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from storage import files, jobs, queue, uploads
+from storage import files, jobs, queue, stored_completions, uploads
 
 from . import publish
 from .litter import Litter
@@ -57,6 +57,7 @@ class Sweep:
                 return
             runnable = jobs.runnable(session)
             expired = files.remove_expired(session) + uploads.remove_expired(session)
+            stored_completions.remove_expired(session)
         publish.delete(self._worker.blobs, expired)
         if runnable and queue.depth() == 0:
             for job_id in runnable:
