@@ -1,5 +1,7 @@
 """Attention over packed examples: several sequences end to end in one row, each seeing only itself.
 
+Sequences that begin alike may share that beginning: its tokens come first in the row, once.
+
 Registered with transformers as `NAME`, so that every supported decoder runs packed rows without knowing:
 
     model = load_base(path, precision=precision, attn_implementation=attention.NAME)
@@ -48,21 +50,67 @@ class _Stretch:
         return self.runs[-1].end
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Where the sequences of the packed row lie."""
+
+    cu_seqlens: tuple[int, ...]
+    num_shared: int
+
+    @property
+    def num_tokens(self) -> int:
+        return self.cu_seqlens[-1]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Of the sequences, without what they share."""
+        return [end - start for start, end in itertools.pairwise(self.cu_seqlens)]
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """Where the sequences lie once each has the shared tokens to itself."""
+        return tuple(itertools.accumulate((self.num_shared + n for n in self.lengths), initial=0))
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(1, H, T, D) -> (1, H, W, D): a copy of the shared tokens before each sequence."""
+        if not self.num_shared:
+            return x
+        shared, *own = torch.split(x, [self.num_shared, *self.lengths], dim=2)
+        return torch.cat([piece for each in own for piece in (shared, each)], dim=2)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(1, W, H, D) -> (1, T, H, D): the inverse of `spread`."""
+        if not self.num_shared:
+            return x
+        return x.index_select(1, _kept(self).to(x.device))
+
+
+@lru_cache(maxsize=8)
+def _kept(row: _Row) -> Tensor:
+    """(T,) the places of the row's tokens among the spread ones: the shared tokens' first copy stands for all."""
+    pieces = [torch.arange(row.num_shared)]
+    for start, end in itertools.pairwise(row.whole):
+        pieces.append(torch.arange(start + row.num_shared, end))
+    return torch.cat(pieces)
+
+
 # Not a context variable: recomputing a checkpointed layer happens on autograd's own thread.
-_current: tuple[int, ...] | None = None
+_current: _Row | None = None
 
 
 @contextmanager
-def segments(cu_seqlens: Sequence[int]) -> Iterator[None]:
-    """Says where the sequences of the packed row lie while the model runs: offsets from 0 to T.
+def segments(cu_seqlens: Sequence[int], num_shared: int = 0) -> Iterator[None]:
+    """Says where the sequences of the packed row lie while the model runs: offsets from `num_shared` to T.
 
-    With gradient checkpointing, backward must run inside too.
+    The row's first `num_shared` tokens are the beginning of every sequence. With gradient checkpointing,
+    backward must run inside too.
     """
     global _current
     offsets = tuple(int(offset) for offset in cu_seqlens)
-    if not offsets or offsets[0] != 0 or any(a >= b for a, b in itertools.pairwise(offsets)):
-        raise ValueError("cu_seqlens must start at 0 and grow")
-    previous, _current = _current, offsets
+    grows = all(a < b for a, b in itertools.pairwise(offsets))
+    if num_shared < 0 or not offsets or offsets[0] != num_shared or not grows:
+        raise ValueError("cu_seqlens must start at num_shared and grow")
+    previous, _current = _current, _Row(offsets, num_shared)
     try:
         yield
     finally:
@@ -85,29 +133,43 @@ def packed_attention(
         raise RuntimeError(
             "packed attention needs `with attention.segments(cu_seqlens)` around the model"
         )
-    if query.shape[0] != 1 or query.shape[2] != _current[-1]:
+    row = _current
+    if query.shape[0] != 1 or query.shape[2] != row.num_tokens:
         raise ValueError(
-            f"a packed row of {_current[-1]} tokens must have shape (1, T), not {query.shape}"
+            f"a packed row of {row.num_tokens} tokens must have shape (1, T), not {query.shape}"
         )
     if attention_mask is not None or dropout:
         raise ValueError("packed attention takes neither a mask nor dropout")
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         raise ValueError("packed attention knows no soft cap and no attention sinks")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, key, value = (row.spread(x) for x in (query, key, value))
+    return row.gather(_attend(query, key, value, row.whole, scale, sliding_window)), None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    offsets: tuple[int, ...],
+    scale: float,
+    window: int | None,
+) -> Tensor:
+    """By whichever way is best for the device and the lengths. (1, H, T, D) -> (1, T, H, D)."""
     if _has_varlen_kernel(query):
-        return _varlen(query, key, value, _current, scale, sliding_window), None
+        return _varlen(query, key, value, offsets, scale, window)
     limit = 0
     if query.device.type == "cpu":
-        limit = min(MAX_WRITTEN_TOKENS, sliding_window or MAX_WRITTEN_TOKENS)
+        limit = min(MAX_WRITTEN_TOKENS, window or MAX_WRITTEN_TOKENS)
     outputs = []
-    for stretch in _stretches(_current, limit):
+    for stretch in _stretches(offsets, limit):
         q, k, v = (x[:, :, stretch.start : stretch.end] for x in (query, key, value))
         if stretch.is_written:
             outputs.append(written_attention(q, k, v, scale, stretch.runs))
         else:
             for run in stretch.runs:
-                outputs.append(_sdpa(q, k, v, run, stretch.start, scale, sliding_window))
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), None
+                outputs.append(_sdpa(q, k, v, run, stretch.start, scale, window))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
 
 def _sdpa(

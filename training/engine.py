@@ -143,7 +143,7 @@ class Engine:
 
     def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         batch = batch.to(self.device)
-        with attention.segments(batch.cu_seqlens):
+        with attention.segments(batch.cu_seqlens, batch.num_shared):
             output = self._trunk(
                 input_ids=batch.input_ids[None],  # (1, T)
                 position_ids=batch.position_ids[None],

@@ -23,8 +23,8 @@ LENGTHS = (5, 20, 20, 1, 150, 7)
 Inputs = tuple[Tensor, Tensor, Tensor]
 
 
-def offsets(lengths: tuple[int, ...]) -> tuple[int, ...]:
-    return (0, *itertools.accumulate(lengths))
+def offsets(lengths: tuple[int, ...], first: int = 0) -> tuple[int, ...]:
+    return tuple(itertools.accumulate(lengths, initial=first))
 
 
 def positions(lengths: tuple[int, ...]) -> Tensor:
@@ -125,8 +125,32 @@ def test_packed_attention_what_it_does_not_know_is_refused(options: dict[str, An
 
 @pytest.mark.parametrize("cu_seqlens", [(), (1, 2), (0, 2, 2), (0, 3, 1)])
 def test_segments_that_do_not_grow_from_zero_are_refused(cu_seqlens: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="start at 0 and grow"), attention.segments(cu_seqlens):
+    with pytest.raises(ValueError, match="must start at"), attention.segments(cu_seqlens):
         pass
+
+
+def test_segments_must_begin_behind_the_shared_tokens() -> None:
+    with pytest.raises(ValueError, match="must start at"), attention.segments((0, 4), 2):
+        pass
+
+
+@pytest.mark.parametrize("limit", [512, 0], ids=["written", "sdpa"])
+@pytest.mark.parametrize("window", [None, 5])
+def test_shared_beginning_counts_as_the_beginning_of_every_segment(
+    monkeypatch: pytest.MonkeyPatch, limit: int, window: int | None
+) -> None:
+    monkeypatch.setattr(attention, "MAX_WRITTEN_TOKENS", limit)
+    num_shared, own = 6, (3, 1, 9, 9)
+    inputs = qkv(num_shared + sum(own))
+    with attention.segments(offsets(own, num_shared), num_shared):
+        got = attention.packed_attention(torch.nn.Module(), *inputs, None, sliding_window=window)[0]
+    pieces = [torch.split(x, [num_shared, *own], dim=2) for x in inputs]
+    expected = []
+    for number, length in enumerate(own, start=1):
+        q, k, v = (torch.cat((piece[0], piece[number]), dim=2) for piece in pieces)
+        whole = by_segment((q, k, v), (num_shared + length,), window)
+        expected.append(whole if number == 1 else whole[:, num_shared:])
+    assert_same(got, torch.cat(expected, dim=1), inputs)
 
 
 def test_model_packed_row_equals_unpacked_sequences(base_path: Path) -> None:

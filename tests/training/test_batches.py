@@ -65,7 +65,7 @@ def test_tokens_behind_the_last_supervised_one_are_not_computed() -> None:
 
 def test_micro_batches_keep_the_budget_and_are_balanced() -> None:
     lengths = [3, 90, 41, 7, 60, 33, 20, 20, 11, 5]
-    examples = [example(length + 1, 1) for length in lengths]
+    examples = [example(length + 1, 1, length) for length in lengths]
     packed = batches.micro_batches(examples, 100)
     sizes = [len(batch.input_ids) for batch in packed]
     assert sum(sizes) == sum(lengths)
@@ -75,8 +75,58 @@ def test_micro_batches_keep_the_budget_and_are_balanced() -> None:
 
 
 def test_example_over_the_budget_gets_a_pass_of_its_own() -> None:
-    packed = batches.micro_batches([example(51, 1), example(31, 1), example(201, 1)], 100)
+    packed = batches.micro_batches([example(51, 1), example(31, 1, 1), example(201, 1, 2)], 100)
     assert sorted(batch.cu_seqlens for batch in packed) == [(0, 50, 80), (0, 200)]
+
+
+def beginning_alike(num_shared: int, *lengths: int) -> list[Example]:
+    """Examples of the given lengths, of which the last two tokens count."""
+    examples = [example(length, 2, 1000 * n) for n, length in enumerate(lengths)]
+    for each in examples:
+        each.input_ids[:num_shared] = np.arange(num_shared)
+    return examples
+
+
+def test_what_all_examples_begin_with_lies_in_the_batch_once() -> None:
+    (batch,) = batches.micro_batches(beginning_alike(10, 13, 15), 100)
+    assert batch.num_shared == 10
+    assert batch.cu_seqlens == (10, 14, 16)
+    assert batch.input_ids.tolist() == [*range(10), 1010, 1011, 1012, 1013, 10, 11]
+    assert batch.position_ids.tolist() == [*range(10), 10, 11, 12, 13, 10, 11]
+    assert batch.positions.tolist() == [12, 13, 14, 15]
+    assert batch.labels.tolist() == [1013, 1014, 11, 12]
+
+
+@pytest.mark.parametrize(
+    ("examples", "num_shared"),
+    [
+        # What one example learns from there, the others may not.
+        ([example(12, 2), example(40, 2)], 9),
+        ([example(20, 2), example(20, 2)], 17),
+        (beginning_alike(7, 20, 20), 0),
+        (beginning_alike(10, 20), 0),
+    ],
+    ids=["up to what is learnt", "equal examples", "too few tokens", "one example"],
+)
+def test_shared_tokens_are_those_before_anything_is_learnt(
+    examples: list[Example], num_shared: int
+) -> None:
+    (batch,) = batches.micro_batches(examples, 100)
+    assert batch.num_shared == num_shared
+    assert len(batch.labels) == 2 * len(examples)
+
+
+def test_long_shared_beginning_counts_once_in_the_budget_but_attention_is_bounded() -> None:
+    examples = beginning_alike(80, *[86] * 40)  # 85 tokens each, without the last
+    for budget, num_together in ((100, 4), (1000, 40), (80, 1)):
+        packed = batches.micro_batches(examples, budget)
+        assert [len(batch.cu_seqlens) - 1 for batch in packed] == [num_together] * (
+            40 // num_together
+        )
+    short = beginning_alike(80, *[83] * 40)
+    # 2 own tokens each would let 10 share a pass; attention holds 4 budgets at most.
+    (*_, last) = batches.micro_batches(short, 100)
+    assert (len(last.cu_seqlens) - 1) * 82 <= 400
 
 
 def test_batch_refuses_parts_that_do_not_fit() -> None:
