@@ -108,7 +108,7 @@ def ask(
             model=model,
             messages=prompt.messages(example.mail),
             temperature=0,
-            max_tokens=48,
+            max_tokens=40,
             # Spares the base what it likes to add after the ticket.
             stop="\n\n",
         )
