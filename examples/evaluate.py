@@ -99,7 +99,7 @@ def ask(
     prompt: Prompt,
     examples: Sequence[Example],
     *,
-    concurrency: int = 32,
+    concurrency: int = 64,
 ) -> list[Reply]:
     """The model's replies, greedily decoded, in the order of the examples."""
 

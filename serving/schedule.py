@@ -27,7 +27,7 @@ HEADROOM_TOKENS = 128
 class Limits:
     """What one engine takes on."""
 
-    max_running: int = 32
+    max_running: int = 64
     """Sequences in one batch."""
     step_tokens: int = 256
     """Tokens computed in one step."""

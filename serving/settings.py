@@ -24,7 +24,7 @@ class ServingSettings:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     slots: int = 8
     """Distinct adapters in one batch."""
-    max_running: int = 32
+    max_running: int = 64
     """Requests in one batch."""
     step_tokens: int = 256
     """Tokens computed in one step; a prompt longer than this is read in chunks."""
