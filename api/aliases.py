@@ -22,10 +22,11 @@ from storage.errors import InvalidRequest, ModelNotFound
 
 from . import bodies
 from .auth import ProjectCaller
+from .idempotency import CreatesOnce
 from .pages import After, Page, limit
 from .wiring import Wired
 
-router = APIRouter(prefix="/v1/luthier/aliases", tags=["luthier"])
+router = APIRouter(prefix="/v1/luthier/aliases", tags=["luthier"], route_class=CreatesOnce)
 
 
 def _printable(value: Any) -> Any:

@@ -24,7 +24,7 @@ from .wiring import Wired
 API_KEY = "ApiKey"
 """What the OpenAPI document calls a key in the `Authorization` header."""
 
-_bearer = HTTPBearer(auto_error=False, scheme_name=API_KEY, description="A project's API key.")
+bearer = HTTPBearer(auto_error=False, scheme_name=API_KEY, description="A project's API key.")
 
 PROJECT_HEADER = "x-luthier-project"
 BATCH_HEADER = "x-luthier-batch"
@@ -40,7 +40,7 @@ _NO_KEY = (
 async def authenticate(
     request: Request,
     wiring: Wired,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
 ) -> Caller:
     """The caller, by a key of either kind. Raises Unauthenticated."""
     if credentials is None or credentials.scheme.lower() != "bearer":

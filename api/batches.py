@@ -18,10 +18,11 @@ from . import bodies
 from .auth import ProjectCaller
 from .expires_after import ExpiresAfter
 from .fine_tuning_request import MetadataKey, MetadataValue, Name
+from .idempotency import CreatesOnce
 from .pages import After, PageWithIds, ends, limit
 from .wiring import Wired
 
-router = APIRouter(prefix="/v1/batches", tags=["batches"])
+router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=CreatesOnce)
 
 RING_TIMEOUT_S = 2.0
 """A broker that hangs costs no more: the row is there, and the errands' sweep finds it."""

@@ -48,9 +48,12 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
         401: "The API key is missing or wrong.",
         403: "The API key does not permit this.",
         404: "There is no such thing, or it is another project's.",
+        408: "The body stopped coming.",
         413: "The body is too large.",
         500: "A fault of the server.",
         503: "Try again after `retry-after` seconds.",
+        504: "The model did not answer in time.",
+        507: "The server's storage is full.",
     }.items()
 }
 """Replies that every route under /v1 may give; part of the OpenAPI document."""

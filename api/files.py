@@ -17,11 +17,12 @@ from storage.ids import new_id
 from . import expires_after, form_file
 from .auth import ProjectCaller
 from .blobs import blob_response, delete_blobs
+from .idempotency import CreatesOnce
 from .jsonl import LineCheck
 from .pages import After, PageWithIds, ends, limit
 from .wiring import Wired
 
-router = APIRouter(prefix="/v1/files", tags=["files"])
+router = APIRouter(prefix="/v1/files", tags=["files"], route_class=CreatesOnce)
 
 MAX_BYTES = 512 * 1024**2
 PURPOSES = ("fine-tune", "assistants", "batch", "user_data", "vision", "evals")

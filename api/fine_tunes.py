@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -18,7 +17,6 @@ from storage.base_models import Catalogue
 from storage.errors import InvalidRequest
 from storage.events import EventRow
 from storage.files import FileRow
-from storage.ids import new_id
 from storage.jobs import JobRow
 
 from . import bodies, fine_tune_events, fine_tuning_jobs, job_stream
@@ -28,11 +26,12 @@ from .files import FileObject
 from .fine_tune_events import FineTuneEvent
 from .fine_tune_request import DEFAULT_MODEL, CreateFineTune
 from .fine_tuning_events import Stream
-from .fine_tuning_request import MAX_SEED
+from .fine_tuning_jobs import StartingPoint
+from .idempotency import CreatesOnce
 from .job_stream import JobStream, Mark, Place
 from .wiring import Wired, Wiring
 
-router = APIRouter(prefix="/v1/fine-tunes", tags=["fine-tunes (legacy)"])
+router = APIRouter(prefix="/v1/fine-tunes", tags=["fine-tunes (legacy)"], route_class=CreatesOnce)
 
 Status = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 _STATUSES: dict[str, Status] = {
@@ -154,28 +153,22 @@ def _create(
 ) -> FineTuneWithEvents:
     body.check()
     asked = body.model or DEFAULT_MODEL
-    model, base_model, init_adapter_id = _starting_point(session, caller, asked, catalogue)
-    fine_tuning_jobs.check_file(session, caller, "training_file", body.training_file)
-    if body.validation_file is not None:
-        fine_tuning_jobs.check_file(session, caller, "validation_file", body.validation_file)
-    row = JobRow(
-        id=new_id("ft-"),
-        project_id=caller.project_id,
-        organization_id=caller.organization_id,
-        organization_slug=caller.organization_slug,
-        model=model,
-        base_model=base_model,
-        init_adapter_id=init_adapter_id,
+    start = _starting_point(session, caller, asked, catalogue)
+    fine_tuning_jobs.check_files(session, caller, body.training_file, body.validation_file)
+    row = fine_tuning_jobs.new_row(
+        caller,
+        "ft-",
+        start,
         training_file=body.training_file,
         validation_file=body.validation_file,
         method="supervised",
         hyperparameters=body.hyperparameters(),
         suffix=body.suffix,
-        seed=secrets.randbelow(MAX_SEED + 1),
+        seed=None,
         legacy={
             "model": asked,
             # Of a model that was tuned before only the base's name goes on.
-            "name": base_model if asked.startswith("ft:") else asked.partition(":")[0],
+            "name": start.base_model if asked.startswith("ft:") else asked.partition(":")[0],
         },
     )
     fine_tunes.create(session, row, body.warnings())
@@ -184,7 +177,7 @@ def _create(
 
 def _starting_point(
     session: Session, caller: Caller, asked: str, catalogue: Catalogue
-) -> tuple[str, str, str | None]:
+) -> StartingPoint:
     try:
         return fine_tuning_jobs.starting_point(session, caller, asked, catalogue)
     except InvalidRequest as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import anyio
@@ -18,13 +19,14 @@ from storage.errors import InvalidRequest
 from storage.ids import new_id
 from storage.jobs import JobRow
 
-from . import bodies
+from . import bodies, metadata_filter
 from .auth import ProjectCaller
 from .fine_tuning_request import MAX_SEED, CreateFineTuningJob
+from .idempotency import CreatesOnce
 from .pages import After, Page, limit
 from .wiring import Wired
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=CreatesOnce)
 
 TRAINING_PURPOSE = "fine-tune"
 RING_TIMEOUT_S = 2.0
@@ -110,20 +112,12 @@ async def create_job(
     return FineTuningJob.from_row(row)
 
 
-_METADATA_FILTER: Json = {
-    "parameters": [
-        {
-            "name": "metadata",
-            "in": "query",
-            "style": "deepObject",
-            "description": "`metadata[key]=value`, or `metadata=null` for jobs that have none.",
-            "schema": {"type": "object", "additionalProperties": {"type": "string"}},
-        }
-    ]
-}
-
-
-@router.get("", openapi_extra=_METADATA_FILTER)
+@router.get(
+    "",
+    openapi_extra=metadata_filter.parameter(
+        "`metadata[key]=value`, or `metadata=null` for jobs that have none."
+    ),
+)
 async def list_jobs(
     request: Request,
     caller: ProjectCaller,
@@ -185,41 +179,41 @@ def _create(
     session: Session, caller: Caller, body: CreateFineTuningJob, catalogue: Catalogue
 ) -> JobRow:
     method = body.method_type()
-    model, base_model, init_adapter_id = starting_point(session, caller, body.model, catalogue)
-    check_file(session, caller, "training_file", body.training_file)
-    if body.validation_file is not None:
-        check_file(session, caller, "validation_file", body.validation_file)
+    start = starting_point(session, caller, body.model, catalogue)
+    check_files(session, caller, body.training_file, body.validation_file)
     integrations = [i.model_dump(exclude_none=True) for i in body.integrations or ()]
-    row = JobRow(
-        id=new_id("ftjob-"),
-        project_id=caller.project_id,
-        organization_id=caller.organization_id,
-        organization_slug=caller.organization_slug,
-        model=model,
-        base_model=base_model,
-        init_adapter_id=init_adapter_id,
+    row = new_row(
+        caller,
+        "ftjob-",
+        start,
         training_file=body.training_file,
         validation_file=body.validation_file,
         method=method,
         hyperparameters=body.merged_hyperparameters(),
         suffix=body.suffix,
-        seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed,
+        seed=body.seed,
         metadata_=body.metadata,
         integrations=integrations or None,
     )
     return jobs.create(session, row)
 
 
+@dataclass(frozen=True)
+class StartingPoint:
+    """What a job goes on from: a model's resolved name, its base, and its adapter if it is tuned."""
+
+    model: str
+    base_model: str
+    init_adapter_id: str | None
+
+
 def starting_point(
     session: Session, caller: Caller, name: str, catalogue: Catalogue
-) -> tuple[str, str, str | None]:
-    """What `model` asks for: its resolved name, the base, and the adapter to go on from.
-
-    Raises InvalidRequest.
-    """
+) -> StartingPoint:
+    """What `model` asks for. Raises InvalidRequest."""
     base = aliases.find_base(session, caller.project_id, name, catalogue)
     if base is not None:
-        return base.id, base.id, None
+        return StartingPoint(base.id, base.id, None)
     found = models.find_to_train(session, caller.project_id, name)
     if found is None or catalogue.get(found[0].base_model) is None:
         raise InvalidRequest(
@@ -227,28 +221,46 @@ def starting_point(
             code="model_not_available",
         )
     model, adapter = found
-    return model.name, model.base_model, adapter.id
+    return StartingPoint(model.name, model.base_model, adapter.id)
 
 
-def check_file(session: Session, caller: Caller, param: str, file_id: str) -> None:
-    """Raises InvalidRequest unless the file is the project's, and meant for training."""
-    file = files.find(session, caller.project_id, file_id)
-    if file is None:
-        raise InvalidRequest(f"invalid {param}: {file_id}", param=param)
-    if file.purpose != TRAINING_PURPOSE:
-        raise InvalidRequest(
-            f"invalid {param}: {file_id} was uploaded with the purpose '{file.purpose}'; upload it "
-            f"with the purpose '{TRAINING_PURPOSE}'",
-            param=param,
-        )
+def new_row(
+    caller: Caller, id_prefix: str, start: StartingPoint, *, seed: int | None, **fields: Any
+) -> JobRow:
+    """A job of the caller's that begins there; `fields` are what was asked for."""
+    return JobRow(
+        id=new_id(id_prefix),
+        project_id=caller.project_id,
+        organization_id=caller.organization_id,
+        organization_slug=caller.organization_slug,
+        model=start.model,
+        base_model=start.base_model,
+        init_adapter_id=start.init_adapter_id,
+        seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
+        **fields,
+    )
+
+
+def check_files(
+    session: Session, caller: Caller, training_file: str, validation_file: str | None
+) -> None:
+    """Raises InvalidRequest unless they are the project's, and meant for training."""
+    params = {"training_file": training_file, "validation_file": validation_file}
+    for param, file_id in params.items():
+        if file_id is None:
+            continue
+        file = files.find(session, caller.project_id, file_id)
+        if file is None:
+            raise InvalidRequest(f"invalid {param}: {file_id}", param=param)
+        if file.purpose != TRAINING_PURPOSE:
+            raise InvalidRequest(
+                f"invalid {param}: {file_id} was uploaded with the purpose '{file.purpose}'; upload "
+                f"it with the purpose '{TRAINING_PURPOSE}'",
+                param=param,
+            )
 
 
 def _metadata_filter(request: Request) -> dict[str, str] | Literal["null"] | None:
     if request.query_params.get("metadata") == "null":
         return "null"
-    pairs = {
-        name[len("metadata[") : -1]: value
-        for name, value in request.query_params.multi_items()
-        if name.startswith("metadata[") and name.endswith("]")
-    }
-    return pairs or None
+    return metadata_filter.pairs(request) or None

@@ -20,10 +20,13 @@ from storage.permissions import PermissionRow
 from . import bodies
 from .auth import authenticate
 from .fine_tuning_request import Name
+from .idempotency import CreatesOnce
 from .pages import After, PageWithIds, ends, limit
 from .wiring import Wired
 
-router = APIRouter(prefix="/v1/fine_tuning/checkpoints", tags=["fine-tuning"])
+router = APIRouter(
+    prefix="/v1/fine_tuning/checkpoints", tags=["fine-tuning"], route_class=CreatesOnce
+)
 
 MAX_PROJECTS = 100
 

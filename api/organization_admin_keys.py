@@ -13,6 +13,7 @@ from storage.api_keys import ApiKeyRow
 from . import bodies
 from .auth import of_organization
 from .fine_tuning_request import Name
+from .idempotency import CreatesSecretOnce
 from .organization_service_accounts import ExpiryS
 from .pages import After, PageWithIds, ends, limit
 from .wiring import Wired
@@ -21,6 +22,7 @@ router = APIRouter(
     prefix="/v1/organization/admin_api_keys",
     tags=["organization"],
     dependencies=[Depends(of_organization)],
+    route_class=CreatesSecretOnce,
 )
 
 

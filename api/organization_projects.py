@@ -14,6 +14,7 @@ from storage.projects import ProjectRow
 from . import bodies
 from .auth import of_organization
 from .fine_tuning_request import Name
+from .idempotency import CreatesOnce
 from .pages import After, PageWithIds, ends, limit
 from .wiring import Wired
 
@@ -21,6 +22,7 @@ router = APIRouter(
     prefix="/v1/organization/projects",
     tags=["organization"],
     dependencies=[Depends(of_organization)],
+    route_class=CreatesOnce,
 )
 
 

@@ -17,6 +17,7 @@ from storage.service_accounts import Role, ServiceAccountRow
 from . import bodies
 from .auth import of_organization
 from .fine_tuning_request import Name
+from .idempotency import CreatesSecretOnce
 from .pages import After, PageWithIds, ends, limit
 from .wiring import Wired
 
@@ -24,6 +25,7 @@ router = APIRouter(
     prefix="/v1/organization/projects/{project_id}/service_accounts",
     tags=["organization"],
     dependencies=[Depends(of_organization)],
+    route_class=CreatesSecretOnce,
 )
 
 MAX_EXPIRY_S = 31_536_000

@@ -15,7 +15,7 @@ from storage.errors import InvalidRequest
 from storage.invalid_parameters import explain
 from storage.stored_completions import StoredCompletionRow
 
-from . import bodies
+from . import bodies, metadata_filter
 from .auth import ProjectCaller
 from .fine_tuning_request import MetadataKey, MetadataValue
 from .pages import After, PageWithIds, ends, limit
@@ -142,20 +142,8 @@ class StoredCompletionDeleted(BaseModel):
 
 Order = Annotated[Literal["asc", "desc"], Query(description="By time; the oldest come first.")]
 
-_METADATA_FILTER: Json = {
-    "parameters": [
-        {
-            "name": "metadata",
-            "in": "query",
-            "style": "deepObject",
-            "description": "`metadata[key]=value`",
-            "schema": {"type": "object", "additionalProperties": {"type": "string"}},
-        }
-    ]
-}
 
-
-@router.get("", openapi_extra=_METADATA_FILTER)
+@router.get("", openapi_extra=metadata_filter.parameter("`metadata[key]=value`"))
 async def list_stored_completions(
     request: Request,
     caller: ProjectCaller,
@@ -169,7 +157,7 @@ async def list_stored_completions(
         stored_completions.page,
         caller.project_id,
         model=model,
-        metadata=_metadata_filter(request),
+        metadata=metadata_filter.pairs(request),
         after=after,
         limit=limit,
         descending=order == "desc",
@@ -237,11 +225,3 @@ async def list_stored_messages(
         has_more=0 < limit < len(messages),
         **ends([message.id for message in page]),
     )
-
-
-def _metadata_filter(request: Request) -> dict[str, str]:
-    return {
-        name[len("metadata[") : -1]: value
-        for name, value in request.query_params.multi_items()
-        if name.startswith("metadata[") and name.endswith("]")
-    }

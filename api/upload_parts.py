@@ -15,9 +15,10 @@ from storage.upload_parts import UploadPartRow
 from . import form_file
 from .auth import ProjectCaller
 from .blobs import delete_blobs
+from .idempotency import CreatesOnce
 from .wiring import Wired
 
-router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=CreatesOnce)
 
 
 class UploadPart(BaseModel):

@@ -19,10 +19,11 @@ from .blobs import delete_blobs
 from .bodies import document, json_body
 from .expires_after import ExpiresAfter
 from .files import FileObject, check_purpose, kept_for_s
+from .idempotency import CreatesOnce
 from .multipart import plain_name
 from .wiring import Wired
 
-router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=CreatesOnce)
 
 Name = Annotated[str, Field(min_length=1, max_length=1024)]
 

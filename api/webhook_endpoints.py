@@ -19,10 +19,11 @@ from storage.webhooks import EVENT_TYPES, EventType, WebhookEndpointRow
 from . import bodies
 from .auth import ProjectCaller
 from .fine_tuning_request import Name, NoNul
+from .idempotency import CreatesSecretOnce
 from .pages import After, PageWithIds, ends, limit
 from .wiring import Wired
 
-router = APIRouter(prefix="/v1", tags=["webhooks"])
+router = APIRouter(prefix="/v1", tags=["webhooks"], route_class=CreatesSecretOnce)
 
 # A name server or a receiver that hangs must not hold up anything else.
 _posting = anyio.CapacityLimiter(8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, ForeignKey, Index, delete, func, or_, select
+from sqlalchemy import ColumnElement, ForeignKey, Index, delete, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from . import pages
@@ -107,6 +107,16 @@ def page(
         is_after_unknown=after is not None,
         limit=limit,
         descending=descending,
+    )
+
+
+def mark_bad(session: Session, file_id: str, details: str) -> None:
+    """Nothing can be trained on it, for the reason given."""
+    session.execute(
+        update(FileRow)
+        .where(FileRow.id == file_id)
+        .values(status="error", status_details=details)
+        .execution_options(synchronize_session=False)
     )
 
 

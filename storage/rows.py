@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import (
+from . import (  # noqa: F401
     adapters,
     aliases,
     api_keys,
@@ -26,26 +26,4 @@ from . import (
 )
 from .database import Base
 
-TABLES = (
-    adapters,
-    aliases,
-    api_keys,
-    batch_chunks,
-    batches,
-    checkpoints,
-    events,
-    files,
-    idempotency_keys,
-    jobs,
-    models,
-    permissions,
-    projects,
-    stored_completions,
-    upload_parts,
-    uploads,
-    usage,
-    service_accounts,
-    webhook_deliveries,
-    webhooks,
-)
 metadata = Base.metadata

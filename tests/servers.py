@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
@@ -25,7 +26,9 @@ from psycopg import sql
 
 from embedded import ports, process
 from embedded.postgres import Postgres
+from embedded.valkey import Valkey
 from migrations.upgrade import upgrade
+from storage.settings import Settings
 
 S3_BUCKET = "luthier-tests"
 S3_ACCESS_KEY = "testaccesskey"
@@ -50,6 +53,21 @@ def fresh_database(postgres: Postgres, template: str) -> Iterator[str]:
         yield postgres.url(name)
     finally:
         _execute(postgres, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+@contextmanager
+def fresh_settings(
+    postgres: Postgres, template: str, valkey: Valkey, folder: Path, **more: Any
+) -> Iterator[Settings]:
+    """Of a deployment of its own: a fresh database, and blobs and data under `folder`."""
+    with fresh_database(postgres, template) as database_url:
+        yield Settings(
+            database_url=database_url,
+            broker_url=valkey.url(),
+            blob_url=f"file://{folder / 'blobs'}",
+            data_dir=folder / "data",
+            **more,
+        )
 
 
 def _execute(postgres: Postgres, statement: str, *names: str) -> None:

@@ -99,8 +99,7 @@ def _validate(
             local = folder / f"{role}.jsonl"
             statistics[role] = validate(chunks, local, file_id=row.id, role=role)
         except InvalidFile as error:
-            if len(error.problems) > 1:
-                _tell_problems(lease, error)
+            _tell_problems(lease, row, error)
             raise
     crash_point("after_validation")
     return statistics
@@ -222,11 +221,16 @@ def _tell(lease: Lease, key: str, text: str) -> None:
     lease.write(write)
 
 
-def _tell_problems(lease: Lease, error: InvalidFile) -> None:
-    """All that was found, so that a file can be mended in one go."""
+def _tell_problems(lease: Lease, row: FileRow, error: InvalidFile) -> None:
+    """All that was found, so that a file can be mended in one go; the first of it on the file itself."""
+    if not error.problems:
+        return
 
     def write(session: Session) -> None:
         jobs.renew(session, lease.claim)
+        files.mark_bad(session, row.id, error.problems[0])
+        if len(error.problems) == 1:
+            return
         text = f"Problems in the {(error.param or '').replace('_', ' ')}: {len(error.problems)}"
         data = {"problems": error.problems}
         events.add(session, lease.job.id, "problems", text, level="error", data=data)

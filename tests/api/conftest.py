@@ -38,16 +38,14 @@ def api(
 ) -> Iterator[Api]:
     """One api for all tests that leave it as it is: each works in projects of its own."""
     path: Path = tmp_path_factory.mktemp("api")
-    with servers.fresh_database(postgres, database_template) as database_url:
-        settings = Settings(
-            database_url=database_url,
-            broker_url=valkey.url(),
-            blob_url=f"file://{path / 'blobs'}",
-            data_dir=path / "data",
-            aliases={"gpt-4o-mini": "tiny-random"},
-        )
-        with running_api(settings) as running:
-            yield running
+    aliases = {"gpt-4o-mini": "tiny-random"}
+    with (
+        servers.fresh_settings(
+            postgres, database_template, valkey, path, aliases=aliases
+        ) as settings,
+        running_api(settings) as running,
+    ):
+        yield running
 
 
 @pytest.fixture

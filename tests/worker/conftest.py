@@ -55,14 +55,9 @@ def finished(
 ) -> Iterator[Scene]:
     """A scene in which nothing broke; its `job_id` has succeeded, with a validation file."""
     folder = tmp_path_factory.mktemp("finished")
-    with servers.fresh_database(postgres, database_template) as database_url:
-        settings = Settings(
-            database_url=database_url,
-            broker_url=valkey.url(),
-            blob_url=f"file://{folder / 'blobs'}",
-            data_dir=folder / "data",
-            bases_dir=bases.folder,
-        )
+    with servers.fresh_settings(
+        postgres, database_template, valkey, folder, bases_dir=bases.folder
+    ) as settings:
         scene = Scene(settings, bases)
         scene.job_id = scene.job(validation=colour_rows(10))
         run(scene.worker(), scene.job_id)

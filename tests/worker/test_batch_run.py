@@ -14,7 +14,6 @@ from embedded.postgres import Postgres
 from embedded.valkey import Valkey
 from storage import batches, files, queue, webhooks
 from storage.batches import BatchRow
-from storage.settings import Settings
 from storage.webhook_deliveries import WebhookDeliveryRow
 from tests import servers
 from tests.factories import Json
@@ -38,15 +37,11 @@ def stage(
 ) -> Iterator[Stage]:
     """One api and one model for all tests: each works in a project of its own."""
     folder = tmp_path_factory.mktemp("batches")
-    with servers.fresh_database(postgres, database_template) as database_url:
-        settings = Settings(
-            database_url=database_url,
-            broker_url=valkey.url(),
-            blob_url=f"file://{folder / 'blobs'}",
-            data_dir=folder / "data",
-        )
-        with batch_stage(settings) as stage:
-            yield stage
+    with (
+        servers.fresh_settings(postgres, database_template, valkey, folder) as settings,
+        batch_stage(settings) as stage,
+    ):
+        yield stage
 
 
 @pytest.fixture

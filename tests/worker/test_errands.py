@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from storage import death_pipe, queue
+from storage import batches, death_pipe, queue
 from storage.settings import Settings
 from tests.worker.scene import wait_for
 from worker.errands import Errands
-from worker.errands_sweep import DUE, ErrandsSweep
+from worker.errands_sweep import ErrandsSweep
 
 PROGRAM = [sys.executable, "-m", "worker", "--errands"]
 
@@ -45,14 +45,16 @@ def running(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
         process.communicate()
 
 
-def test_process_takes_messages_ends_at_sigterm_and_leaves_nothing(
+@pytest.fixture
+def settings(
     tmp_path: Path,
     database_url: str,
     broker_url: str,
     blob_url: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    settings = Settings(
+) -> Settings:
+    monkeypatch.setattr(queue.app.conf, "broker_url", broker_url)
+    return Settings(
         database_url=database_url,
         broker_url=broker_url,
         blob_url=blob_url,
@@ -60,7 +62,11 @@ def test_process_takes_messages_ends_at_sigterm_and_leaves_nothing(
         api_url="http://127.0.0.1:1",
         internal_key="internal",
     )
-    monkeypatch.setattr(queue.app.conf, "broker_url", broker_url)
+
+
+def test_process_takes_messages_ends_at_sigterm_and_leaves_nothing(
+    settings: Settings, tmp_path: Path
+) -> None:
     assert queue.run_errand(queue.RUN_BATCH, "batch_unknown")
     assert queue.depth(queue.ERRANDS_QUEUE) == 1
     with running(settings) as process:
@@ -74,22 +80,10 @@ def test_process_takes_messages_ends_at_sigterm_and_leaves_nothing(
 
 
 def test_sweep_rings_for_what_is_due_while_nothing_waits(
-    tmp_path: Path,
-    database_url: str,
-    broker_url: str,
-    blob_url: str,
-    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(
-        database_url=database_url,
-        blob_url=blob_url,
-        data_dir=tmp_path,
-        api_url="http://127.0.0.1:1",
-        internal_key="internal",
-    )
-    monkeypatch.setattr(queue.app.conf, "broker_url", broker_url)
     errands = Errands(settings)
-    monkeypatch.setitem(DUE, "worker.test", lambda _session: ["one", "two"])
+    monkeypatch.setattr(batches, "runnable", lambda _session: ["one", "two"])
     for _ in range(2):
         ErrandsSweep(errands).once()
         assert queue.depth(queue.ERRANDS_QUEUE) == 2

@@ -229,6 +229,9 @@ def test_bad_file_fails_the_job_and_tells_every_problem(scene: Scene) -> None:
         "Invalid file format. Example 8",
     ]
     assert (failed.message, failed.level) == (job.error["message"], "error")
+    with scene.sessions() as session:
+        file = files.get(session, scene.project_id, job.training_file)
+    assert (file.status, file.status_details) == ("error", problems.data["problems"][0])
 
 
 def test_damaged_training_file_fails_the_job(scene: Scene) -> None:

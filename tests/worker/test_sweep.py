@@ -7,11 +7,12 @@ from sqlalchemy import func, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+import worker.sweep
 from storage import files, jobs, queue
 from storage.database import sessions, sync_engine
 from storage.files import FileRow
 from tests.worker.scene import Scene, wait_for
-from worker import litter, sweep
+from worker import litter
 from worker.litter import Litter
 from worker.sweep import Sweep
 
@@ -60,7 +61,7 @@ def test_one_worker_sweeps_at_a_time(scene: Scene) -> None:
     scene.job()
     swept = Sweep(scene.worker())
     with scene.sessions.begin() as session:
-        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": sweep._LOCK})
+        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": worker.sweep._LOCK})
         swept.once()
         assert queue.depth() == 0
     swept.once()
@@ -70,7 +71,7 @@ def test_one_worker_sweeps_at_a_time(scene: Scene) -> None:
 def test_sweep_begins_at_once_and_outlives_a_database_that_is_away(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "INTERVAL_S", 0.05)
+    monkeypatch.setattr(Sweep, "interval_s", 0.05)
     scene.job()
     worker = scene.worker()
     nowhere = sync_engine("postgresql://127.0.0.1:1/nothing")
