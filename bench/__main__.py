@@ -5,5 +5,5 @@ from __future__ import annotations
 import subprocess
 import sys
 
-for name in ("train", "serve"):
+for name in ("train", "serve", "poll"):
     subprocess.run([sys.executable, "-m", f"bench.{name}"], check=True)
