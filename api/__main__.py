@@ -6,8 +6,11 @@ import argparse
 import gc
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
+import orjson
 import structlog
 import uvicorn
 
@@ -57,6 +60,10 @@ def _collect_garbage_seldom() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
+def _json(value: object, default: Callable[[Any], Any], **_: object) -> bytes:
+    return orjson.dumps(value, default)
+
+
 def _configure_log() -> None:
     """One JSON object a line, on stderr."""
     structlog.configure(
@@ -65,9 +72,9 @@ def _configure_log() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
+            structlog.processors.JSONRenderer(_json),
         ],
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
     )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.INFO)

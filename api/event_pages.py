@@ -18,11 +18,16 @@ from . import fine_tuning_event
 from .database import Database
 from .gather import Gather
 
+KEPT_EVENTS = 10_000
+"""Rendered ones, in memory. An event never changes, and a crowd asks for the newest ones again and again."""
+
 
 class EventPages:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._gather = Gather(self._look)
+        self._rendered: dict[str, bytes] = {}
+        """By their ids, oldest first."""
 
     async def get(self, project_id: str, job_id: str, *, after: str | None, limit: int) -> bytes:
         """A Page[FineTuningJobEvent] as JSON, newest first. Raises JobNotFound."""
@@ -33,10 +38,17 @@ class EventPages:
 
     async def _look(self, questions: Sequence[Question]) -> Mapping[Question, bytes]:
         pages = await self._database.read(event_pages.find, questions)
-        return {question: _render(page) for question, page in pages.items()}
+        return {question: self._render(page) for question, page in pages.items()}
 
+    def _render(self, page: Page[Row[Any]]) -> bytes:
+        events = b",".join(self._render_event(row) for row in page.rows)
+        has_more = b"true" if page.has_more else b"false"
+        return b'{"object":"list","data":[' + events + b'],"has_more":' + has_more + b"}"
 
-def _render(page: Page[Row[Any]]) -> bytes:
-    events = b",".join(fine_tuning_event.render(row) for row in page.rows)
-    has_more = b"true" if page.has_more else b"false"
-    return b'{"object":"list","data":[' + events + b'],"has_more":' + has_more + b"}"
+    def _render_event(self, row: Row[Any]) -> bytes:
+        rendered = self._rendered.get(row.id)
+        if rendered is None:
+            rendered = self._rendered[row.id] = fine_tuning_event.render(row)
+            if len(self._rendered) > KEPT_EVENTS:
+                del self._rendered[next(iter(self._rendered))]
+        return rendered

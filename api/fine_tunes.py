@@ -15,7 +15,6 @@ from storage import files, fine_tunes
 from storage.api_keys import Caller
 from storage.base_models import Catalogue
 from storage.errors import InvalidRequest
-from storage.events import EventRow
 from storage.files import FileRow
 from storage.jobs import JobRow
 
@@ -262,11 +261,13 @@ async def _chunks(wiring: Wiring, project_id: str, place: Place) -> AsyncIterato
     job = await wiring.database.read(fine_tunes.get, project_id, place.job_id)
     async with aclosing(job_stream.follow(wiring, place)) as followed:
         async for it in followed:
-            if not isinstance(it, EventRow):
+            if isinstance(it, Mark):
                 yield job_stream.DONE if it is Mark.END else job_stream.HEARTBEAT
                 continue
-            if it.key == "model":
+            if any(row.key == "model" for row in it):
                 # Now the row says what the model and the result file are called.
                 job = await wiring.database.read(fine_tunes.get, project_id, place.job_id)
-            for event in fine_tune_events.tell(job, [it]):
-                yield b"data: " + event.model_dump_json().encode() + b"\n\n"
+            if told := fine_tune_events.tell(job, it):
+                yield b"".join(
+                    b"data: " + event.model_dump_json().encode() + b"\n\n" for event in told
+                )

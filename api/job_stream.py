@@ -66,8 +66,9 @@ def place(session: Session, job: JobRow, after: str | None) -> Place:
     return Place(job.id, seq, events.last_seq(session, job.id), is_over)
 
 
-async def follow(wiring: Wiring, place: Place) -> AsyncGenerator[EventRow | Mark]:
-    """The job's events, oldest first; END behind the last one of a job that is over.
+async def follow(wiring: Wiring, place: Place) -> AsyncGenerator[list[EventRow] | Mark]:
+    """The job's events, oldest first, as many at a time as there are; END behind the last one of a job
+    that is over.
 
     Without END the server is going down, and the reader may go on elsewhere.
     """
@@ -79,10 +80,9 @@ async def follow(wiring: Wiring, place: Place) -> AsyncGenerator[EventRow | Mark
             rows = topic.behind(seq)
             if rows is None:
                 rows = await wiring.database.read(events.since, place.job_id, seq, limit=PAGE_ROWS)
-            for row in rows:
-                seq = row.seq
-                yield row
             if rows:
+                seq = rows[-1].seq
+                yield rows
                 continue
             if topic.is_over:
                 yield Mark.END

@@ -6,11 +6,10 @@ are logged without their query, and neither keys nor bodies ever are.
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +19,11 @@ from .metrics import Metrics
 log = structlog.get_logger()
 
 OPENAI_VERSION = "2020-10-01"
+_FIXED_HEADERS = (
+    (b"openai-version", OPENAI_VERSION.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"access-control-expose-headers", b"X-Request-ID"),
+)
 UNLOGGED = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked every few seconds by machines."""
 
@@ -78,7 +82,7 @@ class _Answer:
     """Watches a reply go by and adds the headers that all have."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.request_id = f"req_{uuid.uuid4().hex}"
+        self.request_id = f"req_{secrets.token_hex(16)}"
         self.began = time.perf_counter()
         self.status: int | None = None
         self.is_disconnected = False
@@ -88,14 +92,16 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["x-request-id"] = self.request_id
-            headers["openai-version"] = OPENAI_VERSION
-            headers["openai-processing-ms"] = str(round((time.perf_counter() - self.began) * 1000))
-            headers["x-content-type-options"] = "nosniff"
-            headers["access-control-expose-headers"] = "X-Request-ID"
+            duration_ms = round((time.perf_counter() - self.began) * 1000)
+            headers = [
+                *message["headers"],
+                *_FIXED_HEADERS,
+                (b"x-request-id", self.request_id.encode()),
+                (b"openai-processing-ms", str(duration_ms).encode()),
+            ]
             caller = self._scope.get("state", {}).get("caller")
             if caller and caller.project_id:
-                headers["openai-organization"] = caller.organization_slug
-                headers["openai-project"] = caller.project_id
+                headers.append((b"openai-organization", caller.organization_slug.encode()))
+                headers.append((b"openai-project", caller.project_id.encode()))
+            message = {**message, "headers": headers}
         await self._send(message)

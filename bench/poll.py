@@ -41,7 +41,7 @@ from storage.jobs import JobRow
 NUM_JOBS = 20
 NUM_PAST_EVENTS = 60
 START_TIMEOUT_S = 30.0
-WARM_UP_S = 3.0
+WARM_UP_S = 10.0
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import openai
 
 from storage import events
-from tests.api.stack import Api
+from tests.api.stack import Api, Tenant
 from tests.api.test_fine_tuning_jobs import create
 
 
@@ -40,3 +41,36 @@ def test_an_event_of_another_job_is_no_cursor(client: openai.OpenAI) -> None:
     first, second = create(client), create(client)
     (event,) = client.fine_tuning.jobs.list_events(first.id).data
     assert client.fine_tuning.jobs.list_events(second.id, after=event.id).data == []
+
+
+def test_plain_polls_and_others_get_the_same_answers(
+    api: Api, tenant: Tenant, client: openai.OpenAI
+) -> None:
+    """A plain query is read by hand, any other one by FastAPI."""
+    job = create(client)
+    with api.sessions.begin() as session:
+        for step in range(1, 6):
+            events.add(session, job.id, f"step:{step}", f"Step {step}", data={})
+    newest = client.fine_tuning.jobs.list_events(job.id).data[0].id
+    with api.http(tenant) as http:
+
+        def poll(query: str) -> httpx.Response:
+            return http.get(f"/v1/fine_tuning/jobs/{job.id}/events?{query}")
+
+        for plain, other in (
+            ("", "stream=false"),
+            ("limit=2", "limit=2&stream=false"),
+            (f"after={newest}&limit=3", f"limit=3&after={newest}"),
+            (f"after={newest}", f"after={newest}&unknown=1"),
+            ("limit=0", "limit=+0"),
+        ):
+            assert poll(plain).status_code == 200
+            assert poll(plain).content == poll(other).content
+        assert [e["message"] for e in poll("limit=2").json()["data"]] == ["Step 5", "Step 4"]
+        assert poll("limit=1001").status_code == poll("limit=x").status_code == 400
+        assert poll("limit=1000").status_code == 200
+    for wrong, status in ((Tenant("", "wrong"), 401), (api.tenant(), 404)):
+        with api.http(wrong) as http:
+            assert http.get(f"/v1/fine_tuning/jobs/{job.id}/events").status_code == status
+    with api.http(Tenant("", api.admin_key())) as http:
+        assert http.get(f"/v1/fine_tuning/jobs/{job.id}/events").status_code == 403
