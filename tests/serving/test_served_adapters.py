@@ -1,0 +1,91 @@
+"""Adapters over HTTP: fetched when first named, damaged, unknown, prefetched, unloaded."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import openai
+import pytest
+
+from serving.adapters import AdapterRef
+from tests.serving.server import HELLO, MODEL, Running, store_adapter
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_adapter_is_fetched_on_its_first_request(
+    running: Running, base_path: Path, tmp_path: Path
+) -> None:
+    refs = [
+        store_adapter(running, base_path, tmp_path / n, f"adapter-{n}", s)
+        for s, n in enumerate("abcd")
+    ]
+
+    async def ask(model: str, headers: dict[str, str]) -> str:
+        completion = await running.openai.chat.completions.create(
+            model=model, messages=HELLO, max_tokens=16, temperature=0, extra_headers=headers
+        )
+        assert completion.model == model
+        return completion.choices[0].message.content or ""
+
+    texts = await asyncio.gather(
+        ask(MODEL, {}), *(ask(ref.id, running.headers(ref)) for ref in refs)
+    )
+    assert len(set(texts)) == 5
+    listed = [model.id async for model in running.openai.models.list()]
+    assert set(listed) >= {MODEL, "gpt-4o-mini", *(ref.id for ref in refs)}
+
+
+async def test_damaged_adapter_is_a_server_error_and_never_cached(
+    running: Running, base_path: Path, tmp_path: Path
+) -> None:
+    ref = store_adapter(running, base_path, tmp_path / "a", "adapter-damaged")
+    other = AdapterRef(ref.id, "0" * 64, ref.size_bytes)
+    for _ in range(2):
+        with pytest.raises(openai.InternalServerError, match="damaged"):
+            await running.openai.chat.completions.create(
+                model=ref.id, messages=HELLO, extra_headers=running.headers(other)
+            )
+    assert ref.id not in running.served.adapters.ids_in_ram
+
+
+@pytest.mark.parametrize("model", ["adapter-unknown", "gpt-5", "../../etc/passwd", ""])
+async def test_unknown_model_is_not_found(running: Running, model: str) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        await running.openai.chat.completions.create(model=model, messages=HELLO)
+    assert caught.value.code == "model_not_found"
+
+
+async def test_cached_tokens_are_reported_within_one_salt_only(running: Running) -> None:
+    async def cached_tokens(salt: str) -> int | None:
+        completion = await running.openai.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "x" * 300}],
+            max_tokens=2,
+            extra_headers={"x-luthier-cache-salt": salt},
+        )
+        assert completion.usage is not None
+        assert completion.usage.prompt_tokens_details is not None
+        return completion.usage.prompt_tokens_details.cached_tokens
+
+    assert await cached_tokens("proj_a") == 0
+    assert await cached_tokens("proj_b") == 0
+    assert (await cached_tokens("proj_a") or 0) > 300
+
+
+async def test_prefetched_adapter_is_served_and_unloaded_again(
+    running: Running, base_path: Path, tmp_path: Path
+) -> None:
+    ref = store_adapter(running, base_path, tmp_path / "a", "adapter-prefetched")
+    path = f"/v1/luthier/adapters/{ref.id}"
+    body = {"sha256": ref.sha256, "size_bytes": ref.size_bytes}
+    reply = await running.http.post(f"{path}/prefetch", json=body)
+    assert reply.status_code == 200
+    await running.openai.chat.completions.create(model=ref.id, messages=HELLO, max_tokens=2)
+    assert ref.id in running.served.engine.stats().loaded_adapter_ids
+    reply = await running.http.delete(path)
+    assert reply.json()["status"] == "unloaded"
+    assert ref.id not in running.served.engine.stats().loaded_adapter_ids
+    with pytest.raises(openai.NotFoundError):
+        await running.openai.chat.completions.create(model=ref.id, messages=HELLO)
