@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from storage import adapters, checkpoints, models
@@ -46,6 +47,37 @@ def test_names_are_openais(suffix: str | None, pattern: str) -> None:
     name = models.new_name("base", "acme", suffix)
     assert re.fullmatch(pattern, name)
     assert models.new_name("base", "acme", suffix) != name
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pattern"),
+    [("my-suffix", r"curie:ft-acme:my-suffix-(.+)"), (None, r"curie:ft-acme-(.+)")],
+)
+def test_names_of_the_old_api_end_with_date_and_time(
+    database: Database, suffix: str | None, pattern: str
+) -> None:
+    with database() as session:
+        # Always in UTC, wherever the database stands.
+        session.execute(text("SET LOCAL TIME ZONE 'Asia/Tokyo'"))
+        before = session.scalars(select(func.clock_timestamp())).one()
+        name = models.new_legacy_name(session, "curie", "acme", suffix)
+        after = session.scalars(select(func.clock_timestamp())).one()
+    found = re.fullmatch(pattern, name)
+    assert found is not None, name
+    at = datetime.strptime(found[1] + "+0000", "%Y-%m-%d-%H-%M-%S%z")
+    assert before.replace(microsecond=0) <= at <= after
+
+
+def test_a_second_that_another_model_has_taken_is_passed_over(
+    database: Database, project_id: str
+) -> None:
+    names = []
+    with database.begin() as session:
+        for _ in range(5):
+            names.append(models.new_legacy_name(session, "curie", "acme", None))
+            add_model(session, project_id, names[-1])
+    assert len(set(names)) == 5
+    assert names == sorted(names)
 
 
 def test_model_is_found_with_its_adapter_in_its_project_only(
