@@ -16,7 +16,6 @@ import anyio
 import structlog
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from python_multipart.multipart import parse_options_header
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import Message
 
@@ -26,6 +25,7 @@ from storage.idempotency_keys import Owner, Reply
 
 from .auth import authenticate, bearer
 from .errors import ErrorReply
+from .multipart import boundary_of
 from .wiring import Wiring
 
 HEADER = "idempotency-key"
@@ -175,13 +175,12 @@ class _Body:
         self._receive = request.receive
         self._is_complete = False
         self.num_bytes = 0
-        kind, options = parse_options_header(request.headers.get("content-type", ""))
-        self._boundary = options.get(b"boundary", b"")
+        self._boundary = boundary_of(request.headers.get("content-type", ""))
         self._pending = b""
         """What might be the beginning of a boundary."""
         self._digest = hashlib.sha256()
         target = f"{request.method} {request.url.path}?{request.url.query}\n"
-        self._digest.update(target.encode() + kind + b"\n")
+        self._digest.update(target.encode())
 
     async def receive(self) -> Message:
         message = await self._receive()

@@ -21,14 +21,19 @@ MAX_CONTENT_TYPE_BYTES = 1024
 """The parser's time grows with the square of the length, and everybody waits for it meanwhile."""
 
 
+def boundary_of(content_type: str) -> bytes:
+    """What parts a form's parts; empty for what is no form."""
+    is_short = len(content_type) <= MAX_CONTENT_TYPE_BYTES
+    kind, options = parse_options_header(content_type if is_short else "")
+    return options.get(b"boundary", b"") if kind == b"multipart/form-data" else b""
+
+
 class FormReader:
     """Feed it the body; `file_field` names the part that is the file."""
 
     def __init__(self, content_type: str, file_field: str = "file") -> None:
-        is_short = len(content_type) <= MAX_CONTENT_TYPE_BYTES
-        kind, options = parse_options_header(content_type if is_short else "")
-        boundary = options.get(b"boundary", b"")
-        if kind != b"multipart/form-data" or not boundary:
+        boundary = boundary_of(content_type)
+        if not boundary:
             raise InvalidRequest(
                 "Could not parse multipart form: the request's Content-Type must be "
                 "multipart/form-data with a boundary."
