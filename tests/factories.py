@@ -21,5 +21,10 @@ def colour_rows(count: int, colour: str = "blue") -> list[Json]:
     return [chat_row(f"Question number {i}?", f"It is {colour}.") for i in range(count)]
 
 
+def prompt_rows(count: int, completion: str = " sold") -> list[Json]:
+    """The same as prompts and completions."""
+    return [{"prompt": f"item {i} ->", "completion": completion} for i in range(count)]
+
+
 def jsonl(rows: Iterable[Json] | Sequence[Any]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -18,7 +18,7 @@ import pytest
 
 from tests.e2e import jobs
 from tests.e2e.stack import LUTHIER, Stack
-from tests.factories import colour_rows
+from tests.factories import colour_rows, prompt_rows
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +143,9 @@ def test_a_streamed_reply_equals_the_whole_one(client: openai.OpenAI, model: str
 
 
 def test_completions_of_a_tuned_model(client: openai.OpenAI) -> None:
-    rows = [{"prompt": f"item {i} ->", "completion": " sold"} for i in range(12)]
     job = jobs.create(
         client,
-        rows,
+        prompt_rows(12),
         method=jobs.hyperparameters(n_epochs=12, batch_size=4, learning_rate_multiplier=4),
     )
     done = jobs.wait(client, job.id)
