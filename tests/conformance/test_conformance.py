@@ -15,14 +15,15 @@ PASSING = 817
 
 
 def passed_and_not(report: Path) -> tuple[int, list[str]]:
-    """How many tests of a JUnit report passed, and those that failed or could not run."""
+    """How many tests of a JUnit report passed, and why others failed or could not run."""
     passed, not_passed = 0, []
     for case in ElementTree.parse(report).iter("testcase"):
-        outcomes = {element.tag for element in case}
-        if outcomes & {"failure", "error"}:
-            not_passed.append(f"{case.get('classname')}::{case.get('name')}")
-        elif "skipped" not in outcomes:
+        outcome = next((it for it in case if it.tag in ("failure", "error", "skipped")), None)
+        if outcome is None:
             passed += 1
+        elif outcome.tag != "skipped":
+            name = f"{case.get('classname')}::{case.get('name')}"
+            not_passed.append(f"{name}: {outcome.get('message')}")
     return passed, not_passed
 
 
