@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +90,15 @@ def main(path: Path) -> None:
 
     say("file_deleted", client.files.delete(file.id).deleted)
     say("model_deleted", client.models.delete(model).deleted)
-    errors = {}
-    for name, ask in {
+    requests: dict[str, Callable[[], object]] = {
         "job": lambda: client.fine_tuning.jobs.retrieve("ftjob-unknown"),
         "file": lambda: client.files.retrieve(file.id),
         "model": lambda: client.chat.completions.create(**question),
         "body": lambda: client.fine_tuning.jobs.create(model="tiny-random", training_file=file.id),
         "key": lambda: client.with_options(api_key="sk-wrong").models.list(),
-    }.items():
+    }
+    errors = {}
+    for name, ask in requests.items():
         try:
             ask()
         except openai.APIStatusError as error:
