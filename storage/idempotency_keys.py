@@ -111,10 +111,14 @@ def claim(session: Session, owner: Owner) -> str | Reply | None:
 
 
 def renew(session: Session, owner: Owner, name: str) -> None:
-    """The request is still at work."""
+    """The request is still at work; harmless once its reply is kept."""
     session.execute(
         update(IdempotencyKeyRow)
-        .where(*_is(owner), IdempotencyKeyRow.claim == name)
+        .where(
+            *_is(owner),
+            IdempotencyKeyRow.claim == name,
+            IdempotencyKeyRow.claimed_until.is_not(None),
+        )
         .values(claimed_until=func.clock_timestamp() + CLAIM)
         .execution_options(synchronize_session=False)
     )

@@ -190,6 +190,19 @@ def test_reply_is_kept_for_a_day(api: Api, tenant: Tenant, http: httpx.Client) -
     assert _row(api, tenant) is None
 
 
+def test_late_renewal_does_not_take_a_kept_reply_back(
+    api: Api, tenant: Tenant, http: httpx.Client
+) -> None:
+    http.post("/v1/uploads", json=UPLOAD, headers=keyed("k")).raise_for_status()
+    row = _row(api, tenant)
+    assert row is not None
+    owner = idempotency_keys.Owner(tenant.project_id, row.api_key_id, "k")
+    with api.sessions.begin() as session:
+        idempotency_keys.renew(session, owner, row.claim)
+    again = http.post("/v1/uploads", json=UPLOAD, headers=keyed("k"))
+    assert again.headers["idempotent-replayed"] == "true"
+
+
 def _row(api: Api, tenant: Tenant) -> IdempotencyKeyRow | None:
     with api.sessions() as session:
         return session.scalar(
