@@ -267,7 +267,10 @@ async def _chunks(wiring: Wiring, project_id: str, place: Place) -> AsyncIterato
             if any(row.key == "model" for row in it):
                 # Now the row says what the model and the result file are called.
                 job = await wiring.database.read(fine_tunes.get, project_id, place.job_id)
-            if told := fine_tune_events.tell(job, it):
-                yield b"".join(
-                    b"data: " + event.model_dump_json().encode() + b"\n\n" for event in told
-                )
+            told = fine_tune_events.tell(job, it)
+            for chunk in job_stream.joined(_sse(event) for event in told):
+                yield chunk
+
+
+def _sse(event: FineTuneEvent) -> bytes:
+    return b"data: " + event.model_dump_json().encode() + b"\n\n"

@@ -107,10 +107,11 @@ async def _chunks(wiring: Wiring, place: Place) -> AsyncIterator[bytes]:
             if isinstance(it, Mark):
                 yield job_stream.DONE if it is Mark.END else job_stream.HEARTBEAT
             else:
-                yield b"".join(_chunk(row) for row in it)
+                for chunk in job_stream.joined(_sse(row) for row in it):
+                    yield chunk
 
 
-def _chunk(row: EventRow) -> bytes:
+def _sse(row: EventRow) -> bytes:
     # "message" is what a browser's EventSource takes to be the default.
     data = fine_tuning_event.render(row)
     return b"id: %b\nevent: message\ndata: %b\n\n" % (row.id.encode(), data)

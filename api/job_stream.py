@@ -7,7 +7,7 @@ one that takes nothing for a minute is let go.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -33,6 +33,10 @@ MAX_STREAMS = 2000
 
 HEARTBEAT = b": the job goes on\n\n"
 DONE = b"data: [DONE]\n\n"
+
+
+CHUNK_BYTES = 64 * 1024
+"""Events are written together up to here; whether the reader still takes any shows from write to write."""
 
 
 class Mark(Enum):
@@ -91,6 +95,18 @@ async def follow(wiring: Wiring, place: Place) -> AsyncGenerator[list[EventRow] 
                 await asyncio.wait_for(news.wait(), HEARTBEAT_S)
             except TimeoutError:
                 yield Mark.STILL_HERE
+
+
+def joined(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The parts in order, small ones together."""
+    chunk = bytearray()
+    for part in parts:
+        chunk += part
+        if len(chunk) >= CHUNK_BYTES:
+            yield bytes(chunk)
+            chunk.clear()
+    if chunk:
+        yield bytes(chunk)
 
 
 def check_room(wiring: Wiring) -> None:

@@ -3,9 +3,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.api.fake_backend import FakeBackend
-from tests.api.stack import Api, Tenant, free_port, running, running_api
+from tests.api.stack import Api, Tenant, running, running_api
 
-NOWHERE = f"http://127.0.0.1:{free_port()}"
+NOWHERE = "http://127.0.0.1:1"
+"""Nothing listens there: the port is the system's."""
 
 
 def test_all_is_ready_when_everything_answers(api: Api) -> None:

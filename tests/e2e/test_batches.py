@@ -7,6 +7,7 @@ import time
 from typing import Any, Literal
 
 import openai
+import pytest
 from openai.types import Batch
 
 from tests.factories import jsonl
@@ -39,6 +40,7 @@ def lines(client: openai.OpenAI, file_id: str | None) -> dict[str, Any]:
     return {line["custom_id"]: line["response"] for line in found}
 
 
+@pytest.mark.slow
 def test_a_batch_is_answered_by_the_models(client: openai.OpenAI) -> None:
     content = jsonl([*(request(f"line-{n}") for n in range(12)), request("lost", "gpt-unknown")])
     file = client.files.create(file=("requests.jsonl", content), purpose="batch")

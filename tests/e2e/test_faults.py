@@ -20,6 +20,9 @@ from tests.e2e.stack import Stack, free_port, serving, start, wait_for, wait_unt
 from tests.factories import colour_rows
 
 # Some seconds of work, with several checkpoints on the way.
+# What dies here dies in tests/worker, too, in seconds; this is the whole stack.
+pytestmark = pytest.mark.slow
+
 LONG = jobs.hyperparameters(n_epochs=5, batch_size=2)
 ROWS = colour_rows(80)
 

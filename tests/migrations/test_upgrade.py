@@ -66,6 +66,7 @@ def test_downgrade_to_base_leaves_nothing_and_upgrade_works_again(empty_url: str
     assert tables(empty_url) == TABLES | {"alembic_version"}
 
 
+@pytest.mark.slow
 def test_processes_that_upgrade_at_once_all_succeed(empty_url: str) -> None:
     env = {**os.environ, "LUTHIER_DATABASE_URL": empty_url}
     processes = [subprocess.Popen([sys.executable, "-m", "migrations"], env=env) for _ in range(3)]

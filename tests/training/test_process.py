@@ -113,6 +113,7 @@ def test_process_runs_cancels_and_exits(base_path: Path, tmp_path: Path) -> None
         assert trainer.exit_code(5) == 0
 
 
+@pytest.mark.slow
 def test_job_killed_in_its_process_resumes_bit_for_bit(base_path: Path, tmp_path: Path) -> None:
     unbroken = list(jobs.run(jobs.start(base_path, tmp_path / "unbroken")))
     job = jobs.start(base_path, tmp_path / "killed", checkpoint_interval_s=0)
