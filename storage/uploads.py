@@ -129,8 +129,9 @@ def chosen_parts(
 
     Raises UploadNotFound and InvalidRequest.
     """
-    upload = pending(session, project_id, upload_id)
+    # In this order: what ends an upload takes its parts away, so one that is pending now had them all.
     known = {part.id: part for part in upload_parts.all(session, upload_id)}
+    upload = pending(session, project_id, upload_id)
     for index, part_id in enumerate(part_ids):
         if part_id not in known:
             raise InvalidRequest(

@@ -12,9 +12,11 @@ import openai
 import pytest
 from anyio.to_thread import run_sync
 from sqlalchemy import func, update
+from sqlalchemy.orm import Session
 
 from api import assembly
 from storage import blobs, upload_parts, uploads
+from storage.upload_parts import UploadPartRow
 from storage.uploads import UploadRow
 from tests.api.stack import Api, Tenant, running_api
 from tests.factories import colour_rows, jsonl
@@ -187,6 +189,23 @@ def test_of_several_who_complete_at_once_one_does(
     assert row is not None
     assert stored(api, tenant, upload.id) == ([f"files/{tenant.project_id}/{row.file_id}"], [])
     assert client.files.content(str(row.file_id)).read() == b"abc"
+
+
+def test_an_upload_that_ends_while_its_parts_are_looked_up_is_told_as_ended(
+    api: Api, tenant: Tenant, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = create(client, 3)
+    part = send(client, upload.id, b"abc")
+    read_parts = upload_parts.all
+
+    def cancel_and_read(session: Session, upload_id: str) -> list[UploadPartRow]:
+        with api.sessions.begin() as other:
+            uploads.cancel(other, tenant.project_id, upload_id)
+        return read_parts(session, upload_id)
+
+    monkeypatch.setattr(upload_parts, "all", cancel_and_read)
+    error = refused(lambda id: client.uploads.complete(id, part_ids=[part]), upload.id)
+    assert error.code == "upload_cancelled"
 
 
 def test_the_file_expires_as_asked_when_the_upload_was_created(client: openai.OpenAI) -> None:
