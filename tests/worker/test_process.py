@@ -65,6 +65,7 @@ def trainers(scene: Scene) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_jobs_are_trained_and_the_second_does_not_wait_for_the_base(scene: Scene) -> None:
     with working(scene):
         first = scene.job(colour_rows(20), validation=colour_rows(10), hyperparameters=STEPS)
