@@ -19,7 +19,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ class _Stretch:
         return self.runs[-1].end
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Row:
     """Where the sequences of the packed row lie."""
 
@@ -61,12 +61,13 @@ class _Row:
     def num_tokens(self) -> int:
         return self.cu_seqlens[-1]
 
-    @property
+    # Once for all the layers that ask.
+    @cached_property
     def lengths(self) -> list[int]:
         """Of the sequences, without what they share."""
         return [end - start for start, end in itertools.pairwise(self.cu_seqlens)]
 
-    @property
+    @cached_property
     def whole(self) -> tuple[int, ...]:
         """Where the sequences lie once each has the shared tokens to itself."""
         return tuple(itertools.accumulate((self.num_shared + n for n in self.lengths), initial=0))
@@ -82,16 +83,16 @@ class _Row:
         """(1, W, H, D) -> (1, T, H, D): the inverse of `spread`."""
         if not self.num_shared:
             return x
-        return x.index_select(1, _kept(self).to(x.device))
+        return x.index_select(1, _kept(self, x.device))
 
 
 @lru_cache(maxsize=8)
-def _kept(row: _Row) -> Tensor:
+def _kept(row: _Row, device: torch.device) -> Tensor:
     """(T,) the places of the row's tokens among the spread ones: the shared tokens' first copy stands for all."""
     pieces = [torch.arange(row.num_shared)]
     for start, end in itertools.pairwise(row.whole):
         pieces.append(torch.arange(start + row.num_shared, end))
-    return torch.cat(pieces)
+    return torch.cat(pieces).to(device)
 
 
 # Not a context variable: recomputing a checkpointed layer happens on autograd's own thread.
