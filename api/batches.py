@@ -6,8 +6,6 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Literal
 
-import anyio
-from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
@@ -20,12 +18,10 @@ from .expires_after import ExpiresAfter
 from .fine_tuning_request import MetadataKey, MetadataValue, Name
 from .idempotency import CreatesOnce
 from .pages import After, PageWithIds, ends, limit
+from .ringing import ring
 from .wiring import Wired
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=CreatesOnce)
-
-RING_TIMEOUT_S = 2.0
-"""A broker that hangs costs no more: the row is there, and the errands' sweep finds it."""
 
 Status = Literal[
     "validating",
@@ -162,7 +158,7 @@ async def create_batch(
         metadata=body.metadata,
         output_expires_after_s=after.seconds if after else None,
     )
-    await _ring(row.id)
+    await ring(queue.run_errand, queue.RUN_BATCH, row.id)
     return Batch.from_row(row)
 
 
@@ -187,13 +183,8 @@ async def retrieve_batch(batch_id: str, caller: ProjectCaller, wiring: Wired) ->
 async def cancel_batch(batch_id: str, caller: ProjectCaller, wiring: Wired) -> Batch:
     """What has been answered by now will be in the output file."""
     row = await wiring.database.run(batches.cancel, caller.project_id, batch_id)
-    await _ring(row.id)
+    await ring(queue.run_errand, queue.RUN_BATCH, row.id)
     return Batch.from_row(row)
-
-
-async def _ring(batch_id: str) -> None:
-    with anyio.move_on_after(RING_TIMEOUT_S):
-        await run_sync(queue.run_errand, queue.RUN_BATCH, batch_id, abandon_on_cancel=True)
 
 
 def _seconds(moment: datetime | None) -> int | None:

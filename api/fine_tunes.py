@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from storage import files, fine_tunes
+from storage import files, fine_tunes, queue
 from storage.api_keys import Caller
 from storage.base_models import Catalogue
 from storage.errors import InvalidRequest
@@ -28,6 +28,7 @@ from .fine_tuning_events import Stream
 from .fine_tuning_jobs import StartingPoint
 from .idempotency import CreatesOnce
 from .job_stream import JobStream, Mark, Place
+from .ringing import ring
 from .wiring import Wired, Wiring
 
 router = APIRouter(prefix="/v1/fine-tunes", tags=["fine-tunes (legacy)"], route_class=CreatesOnce)
@@ -99,7 +100,7 @@ async def create_fine_tune(
     wiring: Wired,
 ) -> FineTuneWithEvents:
     fine_tune = await wiring.database.run(_create, caller, body, wiring.catalogue())
-    await fine_tuning_jobs.ring(fine_tune.id)
+    await ring(queue.ring, fine_tune.id)
     return fine_tune
 
 

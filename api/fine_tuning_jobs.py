@@ -6,8 +6,6 @@ import secrets
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import anyio
-from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
@@ -24,13 +22,12 @@ from .auth import ProjectCaller
 from .fine_tuning_request import MAX_SEED, CreateFineTuningJob
 from .idempotency import CreatesOnce
 from .pages import After, Page, limit
+from .ringing import ring
 from .wiring import Wired
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=CreatesOnce)
 
 TRAINING_PURPOSE = "fine-tune"
-RING_TIMEOUT_S = 2.0
-"""A broker that hangs costs no more: the row is there, and the workers' sweep finds it."""
 
 Json = dict[str, Any]
 
@@ -108,7 +105,7 @@ async def create_job(
     wiring: Wired,
 ) -> FineTuningJob:
     row = await wiring.database.run(_create, caller, body, wiring.catalogue())
-    await ring(row.id)
+    await ring(queue.ring, row.id)
     return FineTuningJob.from_row(row)
 
 
@@ -165,14 +162,8 @@ async def resume_job(
 ) -> FineTuningJob:
     """Training goes on exactly where it stopped. A pause that has not come yet is called off."""
     row = await wiring.database.run(pauses.resume, caller.project_id, fine_tuning_job_id)
-    await ring(row.id)
+    await ring(queue.ring, row.id)
     return FineTuningJob.from_row(row)
-
-
-async def ring(job_id: str) -> None:
-    """Say that there is work, within bounded time; a ring that is lost costs a delay."""
-    with anyio.move_on_after(RING_TIMEOUT_S):
-        await run_sync(queue.ring, job_id, abandon_on_cancel=True)
 
 
 def _create(
