@@ -19,12 +19,12 @@ from storage import api_keys
 from storage.api_keys import Caller
 from storage.errors import PermissionDenied, Unauthenticated
 
-from .wiring import Wired
+from .wiring import Wired, of_request
 
 API_KEY = "ApiKey"
 """What the OpenAPI document calls a key in the `Authorization` header."""
 
-bearer = HTTPBearer(auto_error=False, scheme_name=API_KEY, description="A project's API key.")
+_bearer = HTTPBearer(auto_error=False, scheme_name=API_KEY, description="A project's API key.")
 
 PROJECT_HEADER = "x-luthier-project"
 BATCH_HEADER = "x-luthier-batch"
@@ -40,7 +40,7 @@ _NO_KEY = (
 async def authenticate(
     request: Request,
     wiring: Wired,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Caller:
     """The caller, by a key of either kind. Raises Unauthenticated."""
     if credentials is None or credentials.scheme.lower() != "bearer":
@@ -60,6 +60,11 @@ async def authenticate(
         )
     request.state.caller = caller
     return caller
+
+
+async def caller_of(request: Request) -> Caller:
+    """`authenticate` for those whom FastAPI does not call. Raises Unauthenticated."""
+    return await authenticate(request, await of_request(request), await _bearer(request))
 
 
 async def of_project(caller: Annotated[Caller, Depends(authenticate)]) -> Caller:

@@ -15,12 +15,12 @@ from storage import jobs
 from storage.events import EventRow
 
 from . import fine_tuning_event, job_stream
-from .auth import ProjectCaller, authenticate, bearer, of_project
+from .auth import ProjectCaller, caller_of, of_project
 from .event_stream import MEDIA_TYPE
 from .fine_tuning_event import FineTuningJobEvent
 from .job_stream import JobStream, Mark, Place
 from .pages import After, Page, limit
-from .wiring import Wired, Wiring
+from .wiring import Wired, Wiring, of_request
 
 PLAIN_QUERY = re.compile(rb"(?:after=([\w-]+)(?:&|$))?(?:limit=(\d{1,3}))?")
 
@@ -36,13 +36,12 @@ class Polled(APIRoute):
             plain = PLAIN_QUERY.fullmatch(request.scope["query_string"])
             if plain is None:
                 return await handler(request)
-            wiring: Wiring = request.app.state.wiring
-            caller = await of_project(await authenticate(request, wiring, await bearer(request)))
+            caller = await of_project(await caller_of(request))
             after, limit = plain.groups()
             return await list_events(
                 request.path_params["fine_tuning_job_id"],
                 caller,
-                wiring,
+                await of_request(request),
                 after=after.decode() if after else None,
                 limit=int(limit) if limit else DEFAULT_LIMIT,
             )

@@ -23,10 +23,10 @@ from storage import idempotency_keys
 from storage.errors import InvalidRequest
 from storage.idempotency_keys import Owner, Reply
 
-from .auth import authenticate, bearer
+from .auth import caller_of
 from .errors import ErrorReply
 from .multipart import boundary_of
-from .wiring import Wiring
+from .wiring import Wiring, of_request
 
 HEADER = "idempotency-key"
 MAX_KEY_LENGTH = 255
@@ -94,8 +94,8 @@ async def _once(request: Request, key: str, handler: Handler, *, shows_secret: b
             f"Invalid 'Idempotency-Key': it must have 1 to {MAX_KEY_LENGTH} characters.",
             param=HEADER,
         )
-    wiring: Wiring = request.app.state.wiring
-    caller = await authenticate(request, wiring, await bearer(request))
+    wiring = await of_request(request)
+    caller = await caller_of(request)
     owner = Owner(caller.project_id, caller.key_id, key)
     claimed = await wiring.database.run(idempotency_keys.claim, owner)
     body = _Body(request)

@@ -86,10 +86,10 @@ async def wire(settings: Settings, metrics: Metrics) -> AsyncIterator[Wiring]:
         await database.close()
 
 
-async def _of_request(request: Request) -> Wiring:
+async def of_request(request: Request) -> Wiring:
     # Not awaiting anything, but FastAPI runs plain functions on a thread, at each request.
     wiring: Wiring = request.app.state.wiring
     return wiring
 
 
-Wired = Annotated[Wiring, Depends(_of_request)]
+Wired = Annotated[Wiring, Depends(of_request)]
