@@ -4,14 +4,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 import structlog
 
+from api import event_feed
 from embedded.postgres import Postgres
 from embedded.valkey import Valkey
 from storage.settings import Settings
 from tests import servers
+from tests.api import stream_reader
 from tests.api.stack import Api, Tenant, running_api
 
 
@@ -63,3 +66,21 @@ def tenant(api: Api) -> Tenant:
 def client(api: Api, tenant: Tenant) -> Iterator[openai.OpenAI]:
     with api.client(tenant) as client:
         yield client
+
+
+@pytest.fixture
+def http(api: Api, tenant: Tenant) -> Iterator[httpx.Client]:
+    with api.http(tenant) as http:
+        yield http
+
+
+@pytest.fixture
+def job_id(api: Api, tenant: Tenant) -> str:
+    """Of a job that goes on."""
+    return stream_reader.job(api, tenant)
+
+
+@pytest.fixture
+def frequent_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is new reaches those who follow a job without the usual wait."""
+    monkeypatch.setattr(event_feed, "POLL_S", 0.02)

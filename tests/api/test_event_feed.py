@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import httpx
@@ -24,21 +23,7 @@ from tests.api.stream_reader import (
     take,
 )
 
-
-@pytest.fixture(autouse=True)
-def frequent_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_feed, "POLL_S", 0.02)
-
-
-@pytest.fixture
-def http(api: Api, tenant: Tenant) -> Iterator[httpx.Client]:
-    with api.http(tenant) as http:
-        yield http
-
-
-@pytest.fixture
-def job_id(api: Api, tenant: Tenant) -> str:
-    return job(api, tenant)
+pytestmark = pytest.mark.usefixtures("frequent_looks")
 
 
 def num_followers(api: Api) -> int:

@@ -22,12 +22,6 @@ from tests.factories import colour_rows, jsonl
 UPLOAD = {"filename": "a.jsonl", "purpose": "user_data", "bytes": 5, "mime_type": "text/plain"}
 
 
-@pytest.fixture
-def http(api: Api, tenant: Tenant) -> Iterator[httpx.Client]:
-    with api.http(tenant) as http:
-        yield http
-
-
 def keyed(key: str) -> dict[str, str]:
     return {"idempotency-key": key}
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import httpx
 import pytest
 
-from api import event_feed
 from tests.api.stack import Api, Tenant
 from tests.api.stream_reader import (
     DONE,
@@ -22,21 +19,7 @@ from tests.api.stream_reader import (
     take,
 )
 
-
-@pytest.fixture(autouse=True)
-def frequent_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_feed, "POLL_S", 0.02)
-
-
-@pytest.fixture
-def http(api: Api, tenant: Tenant) -> Iterator[httpx.Client]:
-    with api.http(tenant) as http:
-        yield http
-
-
-@pytest.fixture
-def job_id(api: Api, tenant: Tenant) -> str:
-    return job(api, tenant)
+pytestmark = pytest.mark.usefixtures("frequent_looks")
 
 
 def test_a_job_that_is_over_is_told_from_its_first_event_to_the_end(
