@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 
 from .kv_cache import Row
-from .kv_pool import KvPool
+from .kv_pool import KvPool, Region
 
 NAME = "luthier_kv"
 
@@ -40,11 +40,23 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """What the batch's tokens begin..end attend to: all these keys, or (no views) causally each other."""
+    """The batch's tokens begin..end attend to all these keys, or (no views) causally each other."""
 
     begin: int
     end: int
     views: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Singles:
+    """Chunks of a single token, which attend to all of their row's own keys: one call for many rows."""
+
+    tokens: Tensor
+    """(n,) their places in the batch."""
+    views: tuple[Tensor, ...]
+    """[2l] layer l's keys, [2l + 1] its values, (n, kv heads, m, D) for the longest row's m."""
+    mask: Tensor | None
+    """(n, 1, 1, m), -inf behind the end of a shorter row; None if all are equally long."""
 
 
 class AttentionStep:
@@ -55,20 +67,20 @@ class AttentionStep:
 
     def __init__(self, pool: KvPool, chunks: Sequence[Chunk]) -> None:
         self.pool = pool
-        # One for each chunk: a single token sees all of its row's own keys at once, itself included.
-        self.own: list[_Stretch] = []
+        self.chunks: list[_Stretch] = []
         self.past: list[_Stretch] = []
         places: list[int] = []
         groups: list[tuple[Row, int, int, int]] = []  # root, prefix_len, begin, end
+        singles: list[tuple[Region, int, int]] = []  # region, its own tokens, place in the batch
         begin = 0
         for chunk in chunks:
             row, end = chunk.row, begin + chunk.end - chunk.start
             own_start, own_end = chunk.start - row.prefix_len, chunk.end - row.prefix_len
             places.extend(range(row.region.start + own_start, row.region.start + own_end))
             if end - begin == 1:
-                self.own.append(_Stretch(begin, end, pool.views(row.region, 0, own_end)))
+                singles.append((row.region, own_end, begin))
             else:
-                self.own.append(_Stretch(begin, end))
+                self.chunks.append(_Stretch(begin, end))
                 if own_start:
                     self.past.append(_Stretch(begin, end, pool.views(row.region, 0, own_start)))
             if row.root is not None:
@@ -84,6 +96,35 @@ class AttentionStep:
             views = pool.views(root.region, 0, prefix_len)
             self.past.append(_Stretch(group_begin, group_end, views))
         self.places = torch.tensor(places, device=pool.device)
+        self.singles = [_singles(pool, run) for run in _equally_spaced(singles)]
+
+
+def _equally_spaced(
+    singles: list[tuple[Region, int, int]],
+) -> list[list[tuple[Region, int, int]]]:
+    """Runs of rows whose regions are equally large and lie equally far apart."""
+    runs: list[list[tuple[Region, int, int]]] = []
+    for single in sorted(singles, key=lambda s: (s[0].capacity_tokens, s[0].start)):
+        last = runs[-1] if runs else None
+        if last and last[-1][0].capacity_tokens == single[0].capacity_tokens:
+            spacing = single[0].start - last[-1][0].start
+            if len(last) == 1 or last[-1][0].start - last[-2][0].start == spacing:
+                last.append(single)
+                continue
+        runs.append([single])
+    return runs
+
+
+def _singles(pool: KvPool, run: list[tuple[Region, int, int]]) -> _Singles:
+    regions, lengths, tokens = zip(*run, strict=True)
+    longest = max(lengths)
+    mask = None
+    if min(lengths) < longest:
+        is_behind = torch.arange(longest) >= torch.tensor(lengths)[:, None]
+        mask = torch.zeros(is_behind.shape, dtype=pool.dtype).masked_fill_(is_behind, -torch.inf)
+        mask = mask.to(pool.device)[:, None, None]
+    places = torch.tensor(tokens, device=pool.device)
+    return _Singles(places, pool.spaced_views(regions, longest), mask)
 
 
 def attend(
@@ -101,42 +142,40 @@ def attend(
     packed batch; returns (1, T, H, D). `step` arrives as a keyword argument of the model's call."""
     layer: int = module.layer_idx  # type: ignore[assignment]
     step.pool.write(layer, step.places, key[0], value[0])
+    num_kv_heads, num_tokens = key.shape[1:3]
     # The query heads that share a kv head are neighbours, so that they read its keys together.
-    by_token = query.view(1, key.shape[1], -1, *query.shape[2:]).permute(3, 0, 1, 2, 4)
-    tokens = by_token.unbind(0)  # T of (1, kv heads, group, D)
-    outs, denominators = [], []
-    for own in step.own:
-        if own.views:
-            k, v = own.views[2 * layer], own.views[2 * layer + 1]
-            out, denominator = _softmax_attention(tokens[own.begin], k, v, scaling, is_causal=False)
-        else:
-            span = slice(own.begin, own.end)
-            chunk = (query[:, :, span], key[:, :, span], value[:, :, span])
-            out, denominator = _attend_causal(*chunk, scaling)
-        outs.append(out)
-        denominators.append(denominator)
-    result = torch.cat(outs)  # (T, kv heads, group, D)
-    if step.past:
-        total = torch.cat(denominators)  # (T, kv heads, group)
-        for past in step.past:
-            span = slice(past.begin, past.end)
-            k, v = past.views[2 * layer], past.views[2 * layer + 1]
-            out, denominator = _attend_full(by_token[span], k, v, scaling)
-            # The share of these keys in the joint softmax.
-            share = torch.sigmoid(denominator - total[span])[..., None].to(out.dtype)
-            result[span] += share * (out - result[span])
-            total[span] = torch.logaddexp(total[span], denominator)
-    return result.flatten(1, 2)[None], None
+    by_token = query.view(num_kv_heads, -1, *query.shape[2:]).permute(2, 0, 1, 3)
+    result = torch.empty_like(by_token, memory_format=torch.contiguous_format)
+    total = result.new_empty(result.shape[:-1], dtype=torch.float32)  # (T, kv heads, group)
+    for own in step.chunks:
+        span = slice(own.begin, own.end)
+        chunk = (query[:, :, span], key[:, :, span], value[:, :, span])
+        result[span], total[span] = _attend_causal(*chunk, scaling)
+    for rows in step.singles:
+        k, v = rows.views[2 * layer], rows.views[2 * layer + 1]
+        single = by_token.index_select(0, rows.tokens)
+        out, denominator = _softmax_attention(single, k, v, scaling, mask=rows.mask)
+        result.index_copy_(0, rows.tokens, out)
+        total.index_copy_(0, rows.tokens, denominator)
+    for past in step.past:
+        span = slice(past.begin, past.end)
+        k, v = past.views[2 * layer], past.views[2 * layer + 1]
+        out, denominator = _attend_full(by_token[span], k, v, scaling)
+        # The share of these keys in the joint softmax.
+        share = torch.sigmoid(denominator - total[span])[..., None].to(out.dtype)
+        result[span] += share * (out - result[span])
+        total[span] = torch.logaddexp(total[span], denominator)
+    return result.view(1, num_tokens, -1, result.shape[-1]), None
 
 
 def _attend_full(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Each of the queries (n, 1, kv heads, group, D) attends to every key (1, kv heads, m, D).
+    """Each of the queries (n, kv heads, group, D) attends to every key (1, kv heads, m, D).
 
     All queries of a kv head are put in one row, so that its keys are read once.
     """
-    n, _, num_kv_heads, group, head_dim = query.shape
-    folded = query.permute(1, 2, 0, 3, 4).reshape(1, num_kv_heads, n * group, head_dim)
-    out, denominator = _softmax_attention(folded, key, value, scale, is_causal=False)
+    n, num_kv_heads, group, head_dim = query.shape
+    folded = query.transpose(0, 1).reshape(1, num_kv_heads, n * group, head_dim)
+    out, denominator = _softmax_attention(folded, key, value, scale)
     return (
         out.view(num_kv_heads, n, group, head_dim).transpose(0, 1),
         denominator.view(num_kv_heads, n, group).transpose(0, 1),
@@ -159,30 +198,41 @@ def _attend_causal(
 
 
 def _softmax_attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, *, is_causal: bool
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    *,
+    is_causal: bool = False,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention (1, H, n, D) and the log of its softmax's denominator (1, H, n), fp32."""
+    """Attention (B, H, n, D) and the log of its softmax's denominator (B, H, n), fp32.
+
+    `mask` (B, 1, 1, m) is added to the scores of the m keys.
+    """
     attend_with = _fused_attention if query.device.type == "cpu" else _plain_attention
-    return attend_with(query, key, value, scale, is_causal=is_causal)
+    return attend_with(query, key, value, scale, is_causal, mask)
 
 
 def _fused_attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, *, is_causal: bool
+    query: Tensor, key: Tensor, value: Tensor, scale: float, is_causal: bool, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     # The kernel behind scaled_dot_product_attention, which keeps the denominator to itself.
     out, denominator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, is_causal, attn_mask=None, scale=scale
+        query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale
     )
     return out, denominator
 
 
 def _plain_attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, *, is_causal: bool
+    query: Tensor, key: Tensor, value: Tensor, scale: float, is_causal: bool, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    scores = torch.matmul(query, key.transpose(-2, -1)).float() * scale  # (1, H, n, m)
+    scores = torch.matmul(query, key.transpose(-2, -1)).float() * scale  # (B, H, n, m)
     if is_causal:
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(future, -torch.inf)
+    if mask is not None:
+        scores = scores + mask
     denominator = scores.logsumexp(-1)
     probs = (scores - denominator[..., None]).exp().to(value.dtype)
     return torch.matmul(probs, value), denominator

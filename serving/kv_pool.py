@@ -1,18 +1,20 @@
 """The memory for keys and values: one tensor, cut into contiguous regions that can grow.
 
 A region is contiguous so that attention reads it as a plain view, without gathering pages. Regions
-start and end at page borders, so finding room is a search in a string of page flags.
+start and end at page borders, so finding room is a search in a string of page flags. Pages are large
+enough that most regions are equally large and lie equally far apart: one view then shows many rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-PAGE_TOKENS = 32
+PAGE_TOKENS = 128
 
 
 @dataclass(eq=False, slots=True)
@@ -50,6 +52,7 @@ class KvPool:
             device=device,
         )
         self._layers = self._tensor.unbind(0)
+        self.dtype = dtype
         self.device = device
         self._used = bytearray(num_pages)
 
@@ -58,12 +61,12 @@ class KvPool:
         return self._used.count(1) * PAGE_TOKENS
 
     def allocate(self, num_tokens: int) -> Region | None:
-        """A region for at least `num_tokens`, or None if no gap is large enough."""
+        """A region of zeros for at least `num_tokens`, or None if no gap is large enough."""
         num_pages = _pages(num_tokens)
         first = self._used.find(bytes(num_pages))
         if first < 0:
             return None
-        self._mark(first, num_pages, 1)
+        self._take(first, num_pages)
         return Region(first * PAGE_TOKENS, num_pages * PAGE_TOKENS)
 
     def grow(self, region: Region, num_tokens: int, *, num_kept_tokens: int) -> bool:
@@ -76,7 +79,7 @@ class KvPool:
         end = (region.start + region.capacity_tokens) // PAGE_TOKENS
         num_more = _pages(num_tokens) - region.capacity_tokens // PAGE_TOKENS
         if self._used[end : end + num_more] == bytes(num_more):
-            self._mark(end, num_more, 1)
+            self._take(end, num_more)
             region.capacity_tokens += num_more * PAGE_TOKENS
             return True
         moved = self.allocate(num_tokens)
@@ -111,10 +114,27 @@ class KvPool:
         """Offsets start..end of a region: [2l] layer l's keys, [2l + 1] its values, (1, kv heads, n, head dim)."""
         return self._tensor[:, None, :, region.start + start : region.start + end].unbind(0)
 
+    def spaced_views(self, regions: Sequence[Region], num_tokens: int) -> tuple[Tensor, ...]:
+        """The first `num_tokens` of regions that lie equally far apart: as `views`, (n, kv heads, n tokens, head dim)."""
+        first = regions[0].start
+        spacing = regions[1].start - first if len(regions) > 1 else 0
+        layer, head, token, number = self._tensor.stride()
+        shape = (len(self._layers), len(regions), self._tensor.shape[1], num_tokens)
+        strides = (layer, spacing * token, head, token, number)
+        return self._tensor.as_strided(
+            (*shape, self._tensor.shape[-1]), strides, first * token
+        ).unbind(0)
+
     def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
         """Put keys and values (kv heads, T, head dim) at `places` (T,), positions in the pool."""
         self._layers[2 * layer].index_copy_(1, places, keys)
         self._layers[2 * layer + 1].index_copy_(1, places, values)
+
+    def _take(self, first: int, num_pages: int) -> None:
+        self._mark(first, num_pages, 1)
+        # Keys behind a row's end are masked, so their weight is 0, but 0 times NaN is NaN: what a
+        # stranger's broken adapter left here must not reach this row.
+        self._tensor[:, :, first * PAGE_TOKENS : (first + num_pages) * PAGE_TOKENS] = 0
 
     def _mark(self, first: int, num_pages: int, flag: int) -> None:
         self._used[first : first + num_pages] = bytes([flag]) * num_pages

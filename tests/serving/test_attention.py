@@ -94,14 +94,63 @@ def test_rows_that_share_a_prefix_attend_to_it_as_if_it_were_their_own() -> None
         torch.testing.assert_close(torch.cat([early, late]), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_single_tokens_of_rows_of_many_lengths_attend_as_if_alone() -> None:
+    cache, keys = make_cache(), Keys()
+    lengths = (30, 90, 60, 200, 50, 40, 300, 70, 20)
+    rows = [
+        open_row(cache, list(range(300 * i, 300 * i + length))) for i, length in enumerate(lengths)
+    ]
+    run_step(cache, keys, [(row, len(row.tokens) - 1) for row in rows])
+    # Holes between the rows, so that not all of them lie equally far apart.
+    for row in (rows.pop(4), rows.pop(1)):
+        cache.close(row)
+    outs = run_step(cache, keys, [(row, len(row.tokens)) for row in rows])
+    for out, row in zip(outs, rows, strict=True):
+        expected = keys.expected(row.tokens, len(row.tokens) - 1)
+        torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_whose_regions_are_alike_are_computed_in_one_call() -> None:
+    cache, keys = make_cache(), Keys()
+    rows = [open_row(cache, list(range(500 * i, 500 * i + 20 + i))) for i in range(6)]
+    run_step(cache, keys, [(row, len(row.tokens) - 1) for row in rows])
+    step = AttentionStep(cache.pool, [Chunk(r, r.num_computed, len(r.tokens)) for r in rows])
+    assert [rows.tokens.tolist() for rows in step.singles] == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_numbers_that_a_broken_adapter_left_behind_reach_nobody() -> None:
+    cache, keys = make_cache(), Keys()
+    region = cache.pool.allocate(cache.pool.num_tokens)
+    assert region is not None
+    nans = torch.full((NUM_KV_HEADS, region.capacity_tokens, HEAD_DIM), torch.nan)
+    cache.pool.write(0, torch.arange(region.capacity_tokens), nans, nans)
+    cache.pool.free(region)
+    # The shorter row's keys are masked up to the longer one's end.
+    short, long = open_row(cache, list(range(1000, 1010))), open_row(cache, list(range(90)))
+    run_step(cache, keys, [(short, 9), (long, 89)])
+    out, _ = run_step(cache, keys, [(short, 10), (long, 90)])
+    torch.testing.assert_close(out, keys.expected(short.tokens, 9), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("is_causal", [True, False])
 def test_plain_and_fused_kernels_agree(is_causal: bool) -> None:
     """Other devices compute what the CPU's kernel computes, the denominator included."""
     q, k, v = (t[None] for t in Keys().of(list(range(20))))
     k, v = k.repeat_interleave(3, 1), v.repeat_interleave(3, 1)
-    fused = attention._fused_attention(q, k, v, SCALE, is_causal=is_causal)
-    plain = attention._plain_attention(q, k, v, SCALE, is_causal=is_causal)
+    fused = attention._fused_attention(q, k, v, SCALE, is_causal, None)
+    plain = attention._plain_attention(q, k, v, SCALE, is_causal, None)
     torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_plain_and_fused_kernels_agree_behind_a_mask(dtype: torch.dtype) -> None:
+    q, k, v = (t[:, None].to(dtype) for t in Keys().of(list(range(20))))
+    k, v = k.repeat_interleave(3, 0), v.repeat_interleave(3, 0)
+    mask = torch.zeros(len(q), 1, 1, 20, dtype=dtype)
+    mask[1::2, ..., 13:] = -torch.inf
+    fused = attention._fused_attention(q, k, v, SCALE, False, mask)
+    plain = attention._plain_attention(q, k, v, SCALE, False, mask)
+    torch.testing.assert_close(fused, plain, atol=2e-2 if dtype == torch.bfloat16 else 1e-5, rtol=0)
 
 
 def test_models_that_would_be_computed_wrongly_are_refused() -> None:

@@ -159,9 +159,9 @@ async def test_more_adapters_than_slots_all_get_their_turn(
 async def test_rows_that_outgrow_the_memory_give_way_and_finish(
     base_path: Path, tokenizer: Tokenizer
 ) -> None:
-    prompts = [prompt_of(40, seed) for seed in range(3)]
-    async with running_engine(base_path, tokenizer, kv_tokens=160) as engine:
-        assert engine.max_seq_len == 160
+    prompts = [prompt_of(100, seed) for seed in range(3)]
+    async with running_engine(base_path, tokenizer, kv_tokens=256) as engine:
+        assert engine.max_seq_len == 256
         found = await asyncio.gather(*(greedy(engine, p, max_tokens=60) for p in prompts))
     assert [ids for ids, _ in found] == [expected_ids(base_path, p, max_tokens=60) for p in prompts]
 

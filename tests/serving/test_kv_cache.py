@@ -149,10 +149,10 @@ def test_least_recently_used_row_makes_room_first() -> None:
 
 
 def test_root_outlives_its_children_and_is_evicted_after_them() -> None:
-    cache = make_cache(num_pages=14)
-    root = open_row(cache, LONG)  # 10 pages
+    cache = make_cache(num_pages=4)
+    root = open_row(cache, LONG)  # 3 pages
     compute(cache, root)
-    child = open_row(cache, [*LONG[:256], *range(1000, 1050)])  # 2 pages
+    child = open_row(cache, [*LONG[:256], *range(1000, 1050)])  # 1 page
     assert child.root is root
     compute(cache, child)
     cache.close(root)
