@@ -8,9 +8,10 @@ Registered with transformers as `NAME`, so that every supported decoder runs pac
     with attention.segments(cu_seqlens):
         model(input_ids=row, position_ids=positions, use_cache=False)   # row (1, T)
 
-On a GPU torch's own kernel for packed rows does the work where it can. On a CPU, short segments are
-written out as matrix products, forward and backward: that beats `scaled_dot_product_attention` there,
-somewhat in fp32 and severalfold in bf16. Long ones go through it, for memory's sake.
+On a GPU torch's own kernel for packed rows does the work where it can. Elsewhere segments of similar length
+are padded and computed together. On a CPU, short ones are written out as matrix products, forward and
+backward: that beats `scaled_dot_product_attention` there, somewhat in fp32 and severalfold in bf16. Long
+ones go through it, for memory's sake.
 """
 
 from __future__ import annotations
@@ -27,27 +28,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from .written_attention import Run, written_attention
+from .written_attention import Group, written_attention
 
 NAME = "luthier_packed"
 # The written-out form keeps the attention weights for backward: T/2 numbers per query and head.
 MAX_WRITTEN_TOKENS = 512
-
-
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """Neighbouring runs that are computed the same way."""
-
-    is_written: bool
-    runs: tuple[Run, ...]
-
-    @property
-    def start(self) -> int:
-        return self.runs[0].start
-
-    @property
-    def end(self) -> int:
-        return self.runs[-1].end
+# A segment is padded by at most so many tokens, or a quarter of the longest one beside it.
+MAX_PADDING_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -144,54 +131,44 @@ def packed_attention(
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         raise ValueError("packed attention knows no soft cap and no attention sinks")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    query, key, value = (row.spread(x) for x in (query, key, value))
-    return row.gather(_attend(query, key, value, row.whole, scale, sliding_window)), None
-
-
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    offsets: tuple[int, ...],
-    scale: float,
-    window: int | None,
-) -> Tensor:
-    """By whichever way is best for the device and the lengths. (1, H, T, D) -> (1, T, H, D)."""
     if _has_varlen_kernel(query):
-        return _varlen(query, key, value, offsets, scale, window)
+        query, key, value = (row.spread(x) for x in (query, key, value))
+        return row.gather(_varlen(query, key, value, row.whole, scale, sliding_window)), None
+    return _attend_in_groups(query, key, value, row, scale, sliding_window), None
+
+
+def _attend_in_groups(
+    query: Tensor, key: Tensor, value: Tensor, row: _Row, scale: float, window: int | None
+) -> Tensor:
+    """query (1, H, T, D), key and value (1, KV, T, D) -> (1, T, H, D)"""
     limit = 0
     if query.device.type == "cpu":
         limit = min(MAX_WRITTEN_TOKENS, window or MAX_WRITTEN_TOKENS)
-    outputs = []
-    for stretch in _stretches(offsets, limit):
-        q, k, v = (x[:, :, stretch.start : stretch.end] for x in (query, key, value))
-        if stretch.is_written:
-            outputs.append(written_attention(q, k, v, scale, stretch.runs))
-        else:
-            for run in stretch.runs:
-                outputs.append(_sdpa(q, k, v, run, stretch.start, scale, window))
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+    groups = _groups(row, limit, query.device)
+    short = [group for group in groups if group.length <= limit]
+    if len(short) == len(groups):
+        return written_attention(query, key, value, scale, short)
+    out = query.new_zeros(1, query.shape[2], query.shape[1], query.shape[3])
+    if short:
+        out = written_attention(query, key, value, scale, short)
+    for group in groups[len(short) :]:
+        out = out.index_copy(1, group.owned, _sdpa(query, key, value, group, scale, window))
+    return out
 
 
 def _sdpa(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    run: Run,
-    origin: int,
-    scale: float,
-    window: int | None,
+    query: Tensor, key: Tensor, value: Tensor, group: Group, scale: float, window: int | None
 ) -> Tensor:
-    """A run of equally long segments as one batch; the inputs start at token `origin`."""
-    start, end = run.start - origin, run.end - origin
-    # (1, H, B*T, D) -> (B, H, T, D)
+    """What the group owns: (1, n, H, D)."""
+    # (1, H, T, D) -> (N, H, L, D)
     q, k, v = (
-        x[0, :, start:end].reshape(x.shape[1], run.num, run.length, -1).transpose(0, 1)
+        group.lay_out(x[0].transpose(0, 1))
+        .view(group.num, group.length, x.shape[1], x.shape[3])
+        .transpose(1, 2)
         for x in (query, key, value)
     )
-    mask = (
-        _window_mask(run.length, window, query.device) if window and window < run.length else None
-    )
+    is_windowed = window is not None and window < group.length
+    mask = _window_mask(group.length, window, query.device) if window and is_windowed else None
     out = F.scaled_dot_product_attention(
         q,
         k,
@@ -201,7 +178,7 @@ def _sdpa(
         scale=scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )
-    return out.transpose(1, 2).flatten(0, 1).unsqueeze(0)  # (1, B*T, H, D)
+    return out.transpose(1, 2).flatten(0, 1).index_select(0, group.places).unsqueeze(0)
 
 
 def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
@@ -250,17 +227,51 @@ def _varlen(
 
 
 @lru_cache(maxsize=8)
-def _stretches(offsets: tuple[int, ...], limit: int) -> tuple[_Stretch, ...]:
-    """Neighbours of equal length become one run, runs up to `limit` tokens a segment one stretch."""
-    runs: list[Run] = []
-    for start, end in itertools.pairwise(offsets):
-        length = end - start
-        if runs and runs[-1].length == length:
-            runs[-1] = Run(runs[-1].start, runs[-1].num + 1, length)
+def _groups(row: _Row, limit: int, device: torch.device) -> tuple[Group, ...]:
+    """The row's segments by similar length; those of at most `limit` tokens come first, by themselves."""
+    lengths = [row.num_shared + length for length in row.lengths]
+    longest_first = sorted(
+        range(len(lengths)), key=lambda index: (lengths[index] > limit, -lengths[index], index)
+    )
+    members: list[list[int]] = []
+    for index in longest_first:
+        longest = lengths[members[-1][0]] if members else 0
+        padding = longest - lengths[index]
+        # Negative where the long segments begin.
+        if 0 <= padding <= max(MAX_PADDING_TOKENS, longest // 4) and members:
+            members[-1].append(index)
         else:
-            runs.append(Run(start, 1, length))
-    grouped = itertools.groupby(runs, key=lambda run: run.length <= limit)
-    return tuple(_Stretch(is_written, tuple(group)) for is_written, group in grouped)
+            members.append([index])
+    return tuple(
+        _group(row, [row.cu_seqlens[i : i + 2] for i in indices], device, owns_shared=number == 0)
+        for number, indices in enumerate(members)
+    )
+
+
+def _group(
+    row: _Row, segments: Sequence[Sequence[int]], device: torch.device, *, owns_shared: bool
+) -> Group:
+    """Of segments given by where their own tokens start and end."""
+    shared = torch.arange(row.num_shared)
+    length = row.num_shared + max(end - start for start, end in segments)
+    tokens, places, owned = [], [], []
+    for number, (start, end) in enumerate(segments):
+        own = torch.arange(start, end)
+        is_owner = owns_shared and number == 0
+        owned.append(torch.cat([shared, own]) if is_owner else own)
+        first = number * length + (0 if is_owner else row.num_shared)
+        places.append(torch.arange(first, first + len(owned[-1])))
+        padding = own[-1].expand(length - row.num_shared - len(own))
+        tokens += [shared, own, padding]
+    return Group(
+        num=len(segments),
+        length=length,
+        tokens=torch.cat(tokens).to(device),
+        places=torch.cat(places).to(device),
+        owned=torch.cat(owned).to(device),
+        num_shared=row.num_shared,
+        owns_shared=owns_shared,
+    )
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -1,9 +1,11 @@
 """Causal attention within segments, written out as batched matrix products with its own backward.
 
-Queries are cut into tiles, so the half of the products that a causal mask would throw away is mostly
-never computed. The heads that share a key head are rows of one product, so keys are never repeated.
+Segments of similar length are padded to one length and computed together: at the ends, so that the causal
+mask hides the padding too. Queries are cut into tiles, so the half of the products that the mask would
+throw away is mostly never computed. The heads that share a key head are rows of one product, so keys are
+never repeated.
 
-Dimensions: N segments of one length, L tokens in each, K key heads, G query heads per key head, D per head.
+Dimensions: T tokens, N segments padded to L tokens each, K key heads, G query heads per key head, D per head.
 """
 
 from __future__ import annotations
@@ -18,25 +20,47 @@ from torch import Tensor
 TILE_TOKENS = 128
 
 
-class Run(NamedTuple):
-    """`num` segments of `length` tokens each, one behind the other from token `start`."""
+class Group(NamedTuple):
+    """Segments that are computed together, and where their tokens are: N*L places."""
 
-    start: int
     num: int
     length: int
+    tokens: Tensor  # (N*L,) which of the row's tokens is at each place; padding repeats a segment's last one
+    places: Tensor  # (n,) where the tokens are whose attention this group computes, each once
+    owned: Tensor  # (n,) those tokens
+    num_shared: int  # tokens that every segment begins with, the same ones
+    owns_shared: bool  # whether those are among `owned`: in their first segment's copy
 
-    @property
-    def end(self) -> int:
-        return self.start + self.num * self.length
+    def lay_out(self, x: Tensor) -> Tensor:
+        """(T, ...) -> (N*L, ...)"""
+        return x.index_select(0, self.tokens)
+
+    def lay_out_owned(self, x: Tensor) -> Tensor:
+        """(T, ...) -> (N*L, ...), zeros elsewhere."""
+        placed = x.new_zeros(len(self.tokens), *x.shape[1:])
+        return placed.index_copy_(0, self.places, x.index_select(0, self.owned))
+
+    def take_back(self, laid_out: Tensor, target: Tensor) -> None:
+        """(N*L, ...) -> (T, ...), the inverse for the tokens that the group owns."""
+        target.index_copy_(0, self.owned, laid_out.index_select(0, self.places))
+
+    def add_back_shared(self, laid_out: Tensor, target: Tensor) -> None:
+        """Adds what the further copies of the shared tokens got, after `take_back` of the group that owns them."""
+        if self.num_shared:
+            by_segment = laid_out.view(self.num, self.length, *laid_out.shape[1:])
+            copies = by_segment[int(self.owns_shared) :, : self.num_shared]
+            target[: self.num_shared] += copies.sum(0)
 
 
 def written_attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, runs: Sequence[Run]
+    query: Tensor, key: Tensor, value: Tensor, scale: float, groups: Sequence[Group]
 ) -> Tensor:
-    """query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D). `runs` cover all T tokens; their
-    starts may count from anywhere."""
+    """query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D), zeros where no group owns a token.
+
+    A group that owns the shared tokens comes first.
+    """
     out: Tensor = _WrittenAttention.apply(  # type: ignore[no-untyped-call]
-        query, key, value, scale, tuple(runs)
+        query, key, value, scale, tuple(groups)
     )
     return out
 
@@ -44,29 +68,31 @@ def written_attention(
 class _WrittenAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, runs: tuple[Run, ...]
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, groups: tuple[Group, ...]
     ) -> Tensor:
         _, num_heads, num_tokens, head_dim = query.shape
-        out = query.new_empty(num_tokens, num_heads, head_dim)
-        group = num_heads // key.shape[1]
+        out = query.new_zeros(num_tokens, num_heads, head_dim)
+        num_kv_heads = key.shape[1]
+        heads = num_heads // num_kv_heads
         precise = torch.promote_types(query.dtype, torch.float32)
         saved: list[Tensor] = []
-        for run, part in _parts(runs):
+        for group in groups:
             q, k, v = (
-                _fold(x[0, :, part].transpose(0, 1), key.shape[1], run) for x in (query, key, value)
+                _fold(group.lay_out(x[0].transpose(0, 1)), num_kv_heads, group)
+                for x in (query, key, value)
             )
             o = torch.empty_like(q)
             saved += (q, k, v)
-            for start, end in _tiles(run.length):
-                rows = slice(start * group, end * group)
-                mask = _causal_mask(start, end, group, q.dtype, q.device)
+            for start, end in _tiles(group.length):
+                rows = slice(start * heads, end * heads)
+                mask = _causal_mask(start, end, heads, q.dtype, q.device)
                 scores = torch.baddbmm(mask, q[:, rows], k[:, :end].transpose(1, 2), alpha=scale)
                 weights = torch.softmax(scores, -1, dtype=precise).to(q.dtype)
                 torch.bmm(weights, v[:, :end], out=o[:, rows])
                 saved.append(weights)
-            _unfold_into(out[part], o, run)
+            group.take_back(_unfold(o, group), out)
         ctx.save_for_backward(out, *saved)
-        ctx.scale, ctx.runs, ctx.num_kv_heads = scale, runs, key.shape[1]
+        ctx.scale, ctx.groups, ctx.num_kv_heads = scale, groups, num_kv_heads
         return out.unsqueeze(0)
 
     @staticmethod
@@ -74,37 +100,34 @@ class _WrittenAttention(torch.autograd.Function):
         out, *saved = ctx.saved_tensors
         grad_out = grads[0][0]  # (T, H, D)
         num_tokens, num_heads, head_dim = out.shape
-        group = num_heads // ctx.num_kv_heads
-        grad_query = torch.empty_like(out)
-        grad_key = out.new_empty(num_tokens, ctx.num_kv_heads, head_dim)
-        grad_value = torch.empty_like(grad_key)
+        heads = num_heads // ctx.num_kv_heads
+        grad_query = torch.zeros_like(out)
+        grad_key = out.new_zeros(num_tokens, ctx.num_kv_heads, head_dim)
+        grad_value = torch.zeros_like(grad_key)
         # Softmax's backward needs sum(weights * grad_weights) per query, which is sum(out * grad_out).
         sums = (out * grad_out).sum(-1, keepdim=True)  # (T, H, 1)
         remaining = iter(saved)
-        for run, part in _parts(ctx.runs):
+        for group in ctx.groups:
             q, k, v = next(remaining), next(remaining), next(remaining)
-            g = _fold(grad_out[part], ctx.num_kv_heads, run)
-            s = _fold(sums[part], ctx.num_kv_heads, run)
+            g, s = (
+                _fold(group.lay_out_owned(x), ctx.num_kv_heads, group) for x in (grad_out, sums)
+            )
             grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-            for start, end in _tiles(run.length):
-                rows = slice(start * group, end * group)
+            for start, end in _tiles(group.length):
+                rows = slice(start * heads, end * heads)
                 weights = next(remaining)
                 grad_v[:, :end].baddbmm_(weights.transpose(1, 2), g[:, rows])
                 grad_scores = torch.bmm(g[:, rows], v[:, :end].transpose(1, 2))
                 grad_scores.sub_(s[:, rows]).mul_(weights)
                 grad_q[:, rows].baddbmm_(grad_scores, k[:, :end], beta=0, alpha=ctx.scale)
                 grad_k[:, :end].baddbmm_(grad_scores.transpose(1, 2), q[:, rows], alpha=ctx.scale)
-            for target, grad in ((grad_query, grad_q), (grad_key, grad_k), (grad_value, grad_v)):
-                _unfold_into(target[part], grad, run)
+            group.take_back(_unfold(grad_q, group), grad_query)
+            for target, grad in ((grad_key, grad_k), (grad_value, grad_v)):
+                laid_out = _unfold(grad, group)
+                group.take_back(laid_out, target)
+                group.add_back_shared(laid_out, target)
         by_head = (x.transpose(0, 1).unsqueeze(0) for x in (grad_query, grad_key, grad_value))
         return (*by_head, None, None)
-
-
-def _parts(runs: Sequence[Run]) -> Iterator[tuple[Run, slice]]:
-    """Each run with its place among the tokens of all of them."""
-    origin = runs[0].start
-    for run in runs:
-        yield run, slice(run.start - origin, run.end - origin)
 
 
 def _tiles(length: int) -> Iterator[tuple[int, int]]:
@@ -112,28 +135,29 @@ def _tiles(length: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + TILE_TOKENS, length)
 
 
-def _fold(x: Tensor, num_kv_heads: int, run: Run) -> Tensor:
-    """(N*L, K*G, D) -> (N*K, L*G, D): the heads of a group become rows, tokens first."""
-    shape = (run.num, run.length, num_kv_heads, x.shape[1] // num_kv_heads, x.shape[2])
-    by_kv_head = x.view(shape).permute(0, 2, 1, 3, 4)
-    return by_kv_head.reshape(run.num * num_kv_heads, -1, x.shape[2])
+def _fold(x: Tensor, num_kv_heads: int, group: Group) -> Tensor:
+    """(N*L, K*G, D) -> (N*K, L*G, D): the heads of a key head become rows, tokens first."""
+    by_kv_head = x.view(group.num, group.length, num_kv_heads, -1, x.shape[2])
+    return by_kv_head.transpose(1, 2).reshape(group.num * num_kv_heads, -1, x.shape[2])
 
 
-def _unfold_into(target: Tensor, folded: Tensor, run: Run) -> None:
-    """The inverse of `_fold`, written into `target` (N*L, K*G, D)."""
-    num_kv_heads = folded.shape[0] // run.num
-    group = target.shape[1] // num_kv_heads
-    by_segment = target.view(run.num, run.length, num_kv_heads, group, target.shape[2])
-    by_kv_head = folded.view(run.num, num_kv_heads, run.length, group, target.shape[2])
-    by_segment.copy_(by_kv_head.transpose(1, 2))
+def _unfold(folded: Tensor, group: Group) -> Tensor:
+    """The inverse of `_fold`."""
+    by_kv_head = folded.view(group.num, -1, group.length, *_heads(folded, group))
+    return by_kv_head.transpose(1, 2).reshape(group.num * group.length, -1, folded.shape[2])
+
+
+def _heads(folded: Tensor, group: Group) -> tuple[int, int]:
+    """G and D."""
+    return folded.shape[1] // group.length, folded.shape[2]
 
 
 @lru_cache(maxsize=1024)
 def _causal_mask(
-    start: int, end: int, group: int, dtype: torch.dtype, device: torch.device
+    start: int, end: int, heads: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """(1, (end-start)*G, end): 0 where a query of the tile sees a key, -inf where it does not."""
-    queries = torch.arange(start, end, device=device).repeat_interleave(group)
+    queries = torch.arange(start, end, device=device).repeat_interleave(heads)
     is_hidden = torch.arange(end, device=device) > queries[:, None]
     mask = torch.zeros(1, *is_hidden.shape, dtype=dtype, device=device)
     return mask.masked_fill_(is_hidden, float("-inf"))

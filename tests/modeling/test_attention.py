@@ -69,12 +69,19 @@ def assert_same(got: Tensor, expected: Tensor, inputs: Inputs) -> None:
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("max_padding_tokens", [0, 10, 64])
 @pytest.mark.parametrize("tile_tokens", [4, 128])
 @pytest.mark.parametrize("max_written_tokens", [0, 20, 512])
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])
 def test_packed_attention_equals_each_segment_by_itself(
-    monkeypatch: pytest.MonkeyPatch, tile_tokens: int, max_written_tokens: int, kv_heads: int
+    monkeypatch: pytest.MonkeyPatch,
+    max_padding_tokens: int,
+    tile_tokens: int,
+    max_written_tokens: int,
+    kv_heads: int,
 ) -> None:
+    attention._groups.cache_clear()
+    monkeypatch.setattr(attention, "MAX_PADDING_TOKENS", max_padding_tokens)
     monkeypatch.setattr(written_attention, "TILE_TOKENS", tile_tokens)
     monkeypatch.setattr(attention, "MAX_WRITTEN_TOKENS", max_written_tokens)
     inputs = qkv(sum(LENGTHS), kv_heads=kv_heads)
@@ -134,11 +141,14 @@ def test_segments_must_begin_behind_the_shared_tokens() -> None:
         pass
 
 
-@pytest.mark.parametrize("limit", [512, 0], ids=["written", "sdpa"])
+@pytest.mark.parametrize("max_padding_tokens", [0, 64])
+@pytest.mark.parametrize("limit", [512, 10, 0], ids=["written", "both", "sdpa"])
 @pytest.mark.parametrize("window", [None, 5])
 def test_shared_beginning_counts_as_the_beginning_of_every_segment(
-    monkeypatch: pytest.MonkeyPatch, limit: int, window: int | None
+    monkeypatch: pytest.MonkeyPatch, limit: int, window: int | None, max_padding_tokens: int
 ) -> None:
+    attention._groups.cache_clear()
+    monkeypatch.setattr(attention, "MAX_PADDING_TOKENS", max_padding_tokens)
     monkeypatch.setattr(attention, "MAX_WRITTEN_TOKENS", limit)
     num_shared, own = 6, (3, 1, 9, 9)
     inputs = qkv(num_shared + sum(own))
