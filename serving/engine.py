@@ -24,10 +24,11 @@ from storage.errors import InvalidRequest, LuthierError, Unavailable
 from .attention import AttentionStep, max_attended_tokens
 from .kv_cache import KvCache
 from .kv_pool import KvPool
-from .lora import AdapterSlots, Run
+from .lora import AdapterSlots
 from .sampling import TokenLogprob, sample, token_logprobs
 from .schedule import Limits, Scheduler, Work
 from .sequence import Delta, Generate, Sequence, Usage
+from .slot_linear import Run
 
 log = logging.getLogger(__name__)
 

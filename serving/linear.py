@@ -25,6 +25,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         super().__init__()
         weight = torch.cat([linear.weight.detach() for linear in linears])
+        self.device = weight.device
         self.is_packed = (
             weight.device.type == "cpu"
             and weight.dtype == torch.float32

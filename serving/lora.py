@@ -1,10 +1,5 @@
 """Adapters side by side in one batch: every linear layer of the base holds a few of them in slots.
 
-The batch's tokens are sorted by slot, so each adapter's tokens are one run, and the layer adds
-`x[run] @ A @ B` for each run. That keeps every product a plain matrix product of the adapter's own
-rank: no padding of ranks, no gathering of weights, nothing at all for a layer that the adapter does
-not target, and no cost for tokens of the base.
-
 Layers that the base computes as one (`linear.SHARING_INPUT`) are one for adapters, too: their A side by
 side, their B along the diagonal.
 """
@@ -19,9 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .linear import Fused, PackedLinear, Part, fused_names
-
-# (A, B) of one layer: (in, R) and (R, out), the scale folded into B.
-Pair = tuple[Tensor, Tensor]
+from .slot_linear import Pair, Run, Runs, SlotLinear
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,53 +66,15 @@ def _fuse(
     return left.T.to(dtype).contiguous(), right.to(dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """The next `num_tokens` of the batch belong to the adapter in `slot`, or to the base (None)."""
-
-    slot: int | None
-    num_tokens: int
-
-
-class _Runs:
-    """The runs of the step in progress, shared by all layers of one model."""
-
-    def __init__(self) -> None:
-        self.slots: list[int | None] = []
-        self.lengths: list[int] = []
-
-
-class SlotLinear(nn.Module):
-    """Linear layers of the base that are computed as one, and the slots' adapters for them."""
-
-    def __init__(self, linears: Sequence[nn.Linear], num_slots: int, runs: _Runs) -> None:
-        super().__init__()
-        self.base = PackedLinear(linears)
-        self.slots: list[Pair | None] = [None] * num_slots
-        self._runs = runs
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(1, T, in) -> (1, T, sum of out)"""
-        out: Tensor = self.base(x)
-        if not self._runs.slots:
-            return out
-        # All runs' views in one call: sliced one by one they would cost as much as the products.
-        inputs, outputs = (torch.split(t[0], self._runs.lengths) for t in (x, out))
-        for slot, run, run_out in zip(self._runs.slots, inputs, outputs, strict=True):
-            if slot is not None and (pair := self.slots[slot]) is not None:
-                run_out.addmm_(run @ pair[0], pair[1])
-        return out
-
-
 class AdapterSlots:
     """Which adapter is in which slot, and how many running sequences use it.
 
     A slot that nobody uses keeps its adapter until another needs the place, the one unused for longest
-    first. On the CPU a slot merely points at the adapter's tensors; on CUDA it holds copies of them.
+    first. A slot holds a copy of the adapter's tensors.
     """
 
     def __init__(self, model: PreTrainedModel, num_slots: int) -> None:
-        self._runs = _Runs()
+        self._runs = Runs()
         self._layers = _replace_linears(model, num_slots, self._runs)
         self._device = model.device
         self._num_users = [0] * num_slots
@@ -166,25 +121,15 @@ class AdapterSlots:
 
     def set_runs(self, runs: Sequence[Run]) -> None:
         """Say which tokens of the coming step belong to which slot."""
-        has_adapters = any(run.slot is not None for run in runs)
-        self._runs.slots = [run.slot for run in runs] if has_adapters else []
-        self._runs.lengths = [run.num_tokens for run in runs]
+        self._runs.set(runs, self._device)
 
     def _load(self, slot: int, adapter: Adapter | None) -> None:
         self._adapters[slot] = adapter
         for name, layer in self._layers.items():
-            pair = adapter.pairs.get(name) if adapter is not None else None
-            layer.slots[slot] = (
-                None
-                if pair is None
-                else (
-                    pair[0].to(self._device, non_blocking=True),
-                    pair[1].to(self._device, non_blocking=True),
-                )
-            )
+            layer.put(slot, adapter.pairs.get(name) if adapter is not None else None)
 
 
-def _replace_linears(model: PreTrainedModel, num_slots: int, runs: _Runs) -> dict[str, SlotLinear]:
+def _replace_linears(model: PreTrainedModel, num_slots: int, runs: Runs) -> dict[str, SlotLinear]:
     """Put slots into every linear layer but the output head, which no adapter targets.
 
     The new layers are named as `Adapter.pairs` names them.

@@ -7,7 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from modeling.adapter_file import linear_shapes
-from serving.lora import Adapter, AdapterSlots, Run, SlotLinear
+from serving.lora import Adapter, AdapterSlots
+from serving.slot_linear import Run, SlotLinear
 from tests.serving.parts import load_model
 
 UP = "model.layers.0.mlp.up_proj"
