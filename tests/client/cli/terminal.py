@@ -16,6 +16,13 @@ from tests.client.fake_api import KEY, FakeApi
 
 CLIENT = Path(__file__).parents[3] / "client"
 DEADLINE_S = 30.0
+# At a terminal Ctrl-C works, even where these tests were started by something that ignores it.
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from luthier.cli import app
+app()
+"""
 
 
 class Terminal:
@@ -24,7 +31,7 @@ class Terminal:
         self._deadline = time.monotonic() + DEADLINE_S
         self._master, slave = pty.openpty()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from luthier.cli import app; app()", *args],
+            [sys.executable, "-c", PROGRAM, *args],
             stdin=slave,
             stdout=slave,
             stderr=slave,
