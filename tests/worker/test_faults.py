@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from storage import jobs, queue
+from storage.jobs import JobRow
 from tests.factories import colour_rows
 from tests.worker import one_run
 from tests.worker.scene import Scene, script, wait_for
@@ -27,6 +30,18 @@ def run_on_thread(worker: Any, job_id: str) -> threading.Thread:
     thread = threading.Thread(target=run, args=(worker, job_id), daemon=True)
     thread.start()
     return thread
+
+
+def stopped_between_writes(scene: Scene, job_id: str, pid: int) -> bool:
+    """Stop the process, unless that leaves it holding the job's row: then it goes on."""
+    os.kill(pid, signal.SIGSTOP)
+    lock = select(JobRow.id).where(JobRow.id == job_id).with_for_update(nowait=True)
+    try:
+        scene.change(lambda session: session.execute(lock))
+    except OperationalError:
+        os.kill(pid, signal.SIGCONT)
+        return False
+    return True
 
 
 def assert_as_if_nothing_broke(scene: Scene, job_id: str, finished: Scene) -> None:
@@ -288,7 +303,10 @@ def test_zombie_that_wakes_up_writes_nothing(
     zombie = one_run.start(scene, job_id, **{FAKE: script(step_s=0.3)})
     wait_for(lambda: len(scene.steps(job_id)) >= 2, what="a step")
     assert zombie.pid is not None
-    os.kill(zombie.pid, signal.SIGSTOP)
+    pid = zombie.pid
+    wait_for(
+        lambda: stopped_between_writes(scene, job_id, pid), what="a worker that writes nothing"
+    )
     # Its lease runs out.
     owner = scene.row(job_id).lease_owner or ""
     scene.change(lambda session: jobs.expire_leases(session, [owner]))
