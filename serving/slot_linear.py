@@ -18,8 +18,11 @@ from .linear import PackedLinear
 
 # (A, B) of one layer: (in, R) and (R, out), the scale folded into B.
 Pair = tuple[Tensor, Tensor]
-# Runs are computed together if padding makes them at most so many times as many tokens.
+# Runs are computed together if padding makes them at most so many times as many tokens, and their
+# adapters at most so many times as wide: nobody is to pay for a neighbour's wide adapter.
 MAX_PADDING = 2
+# A stack is as wide for all its slots; a wider adapter has tensors of its own.
+MAX_STACKED_RANK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class Run:
 class _Together:
     """A run for each of `num` neighbouring slots, padded to one length: num * length places."""
 
+    slots: tuple[int, ...]
+    """Those with a run; the first and the last of the neighbours are among them."""
     first: int
     num: int
     length: int
@@ -84,7 +89,7 @@ def _together(runs: Sequence[Run], device: torch.device) -> _Together | None:
     tokens = torch.zeros(num * length, dtype=torch.long)
     tokens[places] = torch.tensor(owned)
     indices = (tokens, torch.tensor(places), torch.tensor(owned))
-    return _Together(first, num, length, *(index.to(device) for index in indices))
+    return _Together(tuple(begins), first, num, length, *(index.to(device) for index in indices))
 
 
 class SlotLinear(nn.Module):
@@ -94,7 +99,7 @@ class SlotLinear(nn.Module):
         super().__init__()
         self.base = PackedLinear(linears)
         self.slots: list[Pair | None] = [None] * num_slots
-        """Views of the stacks."""
+        """Views of the stacks, but for wide adapters."""
         self._runs = runs
         # (slots, in, R) and (slots, R, out) for the largest rank, narrower adapters beside zeros.
         self._stacks: Pair | None = None
@@ -102,31 +107,39 @@ class SlotLinear(nn.Module):
     def put(self, slot: int, pair: Pair | None) -> None:
         """Copy an adapter's pair into the slot, or empty it."""
         self.slots[slot] = None
+        if self._stacks is not None:
+            for stack in self._stacks:
+                stack[slot] = 0
         if pair is None:
-            if self._stacks is not None:
-                for stack in self._stacks:
-                    stack[slot] = 0
             return
         rank = pair[0].shape[1]
+        if rank > MAX_STACKED_RANK:
+            self.slots[slot] = pair[0].to(self.base.device), pair[1].to(self.base.device)
+            return
         if self._stacks is None or rank > self._stacks[0].shape[2]:
             self._widen(pair)
-        assert self._stacks is not None
-        for stack in self._stacks:
-            stack[slot] = 0
-        self.slots[slot] = self._view(slot, rank)
-        for place, tensor in zip(self._view(slot, rank), pair, strict=True):
+        view = self.slots[slot] = self._view(slot, rank)
+        for place, tensor in zip(view, pair, strict=True):
             place.copy_(tensor)
 
     def forward(self, x: Tensor) -> Tensor:
         """(1, T, in) -> (1, T, sum of out)"""
         out: Tensor = self.base(x)
-        if not self._runs.slots or self._stacks is None:
-            return out
-        if self._runs.together is not None:
-            self._add_together(x[0], out[0], self._runs.together, *self._stacks)
-        else:
+        together = self._runs.together
+        rank = 0 if together is None else self._rank_together(together.slots)
+        if together is not None and rank:
+            self._add_together(x[0], out[0], together, rank)
+        elif self._runs.slots:
             self._add_one_by_one(x[0], out[0])
         return out
+
+    def _rank_together(self, slots: Sequence[int]) -> int:
+        """The largest rank among the slots' adapters, or 0 if they are not to be computed together."""
+        pairs = [pair for slot in slots if (pair := self.slots[slot]) is not None]
+        ranks = [left.shape[1] for left, _ in pairs]
+        if not ranks or max(ranks) > min(MAX_STACKED_RANK, MAX_PADDING * min(ranks)):
+            return 0
+        return max(ranks)
 
     def _add_one_by_one(self, x: Tensor, out: Tensor) -> None:
         # All runs' views in one call: sliced one by one they would cost as much as the products.
@@ -135,13 +148,14 @@ class SlotLinear(nn.Module):
             if slot is not None and (pair := self.slots[slot]) is not None:
                 run_out.addmm_(run @ pair[0], pair[1])
 
-    @staticmethod
-    def _add_together(x: Tensor, out: Tensor, runs: _Together, left: Tensor, right: Tensor) -> None:
+    def _add_together(self, x: Tensor, out: Tensor, runs: _Together, rank: int) -> None:
+        assert self._stacks is not None
         slots = slice(runs.first, runs.first + runs.num)
+        left, right = self._stacks[0][slots, :, :rank], self._stacks[1][slots, :rank]
         rows, sums = (
             t.index_select(0, runs.tokens).view(runs.num, runs.length, -1) for t in (x, out)
         )
-        sums.baddbmm_(torch.bmm(rows, left[slots]), right[slots])
+        sums.baddbmm_(torch.bmm(rows, left), right)
         out.index_copy_(0, runs.owned, sums.flatten(0, 1).index_select(0, runs.places))
 
     def _view(self, slot: int, rank: int) -> Pair:
@@ -157,9 +171,10 @@ class SlotLinear(nn.Module):
             torch.zeros(num_slots, num_in, rank, dtype=pair[0].dtype, device=device),
             torch.zeros(num_slots, rank, num_out, dtype=pair[1].dtype, device=device),
         )
-        ranks = [None if held is None else held[0].shape[1] for held in self.slots]
         if self._stacks is not None:
             old_rank = self._stacks[0].shape[2]
             wider[0][:, :, :old_rank], wider[1][:, :old_rank] = self._stacks
         self._stacks = wider
-        self.slots = [None if r is None else self._view(slot, r) for slot, r in enumerate(ranks)]
+        for slot, held in enumerate(self.slots):
+            if held is not None and held[0].shape[1] <= MAX_STACKED_RANK:
+                self.slots[slot] = self._view(slot, held[0].shape[1])

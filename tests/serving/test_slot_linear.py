@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from serving.slot_linear import Pair, Run, Runs, SlotLinear
+from serving.slot_linear import MAX_STACKED_RANK, Pair, Run, Runs, SlotLinear
 
 NUM_IN, NUM_OUT = 24, 40
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ def test_every_token_gets_its_own_adapter_together_or_one_by_one(
 ) -> None:
     layer, step = make_layer(num_slots=4)
     # Slot 1's adapter leaves this layer as it is.
-    pairs = {0: pair(4), 2: pair(8), 3: pair(2)}
+    pairs = {0: pair(4), 2: pair(8), 3: pair(5)}
     for slot, each in pairs.items():
         layer.put(slot, each)
     assert_right(layer, step, pairs, lengths)
@@ -79,12 +79,27 @@ def test_slot_that_is_emptied_or_refilled_forgets_what_was_there() -> None:
     assert_right(layer, step, {0: narrow}, {0: 1, 1: 9})
 
 
+@pytest.mark.parametrize("rank", [32, MAX_STACKED_RANK + 1])
+def test_far_wider_adapter_is_computed_by_itself(rank: int) -> None:
+    layer, step = make_layer(num_slots=3)
+    pairs = {0: pair(2), 1: pair(rank), 2: pair(3)}
+    for slot, each in pairs.items():
+        layer.put(slot, each)
+    assert_right(layer, step, pairs, {0: 2, 1: 2, 2: 2})
+    assert layer._rank_together((0, 1, 2)) == 0
+    # Where it is not in the step it costs nothing.
+    assert_right(layer, step, pairs, {0: 2, 2: 2})
+    assert layer._rank_together((0, 2)) == 3
+    layer.put(1, pairs[0])
+    assert_right(layer, step, {**pairs, 1: pairs[0]}, {0: 2, 1: 2, 2: 2})
+
+
 def test_wider_adapter_leaves_those_in_the_other_slots_as_they_are() -> None:
     layer, step = make_layer(num_slots=3)
     pairs = {0: pair(2), 2: pair(3)}
     for slot, each in pairs.items():
         layer.put(slot, each)
-    pairs[1] = pair(16)
+    pairs[1] = pair(4)
     layer.put(1, pairs[1])
     assert_right(layer, step, pairs, {0: 2, 1: 2, 2: 2})
     assert_right(layer, step, pairs, {0: 1, 1: 9, 2: 1})
