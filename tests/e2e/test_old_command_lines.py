@@ -112,7 +112,10 @@ def test_0_28_completes_what_it_was_taught(old: Commands, created: str) -> None:
 
 
 def test_0_28_offers_a_file_that_is_there_already(old: Commands, created: str, rows: Path) -> None:
-    again = old.text("fine_tunes.create", "-t", str(rows), "-m", "tiny-random", "--no_follow")
+    long = ("--n_epochs", "50", "--batch_size", "1")
+    again = old.text(
+        "fine_tunes.create", "-t", str(rows), "-m", "tiny-random", "--no_follow", *long
+    )
     assert "Found potentially duplicated files with name 'rows.jsonl'" in again
     assert found(r"file-\w+", created) in again
     tune_id = json.loads(again[again.index("{") :])["id"]
@@ -213,7 +216,9 @@ def test_2_34_completes_and_chats(newer: Commands, client: openai.OpenAI, succee
 
 
 def test_2_34_cancels_and_deletes(newer: Commands, succeeded: Any, file_id: str) -> None:
-    job = newer.json("fine_tuning.jobs.create", "-m", "tiny-random", "-F", file_id)
+    # Long enough that it is still there when the next command has started.
+    options = json.dumps({"n_epochs": 50, "batch_size": 1})
+    job = newer.json("fine_tuning.jobs.create", "-m", "tiny-random", "-F", file_id, "-H", options)
     cancelled = newer.json("fine_tuning.jobs.cancel", "-i", job["id"])
     assert (cancelled["id"], cancelled["status"]) == (job["id"], "cancelled")
     model = succeeded["fine_tuned_model"]
