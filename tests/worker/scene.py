@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +26,14 @@ from storage.models import ModelRow
 from storage.settings import Settings
 from tests.factories import Json, colour_rows, jsonl
 from worker.bases import Bases
+from worker.run import run
 from worker.worker import Worker
 
 FAKE_TRAINER = (sys.executable, "-m", "tests.worker.fake_trainer")
+FAKE = "LUTHIER_FAKE_TRAINER"
+"""How the fake trainer is told what to do: a `script`."""
+STEPS = list(range(1, 16))
+"""Of a job as `Scene.job` makes it."""
 
 
 @dataclass
@@ -189,5 +195,27 @@ def wait_for(is_true: Callable[[], object], timeout_s: float = 20, what: str = "
 
 
 def script(**behaviour: Any) -> str:
-    """The value of LUTHIER_FAKE_TRAINER."""
+    """The value of `FAKE`."""
     return json.dumps(behaviour)
+
+
+def run_on_thread(worker: Worker, job_id: str) -> threading.Thread:
+    thread = threading.Thread(target=run, args=(worker, job_id), daemon=True)
+    thread.start()
+    return thread
+
+
+def assert_as_if_nothing_broke(scene: Scene, job_id: str, finished: Scene) -> None:
+    """I1 to I5, I8 and I10: the job equals one that ran through."""
+    job, unbroken = scene.row(job_id), finished.row(finished.job_id)
+    assert job.status == "succeeded", job.error
+    assert job.trained_tokens == unbroken.trained_tokens
+    assert job.crashes == 0 or job.attempt > 1
+    assert scene.steps(job_id) == STEPS
+    assert scene.weights(job_id) == finished.weights(finished.job_id)
+    told = [e.key for e in scene.events(job_id) if e.level == "info"]
+    assert told == [e.key for e in finished.events(finished.job_id)]
+    assert len(set(told)) == len(told)
+    assert [c.step for c in scene.checkpoints(job_id)] == [15, 10, 5]
+    assert scene.blob_keys("jobs/") == []
+    assert set(scene.adapter_keys()) <= set(scene.blob_keys("adapters/"))

@@ -7,8 +7,7 @@ import pytest
 from storage import jobs, pauses, queue
 from storage.jobs import JobRow
 from tests.factories import colour_rows
-from tests.worker.scene import Scene, script, wait_for
-from tests.worker.test_faults import FAKE, STEPS, run_on_thread
+from tests.worker.scene import FAKE, STEPS, Scene, run_on_thread, script, wait_for
 from worker import finish
 from worker.lease import Lease
 from worker.litter import Litter

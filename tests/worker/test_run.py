@@ -9,7 +9,7 @@ import pytest
 from storage import adapters, files, jobs
 from storage.errors import FileNotFound
 from tests.factories import colour_rows
-from tests.worker.scene import Scene, script
+from tests.worker.scene import FAKE, Scene, script
 from worker import archive
 from worker.run import run
 
@@ -262,7 +262,7 @@ def test_users_error_in_the_trainer_fails_the_job_at_once(
         "param": "training_file",
         "is_user_error": True,
     }
-    monkeypatch.setenv("LUTHIER_FAKE_TRAINER", script(failed=failed))
+    monkeypatch.setenv(FAKE, script(failed=failed))
     job_id = scene.job()
     run(scene.worker(), job_id)
     job = scene.row(job_id)
@@ -274,7 +274,7 @@ def test_trainers_warnings_become_events_once(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(
-        "LUTHIER_FAKE_TRAINER",
+        FAKE,
         script(warnings=["2 examples were cut"], die_at=[7], die_once=str(tmp_path)),
     )
     job_id = scene.job()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.worker.scene import Scene, script, wait_for
+from tests.worker.scene import FAKE, Scene, script, wait_for
 from worker import wandb_runs
 from worker.run import run
 
@@ -97,7 +97,7 @@ def test_each_integration_is_a_run_and_a_failed_job_a_failed_run(
     scene: Scene, library: RecordedLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = {"code": "c", "message": "m", "param": None, "is_user_error": True}
-    monkeypatch.setenv("LUTHIER_FAKE_TRAINER", script(failed=failed, fail_at=2))
+    monkeypatch.setenv(FAKE, script(failed=failed, fail_at=2))
     wandb = {"project": "other", "entity": "team", "name": "my run"}
     job_id = scene.job(integrations=[INTEGRATION, {"type": "wandb", "wandb": wandb}])
     run(scene.worker(), job_id)
@@ -111,7 +111,7 @@ def test_each_integration_is_a_run_and_a_failed_job_a_failed_run(
 def test_job_that_goes_on_goes_on_with_its_run(
     scene: Scene, library: RecordedLibrary, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("LUTHIER_FAKE_TRAINER", script(die_at=[7], die_once=str(tmp_path)))
+    monkeypatch.setenv(FAKE, script(die_at=[7], die_once=str(tmp_path)))
     job_id = scene.job(integrations=[INTEGRATION])
     worker = scene.worker()
     run(worker, job_id)
@@ -125,7 +125,7 @@ def test_job_that_goes_on_goes_on_with_its_run(
 def test_refusal_of_wandb_is_a_warning_and_training_goes_on(
     scene: Scene, library: RecordedLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LUTHIER_FAKE_TRAINER", script(step_s=0.05))
+    monkeypatch.setenv(FAKE, script(step_s=0.05))
     library.refusal = PermissionError("entity nobody\nnot found")
     job_id = scene.job(integrations=[INTEGRATION])
     run(scene.worker(), job_id)

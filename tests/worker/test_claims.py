@@ -1,0 +1,92 @@
+"""Who holds a job: one worker at a time, and nobody for longer than it lives."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+
+from storage import jobs
+from storage.jobs import JobRow
+from tests.factories import colour_rows
+from tests.worker import one_run
+from tests.worker.scene import (
+    FAKE,
+    STEPS,
+    Scene,
+    assert_as_if_nothing_broke,
+    run_on_thread,
+    script,
+    wait_for,
+)
+from worker.run import run
+
+
+def stopped_between_writes(scene: Scene, job_id: str, pid: int) -> bool:
+    """Stop the process, unless that leaves it holding the job's row: then it goes on."""
+    os.kill(pid, signal.SIGSTOP)
+    lock = select(JobRow.id).where(JobRow.id == job_id).with_for_update(nowait=True)
+    try:
+        scene.change(lambda session: session.execute(lock))
+    except OperationalError:
+        os.kill(pid, signal.SIGCONT)
+        return False
+    return True
+
+
+def test_two_workers_claim_a_job_once(scene: Scene) -> None:
+    job_id = scene.job()
+    threads = [run_on_thread(scene.worker(), job_id) for _ in range(2)]
+    for thread in threads:
+        thread.join(timeout=20)
+    job = scene.row(job_id)
+    assert (job.status, job.attempt, job.lease_token) == ("succeeded", 1, 2)
+    assert scene.steps(job_id) == STEPS
+
+
+def test_zombie_that_wakes_up_writes_nothing(
+    scene: Scene, finished: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = scene.job(validation=colour_rows(10))
+    zombie = one_run.start(scene, job_id, **{FAKE: script(step_s=0.3)})
+    wait_for(lambda: len(scene.steps(job_id)) >= 2, what="a step")
+    assert zombie.pid is not None
+    pid = zombie.pid
+    wait_for(
+        lambda: stopped_between_writes(scene, job_id, pid), what="a worker that writes nothing"
+    )
+    # Its lease runs out.
+    owner = scene.row(job_id).lease_owner or ""
+    scene.change(lambda session: jobs.expire_leases(session, [owner]))
+    other = scene.worker()
+    # It is not dead: nobody takes its folder.
+    other.bury_dead()
+    assert (scene.settings.data_dir / "worker" / owner).exists()
+    run(other, job_id)
+    before = scene.row(job_id), [e.id for e in scene.events(job_id)], scene.blob_keys("")
+    os.kill(zombie.pid, signal.SIGCONT)
+    zombie.join(timeout=20)
+    assert zombie.exitcode == 0
+    after = scene.row(job_id), [e.id for e in scene.events(job_id)], scene.blob_keys("")
+    assert before[0].lease_token == after[0].lease_token
+    assert before[1:] == after[1:]
+    assert_as_if_nothing_broke(scene, job_id, finished)
+
+
+def test_lease_of_a_killed_worker_is_free_at_once_for_one_beside_it(
+    scene: Scene, finished: Scene
+) -> None:
+    job_id = scene.job(validation=colour_rows(10))
+    first = one_run.start(scene, job_id, **{FAKE: script(step_s=0.05)})
+    wait_for(lambda: len(scene.steps(job_id)) >= 6, what="a step")
+    first.kill()
+    first.join()
+    worker = scene.worker()
+    worker.bury_dead()
+    assert [p.name for p in (scene.settings.data_dir / "worker").iterdir()] == [worker.name]
+    run(worker, job_id)
+    assert scene.row(job_id).attempt == 2
+    assert_as_if_nothing_broke(scene, job_id, finished)
