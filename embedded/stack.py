@@ -214,8 +214,10 @@ class _Stack:
             "DO_NOT_TRACK": "1",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", num_threads),
             # Trainer and inference share the cores. A thread that waits by spinning holds one that
-            # the other could use: on two busy cores small steps took ten times as long. But going to
-            # sleep and being woken costs more than the 0.1 ms that these rounds take.
+            # the other could use: on two busy cores small steps took ten times as long.
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
+            # But going to sleep and being woken costs more than the 0.1 ms that these rounds take, so
+            # GNU's OpenMP, which knows this variable, tries that long first.
             "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "2000"),
             # A folder that happens to be called `api` where the server was started is not ours.
             "PYTHONSAFEPATH": "1",
