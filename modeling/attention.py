@@ -146,11 +146,7 @@ def _attend_in_groups(
         limit = min(MAX_WRITTEN_TOKENS, window or MAX_WRITTEN_TOKENS)
     groups = _groups(row, limit, query.device)
     short = [group for group in groups if group.length <= limit]
-    if len(short) == len(groups):
-        return written_attention(query, key, value, scale, short)
-    out = query.new_zeros(1, query.shape[2], query.shape[1], query.shape[3])
-    if short:
-        out = written_attention(query, key, value, scale, short)
+    out = written_attention(query, key, value, scale, short)
     for group in groups[len(short) :]:
         out = out.index_copy(1, group.owned, _sdpa(query, key, value, group, scale, window))
     return out
@@ -167,8 +163,11 @@ def _sdpa(
         .transpose(1, 2)
         for x in (query, key, value)
     )
-    is_windowed = window is not None and window < group.length
-    mask = _window_mask(group.length, window, query.device) if window and is_windowed else None
+    mask = (
+        _window_mask(group.length, window, query.device)
+        if window and window < group.length
+        else None
+    )
     out = F.scaled_dot_product_attention(
         q,
         k,
@@ -237,8 +236,8 @@ def _groups(row: _Row, limit: int, device: torch.device) -> tuple[Group, ...]:
     for index in longest_first:
         longest = lengths[members[-1][0]] if members else 0
         padding = longest - lengths[index]
-        # Negative where the long segments begin.
-        if 0 <= padding <= max(MAX_PADDING_TOKENS, longest // 4) and members:
+        # Negative at the first segment and where the long ones begin.
+        if 0 <= padding <= max(MAX_PADDING_TOKENS, longest // 4):
             members[-1].append(index)
         else:
             members.append([index])

@@ -143,13 +143,10 @@ def _fold(x: Tensor, num_kv_heads: int, group: Group) -> Tensor:
 
 def _unfold(folded: Tensor, group: Group) -> Tensor:
     """The inverse of `_fold`."""
-    by_kv_head = folded.view(group.num, -1, group.length, *_heads(folded, group))
-    return by_kv_head.transpose(1, 2).reshape(group.num * group.length, -1, folded.shape[2])
-
-
-def _heads(folded: Tensor, group: Group) -> tuple[int, int]:
-    """G and D."""
-    return folded.shape[1] // group.length, folded.shape[2]
+    head_dim = folded.shape[2]
+    heads = folded.shape[1] // group.length
+    by_kv_head = folded.view(group.num, -1, group.length, heads, head_dim)
+    return by_kv_head.transpose(1, 2).reshape(group.num * group.length, -1, head_dim)
 
 
 @lru_cache(maxsize=1024)

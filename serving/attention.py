@@ -11,9 +11,10 @@ softmax's denominator, so each token's attention is put together from at most th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,9 +48,18 @@ class _Stretch:
     views: tuple[Tensor, ...] = ()
 
 
+class _Single(NamedTuple):
+    """A chunk of a single token, which attends to all of its row's own keys."""
+
+    region: Region
+    num_keys: int
+    place: int
+    """In the batch."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Singles:
-    """Chunks of a single token, which attend to all of their row's own keys: one call for many rows."""
+    """Those whose keys one view shows: one call for many rows."""
 
     tokens: Tensor
     """(n,) their places in the batch."""
@@ -71,14 +81,14 @@ class AttentionStep:
         self.past: list[_Stretch] = []
         places: list[int] = []
         groups: list[tuple[Row, int, int, int]] = []  # root, prefix_len, begin, end
-        singles: list[tuple[Region, int, int]] = []  # region, its own tokens, place in the batch
+        singles: list[_Single] = []
         begin = 0
         for chunk in chunks:
             row, end = chunk.row, begin + chunk.end - chunk.start
             own_start, own_end = chunk.start - row.prefix_len, chunk.end - row.prefix_len
             places.extend(range(row.region.start + own_start, row.region.start + own_end))
             if end - begin == 1:
-                singles.append((row.region, own_end, begin))
+                singles.append(_Single(row.region, own_end, begin))
             else:
                 self.chunks.append(_Stretch(begin, end))
                 if own_start:
@@ -99,23 +109,24 @@ class AttentionStep:
         self.singles = [_singles(pool, run) for run in _equally_spaced(singles)]
 
 
-def _equally_spaced(
-    singles: list[tuple[Region, int, int]],
-) -> list[list[tuple[Region, int, int]]]:
+def _equally_spaced(singles: Sequence[_Single]) -> list[list[_Single]]:
     """Runs of rows whose regions are equally large and lie equally far apart."""
-    runs: list[list[tuple[Region, int, int]]] = []
-    for single in sorted(singles, key=lambda s: (s[0].capacity_tokens, s[0].start)):
-        last = runs[-1] if runs else None
-        if last and last[-1][0].capacity_tokens == single[0].capacity_tokens:
-            spacing = single[0].start - last[-1][0].start
-            if len(last) == 1 or last[-1][0].start - last[-2][0].start == spacing:
-                last.append(single)
-                continue
-        runs.append([single])
+    runs: list[list[_Single]] = []
+    for single in sorted(singles, key=lambda s: (s.region.capacity_tokens, s.region.start)):
+        if runs and _goes_on(runs[-1], single):
+            runs[-1].append(single)
+        else:
+            runs.append([single])
     return runs
 
 
-def _singles(pool: KvPool, run: list[tuple[Region, int, int]]) -> _Singles:
+def _goes_on(run: list[_Single], single: _Single) -> bool:
+    regions = [s.region for s in (*run[-2:], single)]
+    spacings = {b.start - a.start for a, b in itertools.pairwise(regions)}
+    return len({r.capacity_tokens for r in regions}) == len(spacings) == 1
+
+
+def _singles(pool: KvPool, run: list[_Single]) -> _Singles:
     regions, lengths, tokens = zip(*run, strict=True)
     longest = max(lengths)
     mask = None

@@ -70,7 +70,7 @@ class AdapterSlots:
     """Which adapter is in which slot, and how many running sequences use it.
 
     A slot that nobody uses keeps its adapter until another needs the place, the one unused for longest
-    first. A slot holds a copy of the adapter's tensors.
+    first.
     """
 
     def __init__(self, model: PreTrainedModel, num_slots: int) -> None:

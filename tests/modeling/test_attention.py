@@ -150,6 +150,26 @@ def test_shared_beginning_counts_as_the_beginning_of_every_segment(
     attention._groups.cache_clear()
     monkeypatch.setattr(attention, "MAX_PADDING_TOKENS", max_padding_tokens)
     monkeypatch.setattr(attention, "MAX_WRITTEN_TOKENS", limit)
+    assert_shared_beginning_counts(window)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_kernel_for_packed_rows_gets_the_shared_beginning_with_every_segment(
+    monkeypatch: pytest.MonkeyPatch, window: int | None
+) -> None:
+    """What surrounds the GPU's kernel, with the reference in its place."""
+
+    def kernel(
+        q: Tensor, k: Tensor, v: Tensor, at: tuple[int, ...], _scale: float, window: int | None
+    ) -> Tensor:
+        return by_segment((q, k, v), tuple(b - a for a, b in itertools.pairwise(at)), window)
+
+    monkeypatch.setattr(attention, "_has_varlen_kernel", lambda _query: True)
+    monkeypatch.setattr(attention, "_varlen", kernel)
+    assert_shared_beginning_counts(window)
+
+
+def assert_shared_beginning_counts(window: int | None) -> None:
     num_shared, own = 6, (3, 1, 9, 9)
     inputs = qkv(num_shared + sum(own))
     with attention.segments(offsets(own, num_shared), num_shared):
