@@ -30,6 +30,12 @@ MAX_RANK = 512
 # A header holds some hundred bytes a tensor; more than this is an attack or another kind of file.
 MAX_HEADER_BYTES = 4 << 20
 MAX_CONFIG_BYTES = 1 << 20
+# A base's linear layer gives back about what it gets: 0.5 to 20 times the size of a random input, and
+# what training adds to it is a fraction of that. Beyond these limits an adapter says nothing, and its
+# numbers may overflow on their way through the layers.
+MAX_GAIN = 1000.0
+MAX_WEIGHT = 1e6
+MAX_SCALE = 1e6
 
 # Options of LoraConfig that change what the tensors mean, with the values that do not.
 NEUTRAL_OPTIONS: dict[str, tuple[Any, ...]] = {
@@ -138,7 +144,41 @@ def load(
                     f"{expected[side]}: it was made for another base model"
                 )
         adapter[name] = (pair["A"], pair["B"], config.scale_of(name))
+        _check_layer(name, *adapter[name])
     return config, adapter
+
+
+def check_magnitude(config: AdapterConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Raises `AdapterError` for weights that no base could bear: not finite, or absurdly large.
+
+    `tensors` are named by `peft_name`, with both sides of each layer. `load` checks the same.
+    """
+    for name, a in tensors.items():
+        match = _KEY.fullmatch(name)
+        if match is not None and match["side"] == "A":
+            module = match["module"]
+            _check_layer(module, a, tensors[peft_name(module, "B")], config.scale_of(module))
+
+
+def _check_layer(name: str, a: Tensor, b: Tensor, scale: float) -> None:
+    """The layer adds scale * B @ A; its gain is what that does to the size (RMS) of a random input."""
+    a, b = a.detach().double(), b.detach().double()
+    weight = max(float(a.abs().max()), float(b.abs().max()))
+    # ||B A||² is the sum of (B^T B) * (A A^T): the product itself, as large as the base's, is not needed.
+    norm = (
+        math.sqrt(max(float(((b.T @ b) * (a @ a.T)).sum()), 0.0)) if weight <= MAX_WEIGHT else 0.0
+    )
+    gain = abs(scale) * norm / math.sqrt(b.shape[0])
+    for what, value, limit in (
+        ("weights", weight, MAX_WEIGHT),
+        ("scale", abs(scale), MAX_SCALE),
+        ("gain", gain, MAX_GAIN),
+    ):
+        if not value <= limit:  # NaN is not, either
+            raise AdapterError(
+                f"{name} has {what} of {value:.3g} where {limit:g} is more than any base bears: the "
+                "training it comes from diverged"
+            )
 
 
 def linear_shapes(base_config: PretrainedConfig) -> dict[str, tuple[int, int]]:

@@ -236,3 +236,42 @@ def test_linear_shapes_are_those_of_the_model(
     assert len(shapes) == 14
     for name, shape in shapes.items():
         assert modules[name].weight.shape == shape
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "alpha", "words"),
+    [
+        (math.nan, 1.0, 8.0, "finite"),
+        (1.0, math.inf, 8.0, "finite"),
+        (1e22, 1.0, 8.0, "weights of 1e\\+22"),
+        (1e38, 0.0, 8.0, "weights of 1e\\+38"),
+        # Zeros times a scale that overflows fp32 are no zeros.
+        (1.0, 0.0, 1e300, "scale of"),
+        (100.0, 100.0, 8.0, "gain of"),
+    ],
+)
+def test_adapter_that_no_base_could_bear_is_refused(
+    a: float,
+    b: float,
+    alpha: float,
+    words: str,
+    tmp_path: Path,
+    base_config: PretrainedConfig,
+) -> None:
+    made = {peft_name(Q0, "A"): torch.full((4, 64), a), peft_name(Q0, "B"): torch.full((64, 4), b)}
+    with pytest.raises(AdapterError, match="of nan|of inf" if words == "finite" else words):
+        adapter_file.check_magnitude(config(alpha=alpha), made)
+    adapter_file.save(tmp_path, config(alpha=alpha), made)
+    with pytest.raises(AdapterError, match=words):
+        adapter_file.load(tmp_path, base_config)
+
+
+def test_gain_is_what_a_layer_does_to_the_size_of_its_input() -> None:
+    a, b = torch.randn(4, 64), torch.randn(32, 4)
+    x = torch.randn(64, 20000)
+    measured = float((2 * b @ a @ x).norm() / x.norm() * math.sqrt(64 / 32))
+    made = {peft_name(Q0, "A"): a, peft_name(Q0, "B"): b}
+    limit = adapter_file.MAX_GAIN / measured
+    adapter_file.check_magnitude(config(alpha=8.0 * limit * 0.97), made)
+    with pytest.raises(AdapterError, match="gain"):
+        adapter_file.check_magnitude(config(alpha=8.0 * limit * 1.03), made)
