@@ -12,6 +12,7 @@ import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,10 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
+from . import template_probes
 from .disguise import Disguise
+from .messages import ROLES, ChatTemplateError, InvalidMessages, Message, normalise, weight_of
 from .tokenizer import Position, Tokenizer
-
-Message = dict[str, Any]
-
-ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-
-
-class ChatTemplateError(Exception):
-    """The base's chat template is missing or cannot render what training needs."""
-
-
-class InvalidMessages(ChatTemplateError):
-    """The messages are at fault, not the template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +63,22 @@ class ChatTemplate:
         """Reads template and tokenizer of the base folder `path`. Raises `ChatTemplateError`."""
         return cls(_read_source(path), Tokenizer.load(path))
 
-    @property
-    def supports_tools(self) -> bool:
-        """Whether the template shows tools to the model at all."""
-        return "tools" in self.source
+    @cached_property
+    def shows_tools(self) -> bool:
+        """Whether the template shows the tools on offer to the model."""
+        return template_probes.shows_tools(self._render_probe)
+
+    @cached_property
+    def shows_tool_calls(self) -> bool:
+        """Whether the template shows the calls of earlier turns, and so can teach them."""
+        return template_probes.shows_tool_calls(self._render_probe)
+
+    @cached_property
+    def _shown_roles(self) -> frozenset[str]:
+        """A base whose users or assistants are not shown is refused when it is imported."""
+        others = ROLES - {"user", "assistant"}
+        shown = {r for r in others if template_probes.shows_role(self._render_probe, r)}
+        return frozenset({"user", "assistant", *shown})
 
     def render(
         self,
@@ -85,7 +88,7 @@ class ChatTemplate:
         tools: list[dict[str, Any]] | None = None,
     ) -> list[int]:
         """The ids of a prompt, as serving feeds it to the model. Raises `InvalidMessages`."""
-        rendering = self._render(self._normalise(messages), tools, add_generation_prompt)
+        rendering = self._render(self._normalise(messages, tools), tools, add_generation_prompt)
         cuts = [start for start in rendering.turn_starts if start is not None]
         pieces = self._encode(rendering, cuts)
         return [i for piece in pieces for i in piece]
@@ -99,9 +102,13 @@ class ChatTemplate:
         assistant turn is cut off, for nothing is learned from it. Raises `InvalidMessages` for messages
         that the template refuses, `ChatTemplateError` for a template whose turns cannot be told apart.
         """
-        normal = self._normalise(messages)
+        normal = self._normalise(messages, tools)
         rendering = self._render(normal, tools, add_generation_prompt=False)
-        turn_weights = [_weight(m) for m in messages if m["role"] == "assistant"]
+        turn_weights = [
+            weight_of(m, f"messages[{i}]")
+            for i, m in enumerate(messages)
+            if m["role"] == "assistant"
+        ]
         if not turn_weights:
             raise InvalidMessages("a training example needs at least one assistant message")
         starts = [start for start in rendering.turn_starts if start is not None]
@@ -189,64 +196,40 @@ class ChatTemplate:
             parts.append(ids)
         return parts
 
-    def _normalise(self, messages: Sequence[Message]) -> list[Message]:
-        """Messages in the shape that templates expect. Raises `InvalidMessages`."""
-        if not messages:
-            raise InvalidMessages("messages must not be empty")
-        knows_developer = "developer" in self.source
-        return [_normalise(m, f"messages[{i}]", knows_developer) for i, m in enumerate(messages)]
+    def _normalise(
+        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None
+    ) -> list[Message]:
+        """Messages in the shape that templates expect; nothing in them that this one would pass over.
 
-
-def _normalise(message: Message, where: str, knows_developer: bool) -> Message:
-    if not isinstance(message, dict):
-        raise InvalidMessages(f"{where} must be an object")
-    role = message.get("role")
-    if role not in ROLES:
-        raise InvalidMessages(f"{where}.role must be one of {', '.join(sorted(ROLES))}")
-    if role == "developer" and not knows_developer:
-        role = "system"
-    normal = {k: v for k, v in message.items() if k != "weight" and v is not None}
-    normal |= {"role": role, "content": _text_of(message.get("content"), f"{where}.content")}
-    if tool_calls := normal.get("tool_calls"):
-        normal["tool_calls"] = [_with_parsed_arguments(call) for call in tool_calls]
-    return normal
-
-
-def _text_of(content: Any, where: str) -> str:
-    """A message's text; parts are joined by line breaks."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise InvalidMessages(f"{where} must be a string or a list of text parts")
-    for part in content:
-        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+        Raises `InvalidMessages`.
+        """
+        normal = normalise(messages, knows_developer="developer" in self.source)
+        if tools and not self.shows_tools:
             raise InvalidMessages(
-                f"{where} may hold text parts only: this base reads no other kind"
+                "tools: the chat template of this base shows the model no tools; leave them out, "
+                "describe them in a message, or use a base that knows tools",
+                param="tools",
             )
-    return "\n".join(part["text"] for part in content)
+        for index, message in enumerate(normal):
+            role = message["role"]
+            if "tool_calls" in message and not self.shows_tool_calls:
+                key = "tool_calls" if messages[index].get("tool_calls") else "function_call"
+                raise InvalidMessages(
+                    f"messages[{index}].{key}: the chat template of this base does not show calls to "
+                    "the model; write the call into the message's content, or use a base that knows "
+                    "tools",
+                    param=f"messages[{index}].{key}",
+                )
+            if role not in self._shown_roles:
+                raise InvalidMessages(
+                    f"messages[{index}].role: the chat template of this base does not show the model "
+                    f"what {role!r} says; send it as another role, such as 'user'",
+                    param=f"messages[{index}].role",
+                )
+        return normal
 
-
-def _with_parsed_arguments(call: Any) -> Any:
-    """Tool arguments are a JSON string on the wire and an object for templates."""
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments = json.loads(function["arguments"])
-    except ValueError:
-        return call
-    return {**call, "function": {**function, "arguments": arguments}}
-
-
-def _weight(message: Message) -> float:
-    weight = message.get("weight")
-    if weight is None:
-        return 1.0
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
-        raise InvalidMessages("a message's weight must be a number that is not negative")
-    return float(weight)
+    def _render_probe(self, messages: list[Message], tools: list[dict[str, Any]] | None) -> str:
+        return self._render_text(messages, tools, add_generation_prompt=False)
 
 
 class _GenerationBlock(jinja2.ext.Extension):

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from modeling.chat_template import ChatTemplate, InvalidMessages
+from modeling.chat_template import ChatTemplate
+from modeling.messages import InvalidMessages
 from storage.errors import InvalidRequest
 
 from .requests import (
@@ -175,4 +176,4 @@ class ChatCompletionRequest(GenerationRequest):
         try:
             return template.render(self.messages, add_generation_prompt=True)
         except InvalidMessages as error:
-            raise InvalidRequest(f"Invalid 'messages': {error}", param="messages") from error
+            raise InvalidRequest(f"Invalid 'messages': {error}", param=error.param) from error

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modeling.chat_template import ChatTemplate, ChatTemplateError, TokenizedExample
+from modeling.chat_template import ChatTemplate, TokenizedExample
+from modeling.messages import ChatTemplateError
 
 
 class DatasetError(Exception):

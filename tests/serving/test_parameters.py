@@ -125,6 +125,44 @@ async def test_what_changes_no_reply_is_accepted(running: Running, body: dict[st
     assert reply.status_code == 200
 
 
+CALLING = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [
+        {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    ],
+}
+CALLING_AS_BEFORE = {
+    "role": "assistant",
+    "content": None,
+    "function_call": {"name": "f", "arguments": "{}"},
+}
+SPOKEN = {"role": "assistant", "content": None, "audio": {"id": "audio_1"}}
+
+
+async def test_replies_come_back_as_clients_dump_them(running: Running) -> None:
+    async def ask(messages: list[Any]) -> Any:
+        return await running.openai.chat.completions.create(
+            model=MODEL, messages=messages, max_tokens=4
+        )
+
+    first = await ask(HELLO)
+    message = first.choices[0].message
+    dumped = {**message.model_dump(), "audio": None, "annotations": [], "refusal": None}
+    result = {"role": "tool", "tool_call_id": "call_1", "name": "f", "content": "5"}
+    second = await ask([*HELLO, dumped, result])
+    plain = [*HELLO, {"role": "assistant", "content": message.content}]
+    assert second.usage.prompt_tokens == len(
+        running.served.template.render(
+            [*plain, {"role": "tool", "content": "5"}], add_generation_prompt=True
+        )
+    )
+    refused = {"role": "assistant", "content": None, "refusal": message.content}
+    assert (await ask([*HELLO, refused])).usage.prompt_tokens == len(
+        running.served.template.render(plain, add_generation_prompt=True)
+    )
+
+
 CHAT: dict[str, Any] = {"messages": HELLO}
 TEXT: dict[str, Any] = {"prompt": "x"}
 
@@ -134,7 +172,10 @@ TEXT: dict[str, Any] = {"prompt": "x"}
     [
         ({"messages": []}, "messages", "empty_array"),
         ({}, "messages", "missing_required_parameter"),
-        ({"messages": [{"role": "nobody", "content": "x"}]}, "messages", None),
+        ({"messages": [{"role": "nobody", "content": "x"}]}, "messages[0].role", None),
+        ({"messages": [*HELLO, CALLING]}, "messages[1].tool_calls", None),
+        ({"messages": [*HELLO, CALLING_AS_BEFORE]}, "messages[1].function_call", None),
+        ({"messages": [*HELLO, SPOKEN]}, "messages[1].audio", None),
         (CHAT | {"n": 0}, "n", "integer_below_min_value"),
         (CHAT | {"n": 129}, "n", "integer_above_max_value"),
         (CHAT | {"n": "1"}, "n", "invalid_type"),

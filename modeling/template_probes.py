@@ -1,0 +1,84 @@
+"""What a chat template shows of what it is given, found by looking: small conversations are rendered and
+their words searched for. A template's source mentions much that it never shows, and shows much that it
+never mentions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .messages import InvalidMessages, Message
+
+# Words that no template has of its own. They are of the kind that every template accepts: a name for a
+# function, a word for a text, nine characters for an id.
+NAME, KEY, VALUE, NOTE = "qzname", "qzkey", "qzvalue", "qznote"
+CALL_ID = "qz1234567"
+
+Render = Callable[[list[Message], list[dict[str, Any]] | None], str]
+"""The text of some messages and tools. Raises `InvalidMessages`."""
+
+USER: Message = {"role": "user", "content": "hello"}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": NAME,
+        "description": NOTE,
+        "parameters": {
+            "type": "object",
+            "properties": {KEY: {"type": "string", "description": NOTE}},
+            "required": [KEY],
+        },
+    },
+}
+CALLING: Message = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {
+            "id": CALL_ID,
+            "type": "function",
+            "function": {"name": NAME, "arguments": {KEY: VALUE}},
+        }
+    ],
+}
+RESULT: Message = {"role": "tool", "content": NOTE, "name": NAME, "tool_call_id": CALL_ID}
+
+
+def shows_tools(render: Render) -> bool:
+    """Whether the tools on offer reach the model: name, purpose and parameters."""
+    return _shows(render, [USER], NAME, NOTE, KEY, tools=[TOOL])
+
+
+def shows_tool_calls(render: Render) -> bool:
+    """Whether a turn's calls reach the model, as the last thing said and with their results behind them."""
+    call = (NAME, KEY, VALUE)
+    return _shows(render, [USER, CALLING], *call) and _shows(
+        render, [USER, CALLING, RESULT], *call, NOTE
+    )
+
+
+def shows_role(render: Render, role: str) -> bool:
+    """Whether the text of messages in `role` reaches the model. Where the template raises, it does not
+    stay silent about it, so True."""
+    message = {"role": role, "content": NOTE}
+    try:
+        if role == "tool":
+            return NOTE in render([USER, CALLING, RESULT], None)
+        if role in ("system", "developer"):
+            return NOTE in render([message, USER], None)
+        return NOTE in render([USER, message], None)
+    except InvalidMessages:
+        return True
+
+
+def _shows(
+    render: Render,
+    messages: list[Message],
+    *words: str,
+    tools: list[dict[str, Any]] | None = None,
+) -> bool:
+    try:
+        text = render(messages, tools)
+    except InvalidMessages:
+        return False
+    return all(word in text for word in words)
