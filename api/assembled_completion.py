@@ -1,4 +1,4 @@
-"""A streamed chat completion put together again, as it would have come without streaming."""
+"""A streamed completion put together again, as it would have come without streaming."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from typing import Any
 Json = dict[str, Any]
 
 _HEAD = ("id", "created", "model", "system_fingerprint", "service_tier")
+# What of a chunk's choice is joined to what came before; all else says the same each time, or comes once.
+_JOINED = frozenset({"delta", "text", "logprobs"})
 
 
 class AssembledCompletion:
-    """Takes chunks; whatever in them has not the shape of OpenAI's is left out."""
+    """Takes the chunks of a chat; whatever in them has not the shape of OpenAI's is left out."""
 
-    def __init__(self) -> None:
+    kind = "chat.completion"
+
+    def __init__(self, *, has_logprobs: bool = False) -> None:
+        self._has_logprobs = has_logprobs
         self._head: Json = {}
         self._choices: dict[int, Json] = {}
         self._usage: Json | None = None
@@ -23,21 +28,23 @@ class AssembledCompletion:
         return bool(self._choices) and all(c["finish_reason"] for c in self._choices.values())
 
     def add(self, chunk: Json) -> None:
-        self._head |= {name: chunk[name] for name in _HEAD if chunk.get(name) is not None}
+        for name in _HEAD:
+            if name in chunk and self._head.get(name) is None:
+                self._head[name] = chunk[name]
         if isinstance(chunk.get("usage"), dict):
             self._usage = chunk["usage"]
         for part in chunk.get("choices") or ():
             self._add_choice(part)
 
     def body(self) -> Json:
-        """A `chat.completion`."""
+        """The completion whole."""
         choices = [self._choices[index] for index in sorted(self._choices)]
         return {
             "id": "",
             "created": 0,
             "model": "",
             **self._head,
-            "object": "chat.completion",
+            "object": self.kind,
             "choices": choices,
             "usage": self._usage,
         }
@@ -45,18 +52,36 @@ class AssembledCompletion:
     def _add_choice(self, part: Json) -> None:
         index = part.get("index", 0)
         choice = self._choices.setdefault(
-            index,
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": None, "refusal": None},
-                "logprobs": None,
-                "finish_reason": None,
-            },
+            index, {"index": index, "finish_reason": None, **self._nothing()}
         )
-        choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
-        _add_delta(choice["message"], part.get("delta") or {})
+        for name, value in part.items():
+            if name not in _JOINED and value is not None:
+                choice[name] = value
+        self._add_content(choice, part)
         if isinstance(part.get("logprobs"), dict):
             choice["logprobs"] = _joined(choice["logprobs"] or {}, part["logprobs"])
+
+    def _nothing(self) -> Json:
+        """A choice's content before anything of it has come."""
+        # A reply of no token has no chunk with log-probabilities, and a list of them all the same.
+        logprobs = {"content": [], "refusal": None} if self._has_logprobs else None
+        message = {"role": "assistant", "content": None, "refusal": None}
+        return {"message": message, "logprobs": logprobs}
+
+    def _add_content(self, choice: Json, part: Json) -> None:
+        _add_delta(choice["message"], part.get("delta") or {})
+
+
+class AssembledText(AssembledCompletion):
+    """Takes the chunks of a text completion."""
+
+    kind = "text_completion"
+
+    def _nothing(self) -> Json:
+        return {"text": "", "logprobs": None}
+
+    def _add_content(self, choice: Json, part: Json) -> None:
+        choice["text"] += part.get("text") or ""
 
 
 def _add_delta(message: Json, delta: Json) -> None:
@@ -81,8 +106,12 @@ def _add_call(calls: list[Json], part: Json) -> None:
 
 
 def _joined(before: Json, after: Json) -> Json:
-    """Log-probabilities: lists of entries one a token."""
-    return {
-        name: (before.get(name) or []) + (after.get(name) or []) or None
-        for name in ("content", "refusal")
-    }
+    """Log-probabilities: lists of entries one a token, or null where there are none of a kind."""
+    lists = dict(before)
+    for name, entries in after.items():
+        if isinstance(entries, list) and isinstance(lists.get(name), list):
+            # In place: what has come so far is not copied for each chunk.
+            lists[name].extend(entries)
+        elif isinstance(entries, list) or name not in lists:
+            lists[name] = list(entries) if isinstance(entries, list) else entries
+    return lists

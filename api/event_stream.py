@@ -69,6 +69,23 @@ class EventStream(StreamingResponse):
                 await self._upstream.aclose()
 
 
+def is_stream(upstream: httpx.Response) -> bool:
+    """Whether the reply is a stream of events, not a whole."""
+    return upstream.headers.get("content-type", "").startswith(MEDIA_TYPE)
+
+
+async def values(upstream: httpx.Response) -> AsyncIterator[Json]:
+    """What the stream's events hold; ends with the stream or its `[DONE]`."""
+    async for event in events(upstream.aiter_raw()):
+        for line in event.splitlines():
+            name, _, data = line.partition(b":")
+            if name == b"data" and data.strip() == DONE:
+                return
+            value = _object(data) if name == b"data" else None
+            if value is not None:
+                yield value
+
+
 async def watched(upstream: httpx.Response, watcher: Watcher) -> AsyncIterator[bytes]:
     """The events, each complete. A stream that breaks ends with an error event, as OpenAI's do."""
     try:
@@ -111,11 +128,19 @@ def _show(event: bytes, watcher: Watcher) -> bytes:
 
 def _show_line(line: bytes, watcher: Watcher) -> bytes | None:
     name, _, data = line.partition(b":")
-    if name != b"data" or not data.lstrip().startswith(b"{"):
-        return line
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
+    value = _object(data) if name == b"data" else None
+    if value is None:
         return line
     seen = watcher.see(value)
     return None if seen is None else b"data: " + orjson.dumps(seen)
+
+
+def _object(data: bytes) -> Json | None:
+    """The JSON object of an event's data, if it is one."""
+    if not data.lstrip().startswith(b"{"):
+        return None
+    try:
+        value: Json = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return value

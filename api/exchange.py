@@ -1,8 +1,8 @@
 """One request to an inference server: what is sent, and what becomes of the reply on its way back.
 
 The user's name for the model is put back into it, its tokens are counted, and it is kept if the user
-said so. A stream is asked for its usage at every chunk, so that also one that nobody reads to its end is
-counted; chunks reach the client as the client wanted them.
+said so. The inference server is always asked for a stream with its usage at every chunk, so that what it
+computed is counted also where nobody waits for the end; the client gets chunks or a whole, as it wanted.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import structlog
 from storage.api_keys import Caller
 from storage.errors import LuthierError, Unavailable
 
-from . import errors, stored_completions
-from .assembled_completion import AssembledCompletion
+from . import errors, event_stream, stored_completions
+from .assembled_completion import AssembledCompletion, AssembledText
 from .stored_completions import Keeping
 from .targets import Target
 from .wiring import Wiring
@@ -27,6 +27,7 @@ log = structlog.get_logger()
 
 CHAT_PATH = "/v1/chat/completions"
 TEXT_PATH = "/v1/completions"
+_BROKE = "The model's reply broke off. Please try again."
 
 Json = dict[str, Any]
 
@@ -52,8 +53,17 @@ class Exchange:
         self._request_id = request_id
         self._is_batch = is_batch
         self._keeping = Keeping.of(body) if path == CHAT_PATH else None
-        self._assembled = AssembledCompletion()
+        self._assembled = (
+            AssembledCompletion(has_logprobs=body.get("logprobs") is True)
+            if path == CHAT_PATH
+            else AssembledText()
+        )
         self._usage: object = None
+
+    @property
+    def is_streaming(self) -> bool:
+        """The client wants the reply in chunks."""
+        return self._body.get("stream") is True
 
     async def send(self) -> httpx.Response:
         """The reply's head. Raises what `Backends.send` raises."""
@@ -68,25 +78,53 @@ class Exchange:
         body = {**self._body, "model": self.target.wire_model}
         options = self._body.get("stream_options")
         # What is malformed goes as it is: the inference server says what is wrong with it.
-        if body.get("stream") is True and isinstance(options, dict | None):
+        if self._is_streamable() and isinstance(options, dict | None):
             usage = {"include_usage": True, "continuous_usage_stats": True}
-            body["stream_options"] = {**(options or {}), **usage}
+            body |= {"stream": True, "stream_options": {**(options or {}), **usage}}
         for ours in ("store", "metadata") if self._path == CHAT_PATH else ():
             body.pop(ours, None)
         return orjson.dumps(body)
 
+    def _is_streamable(self) -> bool:
+        """Whether the reply can come in chunks: the best of several candidates is known at the end only."""
+        best_of = self._body.get("best_of") if self._path == TEXT_PATH else None
+        return self.is_streaming or (
+            self._body.get("stream") in (None, False)
+            and best_of in (None, 0, 1, self._body.get("n"))
+        )
+
     async def whole(self, upstream: httpx.Response) -> Json:
         """The completion. Raises LuthierError, also for an error that the inference server answered."""
         try:
-            await upstream.aread()
-        except httpx.TransportError as error:
+            if event_stream.is_stream(upstream):
+                value = await self._assemble(upstream)
+            else:
+                await upstream.aread()
+                value = self._checked(upstream)
+        except httpx.ReadTimeout as error:
+            log.warning("backend.timeout", error=repr(error))
+            raise Unavailable("The model did not answer in time.", status=504) from None
+        except (httpx.TransportError, event_stream.EventTooLong) as error:
             log.warning("backend.reply_broke", error=repr(error))
-            raise Unavailable("The model's reply broke off. Please try again.") from None
-        value = self._checked(upstream)
+            raise Unavailable(_BROKE) from None
         self._usage = value.get("usage")
         self.close()
         await self._keep(value)
         return value
+
+    async def _assemble(self, upstream: httpx.Response) -> Json:
+        async for event in event_stream.values(upstream):
+            event = self._renamed(event)
+            if "error" in event:
+                error = event["error"]
+                raise LuthierError(**error if isinstance(error, dict) else {"message": _BROKE})
+            self._assembled.add(event)
+            if isinstance(event.get("usage"), dict):
+                self._usage = event["usage"]
+        if not self._assembled.is_complete:
+            log.warning("backend.reply_broke", error="the stream ended early")
+            raise Unavailable(_BROKE)
+        return self._assembled.body()
 
     def see(self, event: Json) -> Json | None:
         """A stream's event as the client gets it; None: not at all."""
@@ -109,6 +147,11 @@ class Exchange:
         """The stream has come to its end: what is to be kept is kept before the client hears so."""
         if self._assembled.is_complete:
             await self._keep(self._assembled.body())
+
+    def abandon(self) -> None:
+        """The client left: count what was computed for it until then, if anything was."""
+        if self._usage is not None:
+            self.close()
 
     def close(self) -> None:
         """Count what was used, however the exchange ended."""

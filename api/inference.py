@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
+from starlette.requests import ClientDisconnect
 
 from storage.api_keys import Caller
 
@@ -102,10 +103,13 @@ async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) 
     # A name may hold any character, a header may not.
     headers = {"openai-model": target.canonical_name.encode("ascii", "replace").decode()}
     upstream = await unless_disconnected(request, exchange.send())
-    if upstream.headers.get("content-type", "").startswith(event_stream.MEDIA_TYPE):
+    if exchange.is_streaming and event_stream.is_stream(upstream):
         return event_stream.EventStream(upstream, exchange, headers)
     try:
         value = await unless_disconnected(request, exchange.whole(upstream))
+    except ClientDisconnect:
+        exchange.abandon()
+        raise
     except Refused as error:
         if error.retry_after is not None:
             headers["retry-after"] = error.retry_after

@@ -21,12 +21,14 @@ class FakeBackend:
     answer: Response | None = None
     """Given instead of a completion."""
     is_endless: bool = False
-    """Streams never end, and whole replies never come."""
+    """Replies never end."""
     cut: int | None = None
     """The stream is sent in pieces of this many bytes."""
     breaks_after: int | None = None
     """The connection breaks after this many events."""
     num_cancelled: int = 0
+    num_signs_of_life: int = 0
+    """Sent by endless streams that have nothing more to say."""
 
     def app(self) -> FastAPI:
         app = FastAPI()
@@ -52,15 +54,20 @@ class FakeBackend:
         return JSONResponse(self._completion(body))
 
     def _completion(self, body: dict[str, Any]) -> dict[str, Any]:
-        message = {"role": "assistant", "content": f"Hello from {self.name}"}
+        """What the stream of the same request says, as a whole."""
+        content = "".join(self._words())
+        message = {"role": "assistant", "content": content}
         return {
             "id": "chatcmpl-1",
             "object": "chat.completion",
             "created": 1,
             "model": body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop", "text": "Hello"}],
-            "usage": _usage(2),
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop", "text": content}],
+            "usage": _usage(len(self._words())),
         }
+
+    def _words(self) -> list[str]:
+        return ["Hello", " from", f" {self.name}", " with", " ünicode"]
 
     async def _stream(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
         try:
@@ -72,7 +79,7 @@ class FakeBackend:
 
     async def _pieces(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
         options = body.get("stream_options") or {}
-        words = ["Hello", " from", " a", " stream", " with ünicode"]
+        words = self._words()
         sent = b""
         for index, word in enumerate(words):
             if index == self.breaks_after:
@@ -81,6 +88,7 @@ class FakeBackend:
             choice = {
                 "index": 0,
                 "delta": {"content": word},
+                "text": word,
                 "finish_reason": "stop" if is_last and not self.is_endless else None,
             }
             chunk = _chunk(body, [choice])
@@ -92,6 +100,7 @@ class FakeBackend:
             sent += event
         while self.is_endless:
             yield b": still here\n\n"
+            self.num_signs_of_life += 1
             await asyncio.sleep(0.01)
         end = b"data: [DONE]\n\n"
         if options.get("include_usage"):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.assembled_completion import AssembledCompletion
+from api.assembled_completion import AssembledCompletion, AssembledText
 
 Json = dict[str, Any]
 
@@ -60,3 +60,19 @@ def test_log_probabilities_and_tool_calls_are_joined() -> None:
         {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
     ]
     assert choice["logprobs"] == {"content": [1, 2, 3], "refusal": None}
+
+
+def test_a_text_completion_is_joined_and_keeps_what_only_this_server_says() -> None:
+    completion = AssembledText()
+    for text, logprobs, more in (
+        ("a", {"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": None}, {}),
+        ("b", {"tokens": ["b"], "token_logprobs": [-2.0], "top_logprobs": None}, {}),
+        ("", None, {"finish_reason": "stop", "stop_reason": "END"}),
+    ):
+        completion.add({"choices": [{"index": 0, "text": text, "logprobs": logprobs, **more}]})
+    body = completion.body()
+    assert body["object"] == "text_completion"
+    logprobs = {"tokens": ["a", "b"], "token_logprobs": [-1.0, -2.0], "top_logprobs": None}
+    (choice,) = body["choices"]
+    assert (choice["text"], choice["logprobs"]) == ("ab", logprobs)
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", "END")

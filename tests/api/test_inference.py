@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,12 +12,14 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from sqlalchemy import select
 
 from api import inference
 from api.metrics import Metrics
 from api.wiring import wire
 from storage.api_keys import Caller
 from storage.errors import LuthierError, NotFound
+from storage.usage import UsageRow
 from tests.api.fake_backend import FakeBackend
 from tests.api.stack import Api, Tenant, free_port, running, running_api, wait_until
 
@@ -46,14 +49,17 @@ def test_a_base_is_asked_by_id_and_answers_by_the_name_that_was_used(
     with gateway(api, backend) as front, front.client(tenant) as client:
         reply = ask(client, "gpt-4o-mini", temperature=0.5, extra_body={"top_k": 3})
         assert reply.model == "gpt-4o-mini"
-        assert reply.choices[0].message.content == "Hello from fake"
+        assert reply.choices[0].message.content == "Hello from fake with ünicode"
         assert client.completions.create(model="tiny-random", prompt="x").model == "tiny-random"
         raw = client.chat.completions.with_raw_response.create(
             model="gpt-4o-mini", messages=MESSAGES
         )
         assert raw.headers["openai-model"] == "tiny-random"
     body, headers = backend.requests[0]
-    assert body == {"model": "tiny-random", "messages": MESSAGES, "temperature": 0.5, "top_k": 3}
+    asked = {"model": "tiny-random", "messages": MESSAGES, "temperature": 0.5, "top_k": 3}
+    # A stream, so that what was computed is known also if the client leaves before the end.
+    usage = {"include_usage": True, "continuous_usage_stats": True}
+    assert body == {**asked, "stream": True, "stream_options": usage}
     assert headers["authorization"] == "Bearer internal"
     assert headers["x-luthier-cache-salt"] == tenant.project_id
     assert headers["x-request-id"].startswith("req_")
@@ -80,9 +86,8 @@ def test_a_stream_arrives_by_events_with_the_user_s_name(
     model = api.tuned_model(tenant)
     with gateway(api, FakeBackend(cut=cut)) as front, front.client(tenant) as client:
         chunks = list(ask(client, model.name, stream=True))
-        assert "".join(c.choices[0].delta.content for c in chunks) == (
-            "Hello from a stream with ünicode"
-        )
+        text = "".join(c.choices[0].delta.content for c in chunks)
+        assert text == "Hello from fake with ünicode"
         assert {c.model for c in chunks} == {model.name}
         with front.http(tenant) as http:
             body = {"model": model.name, "messages": MESSAGES, "stream": True}
@@ -206,7 +211,7 @@ def test_the_next_backend_takes_over_when_one_is_down_or_busy(api: Api, tenant: 
     models = [api.tuned_model(tenant).name for _ in range(8)]
     with gateway(api, up, busy, dead=2) as front, front.client(tenant) as client:
         answers = {ask(client, model).choices[0].message.content for model in models}
-    assert answers == {"Hello from up"}
+    assert answers == {"Hello from up with ünicode"}
     assert busy.requests
 
 
@@ -217,6 +222,29 @@ def test_an_adapter_stays_on_one_backend(api: Api, tenant: Tenant) -> None:
         for _ in range(6):
             ask(client, model)
     assert sorted(len(backend.requests) for backend in backends) == [0, 0, 6]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_a_whole_reply_that_breaks_off_is_an_error_and_costs_nothing(
+    api: Api, tenant: Tenant, path: str
+) -> None:
+    backend = FakeBackend(breaks_after=3)
+    body = {"model": "tiny-random", "messages": MESSAGES, "prompt": "x"}
+    with gateway(api, backend) as front, front.http(tenant) as http:
+        reply = http.post(path, json=body)
+    assert reply.status_code == 503
+    assert "broke off" in reply.json()["error"]["message"]
+    with api.sessions() as session:
+        query = select(UsageRow).where(UsageRow.project_id == tenant.project_id)
+        assert session.scalars(query).all() == []
+
+
+def test_the_best_of_several_is_asked_for_as_a_whole(api: Api, tenant: Tenant) -> None:
+    backend = FakeBackend()
+    with gateway(api, backend) as front, front.client(tenant) as client:
+        best = client.completions.create(model="tiny-random", prompt="x", best_of=3)
+        assert best.choices[0].text == "Hello from fake with ünicode"
+    assert "stream" not in backend.requests[0][0]
 
 
 def test_with_no_backend_left_it_is_503_and_worth_another_try(api: Api, tenant: Tenant) -> None:
@@ -243,22 +271,30 @@ def test_a_base_that_nothing_serves_is_400(api: Api, tenant: Tenant) -> None:
         assert caught.value.code == "model_not_served"
 
 
+@contextmanager
+def asking(front: Api, tenant: Tenant, path: str, body: dict[str, Any]) -> Iterator[socket.socket]:
+    """A client that has asked and hangs up at the end of the block."""
+    content = json.dumps({"model": "tiny-random", **body}).encode()
+    address = urlsplit(front.url)
+    where = (address.hostname or "", address.port or 0)
+    with socket.create_connection(where, timeout=5) as peer:
+        peer.sendall(
+            f"POST {path} HTTP/1.1\r\nhost: x\r\n".encode()
+            + f"authorization: Bearer {tenant.key}\r\n".encode()
+            + f"content-length: {len(content)}\r\n\r\n".encode()
+            + content
+        )
+        yield peer
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_ends_the_backend_s_work(
     api: Api, tenant: Tenant, stream: bool
 ) -> None:
     backend = FakeBackend(is_endless=True)
-    body = b'{"model": "tiny-random", "messages": [], "stream": %s}' % str(stream).lower().encode()
+    body = {"messages": [], "stream": stream}
     with gateway(api, backend) as front:
-        address = urlsplit(front.url)
-        where = (address.hostname or "", address.port or 0)
-        with socket.create_connection(where, timeout=5) as peer:
-            peer.sendall(
-                b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
-                + f"authorization: Bearer {tenant.key}\r\n".encode()
-                + f"content-length: {len(body)}\r\n\r\n".encode()
-                + body
-            )
+        with asking(front, tenant, "/v1/chat/completions", body) as peer:
             wait_until(lambda: backend.requests)
             if stream:
                 assert peer.recv(1000).startswith(b"HTTP/1.1 200")
@@ -284,9 +320,8 @@ def test_the_api_itself_gets_a_completion_as_a_dict_or_the_error_raised(
     body: dict[str, Any] = {"model": "gpt-4o-mini", "messages": MESSAGES, "stream": True}
     with gateway(api, backend) as front:
         reply = complete_in(front, tenant, body)
-        assert reply["choices"][0]["message"]["content"] == "Hello from fake"
+        assert reply["choices"][0]["message"]["content"] == "Hello from fake with ünicode"
         assert reply["model"] == "gpt-4o-mini"
-        assert backend.requests[0][0]["stream"] is False
         with pytest.raises(NotFound, match="does not exist"):
             complete_in(front, tenant, {**body, "model": "nothing"})
         backend.answer = openai_error(400, "tiny-random holds too many tokens")

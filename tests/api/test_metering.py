@@ -18,7 +18,7 @@ from storage.api_keys import Caller
 from storage.usage import UsageRow
 from tests.api.fake_backend import FakeBackend
 from tests.api.stack import Api, Tenant, process, running, wait_until
-from tests.api.test_inference import MESSAGES, ask, gateway, openai_error
+from tests.api.test_inference import MESSAGES, ask, asking, gateway, openai_error
 
 USAGE = {
     "prompt_tokens": 3,
@@ -52,14 +52,14 @@ def test_requests_are_counted_under_the_model_s_canonical_name(api: Api, tenant:
         ask(client, model)
         list(ask(client, model, stream=True))
         wait_until(lambda: sums(api, tenant).get(model, (0, 0, 0, 0))[3] == 2)
-    assert sums(api, tenant) == {"tiny-random": (9, 3, 6, 3), model: (6, 2, 7, 2)}
+    assert sums(api, tenant) == {"tiny-random": (9, 3, 15, 3), model: (6, 2, 10, 2)}
     assert all(row.api_key_id.startswith("key_") and not row.is_batch for row in rows(api, tenant))
 
 
 def test_what_was_counted_is_written_before_the_api_ends(api: Api, tenant: Tenant) -> None:
     with gateway(api, FakeBackend()) as front, front.client(tenant) as client:
         ask(client)
-    assert sums(api, tenant) == {"tiny-random": (3, 1, 2, 1)}
+    assert sums(api, tenant) == {"tiny-random": (3, 1, 5, 1)}
 
 
 def test_a_request_that_failed_used_nothing(api: Api, tenant: Tenant) -> None:
@@ -82,6 +82,19 @@ def test_of_a_stream_that_nobody_reads_to_its_end_the_part_that_was_made_counts(
             next(stream)
         stream.close()
         wait_until(lambda: sums(api, tenant) == {"tiny-random": (3, 1, 5, 1)})
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_of_a_whole_reply_that_nobody_waits_for_the_part_that_was_made_counts(
+    api: Api, tenant: Tenant, path: str
+) -> None:
+    backend = FakeBackend(is_endless=True)
+    with gateway(api, backend) as front:
+        with asking(front, tenant, path, {"messages": MESSAGES, "prompt": "x"}):
+            # By then all that was generated has gone over the wire.
+            wait_until(lambda: backend.num_signs_of_life > 20)
+        wait_until(lambda: sums(api, tenant) == {"tiny-random": (3, 1, 5, 1)})
+        wait_until(lambda: backend.num_cancelled == 1)
 
 
 def test_a_batch_s_requests_are_counted_apart_if_luthier_itself_says_so(
