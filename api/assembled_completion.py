@@ -64,7 +64,7 @@ class AssembledCompletion:
     def _nothing(self) -> Json:
         """A choice's content before anything of it has come."""
         # A reply of no token has no chunk with log-probabilities, and a list of them all the same.
-        logprobs = {"content": [], "refusal": None} if self._has_logprobs else None
+        logprobs: Json | None = {"content": [], "refusal": None} if self._has_logprobs else None
         message = {"role": "assistant", "content": None, "refusal": None}
         return {"message": message, "logprobs": logprobs}
 

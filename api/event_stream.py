@@ -71,7 +71,8 @@ class EventStream(StreamingResponse):
 
 def is_stream(upstream: httpx.Response) -> bool:
     """Whether the reply is a stream of events, not a whole."""
-    return upstream.headers.get("content-type", "").startswith(MEDIA_TYPE)
+    kind: str = upstream.headers.get("content-type", "")
+    return kind.startswith(MEDIA_TYPE)
 
 
 async def values(upstream: httpx.Response) -> AsyncIterator[Json]:
