@@ -134,3 +134,13 @@ def metrics(session: Session, job_id: str) -> list[Json]:
         )
         if data is not None
     ]
+
+
+def last_metrics(session: Session, job_id: str) -> Json | None:
+    """The data of the newest metrics event: what stands behind it in the index is all that is read."""
+    return session.scalar(
+        select(EventRow.data)
+        .where(EventRow.job_id == job_id, EventRow.type == "metrics")
+        .order_by(EventRow.seq.desc())
+        .limit(1)
+    )

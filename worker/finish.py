@@ -33,12 +33,12 @@ Json = dict[str, object]
 def last_metrics(worker: Worker, lease: Lease) -> dict[str, int] | None:
     """The metrics of the last step if training is over and its model published, else None."""
     with worker.sessions() as session:
-        metrics = events.metrics(session, lease.job.id)
-        if not metrics or metrics[-1]["step"] != metrics[-1]["total_steps"]:
+        metrics = events.last_metrics(session, lease.job.id)
+        if metrics is None or metrics["step"] != metrics["total_steps"]:
             return None
-        if checkpoints.at_step(session, lease.job.id, metrics[-1]["step"]) is None:
+        if checkpoints.at_step(session, lease.job.id, metrics["step"]) is None:
             return None
-        return metrics[-1]
+        return metrics
 
 
 def succeed(worker: Worker, lease: Lease) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from typing import Any
+
+from sqlalchemy import event, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from storage import events
@@ -58,3 +61,31 @@ def test_event_is_found_by_its_key(database: Database, project_id: str) -> None:
         assert found is not None
         assert (found.level, found.type, found.data) == ("warn", "message", {"step": 7})
         assert events.find(session, job.id, "crash:2") is None
+
+
+def test_last_metrics_are_found_without_reading_the_others(
+    database: Database, project_id: str
+) -> None:
+    with database.begin() as session:
+        job, silent = add_job(session, project_id), add_job(session, project_id)
+        for step in range(1, 301):
+            events.add(session, job.id, f"step:{step}", "", type="metrics", data={"step": step})
+        events.add(session, job.id, "model", "New fine-tuned model created", data={})
+    with database() as session:
+        session.execute(text("SET enable_seqscan = off"))
+        session.execute(text("ANALYZE events"))
+        assert events.last_metrics(session, silent.id) is None
+        asked: list[tuple[str, Any]] = []
+
+        @event.listens_for(session.connection(), "before_cursor_execute")
+        def note(_c: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
+            asked.append((statement, values))
+
+        assert events.last_metrics(session, job.id) == {"step": 300}
+        ((statement, values),) = asked
+        plan = session.connection().exec_driver_sql(
+            f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", values
+        )
+        (scan,) = plan.scalar_one()[0]["Plan"]["Plans"]
+    assert scan["Node Type"] == "Index Scan"
+    assert scan["Rows Removed by Filter"] == 1
