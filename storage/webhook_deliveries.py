@@ -1,6 +1,6 @@
 """Deliveries of events to webhook endpoints. A delivery is a row for as long as it is to be made.
 
-Taking one moves it into the future: a process that dies over it leaves it to be taken again, so an event is
+Taking one (`webhook_turns`) moves it into the future: a process that dies over it leaves it to be taken again, so an event is
 delivered at least once, always under the same `webhook-id`. All times are the database's.
 """
 
@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, delete, func, select, update
-from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy import ForeignKey, Index, delete, func, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from .database import Base, CreatedAt
@@ -65,32 +64,6 @@ def add(session: Session, endpoint_ids: Sequence[str], type: str, object_id: str
             )
         )
     session.flush()
-
-
-def take(session: Session, limit: int, *, except_to: Collection[str]) -> list[WebhookDeliveryRow]:
-    """Deliveries that are due, one an endpoint: one that hangs does not keep the others waiting."""
-    now = func.clock_timestamp()
-    next_ones = (
-        select(WebhookDeliveryRow.id)
-        .ext(distinct_on(WebhookDeliveryRow.endpoint_id))
-        .where(WebhookDeliveryRow.due_at <= now, WebhookDeliveryRow.endpoint_id.not_in(except_to))
-        .order_by(WebhookDeliveryRow.endpoint_id, WebhookDeliveryRow.due_at)
-    )
-    mine = session.scalars(
-        select(WebhookDeliveryRow.id)
-        .where(WebhookDeliveryRow.id.in_(next_ones), WebhookDeliveryRow.due_at <= now)
-        .order_by(WebhookDeliveryRow.due_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).all()
-    rows = session.scalars(
-        update(WebhookDeliveryRow)
-        .where(WebhookDeliveryRow.id.in_(mine))
-        .values(attempts=WebhookDeliveryRow.attempts + 1, due_at=now + timedelta(seconds=LEASE_S))
-        .returning(WebhookDeliveryRow)
-        .execution_options(populate_existing=True)
-    )
-    return list(rows)
 
 
 def delivered(session: Session, row: WebhookDeliveryRow) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Literal, get_args
 
@@ -101,12 +101,6 @@ def get(session: Session, project_id: str, endpoint_id: str) -> WebhookEndpointR
     if row is None:
         raise NotFound(f"No webhook endpoint found with id '{endpoint_id}'.")
     return row
-
-
-def by_ids(session: Session, ids: Collection[str]) -> dict[str, WebhookEndpointRow]:
-    """Of any project: for deliveries, which are due to whoever asked for them."""
-    query = select(WebhookEndpointRow).where(WebhookEndpointRow.id.in_(ids))
-    return {row.id: row for row in session.scalars(query)}
 
 
 def page(

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
-from storage import outbound, webhook_deliveries, webhook_post, webhooks
+from storage import outbound, webhook_deliveries, webhook_post, webhook_turns, webhooks
 from storage.outbound import CannotSend
 from storage.webhook_deliveries import WebhookDeliveryRow
 
 POLL_S = 1.0
-SLOTS = 4
-"""Deliveries at a time; to each endpoint one at a time."""
+SLOTS = 64
+"""Deliveries at a time; `webhook_turns` shares them out among the projects."""
 
 log = structlog.get_logger()
 
@@ -37,8 +37,8 @@ class Webhooks:
         self._timeout_s = timeout_s
         self._is_over = threading.Event()
         self._has_changed = threading.Event()
-        self._busy: set[str] = set()
-        """Endpoints that something is being delivered to."""
+        self._under_way: dict[str, str] = {}
+        """Endpoints that something is being delivered to, and their projects."""
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
     def start(self) -> None:
@@ -60,21 +60,14 @@ class Webhooks:
             self._has_changed.wait(POLL_S)
 
     def once(self) -> None:
-        """Begin what is due, as far as there are slots."""
-        busy = frozenset(self._busy)
-        if len(busy) >= SLOTS:
-            return
+        """Begin what is due, as far as it is its turn."""
         with self._sessions.begin() as session:
-            rows = webhook_deliveries.take(session, SLOTS - len(busy), except_to=busy)
-            endpoints = webhooks.by_ids(session, [row.endpoint_id for row in rows])
-            secrets = {i: webhooks.live_secrets(session, row) for i, row in endpoints.items()}
-        for row in rows:
-            self._busy.add(row.endpoint_id)
+            taken = webhook_turns.take(session, SLOTS, dict(self._under_way))
+            secrets = [webhooks.live_secrets(session, endpoint) for _, endpoint in taken]
+        for (row, endpoint), live in zip(taken, secrets, strict=True):
+            self._under_way[endpoint.id] = endpoint.project_id
             threading.Thread(
-                target=self._deliver,
-                args=(row, endpoints[row.endpoint_id].url, secrets[row.endpoint_id]),
-                name="webhook",
-                daemon=True,
+                target=self._deliver, args=(row, endpoint.url, live), name="webhook", daemon=True
             ).start()
 
     def _deliver(self, row: WebhookDeliveryRow, url: str, secrets: Sequence[str]) -> None:
@@ -92,7 +85,7 @@ class Webhooks:
         else:
             self._tell(row, problem, is_over)
         finally:
-            self._busy.discard(row.endpoint_id)
+            del self._under_way[row.endpoint_id]
             self._has_changed.set()
 
     def _post(self, row: WebhookDeliveryRow, url: str, secrets: Sequence[str]) -> str | None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from storage import jobs, projects, webhook_deliveries, webhook_post, webhooks
+from storage import jobs, projects, webhook_deliveries, webhook_post, webhook_turns, webhooks
 from storage.errors import InvalidRequest, NotFound
 from storage.webhook_deliveries import WebhookDeliveryRow
 from storage.webhooks import WebhookEndpointRow
@@ -43,9 +43,11 @@ def deliveries(database: Database) -> list[WebhookDeliveryRow]:
         return list(session.scalars(select(WebhookDeliveryRow).order_by(WebhookDeliveryRow.id)))
 
 
-def take(database: Database, limit: int = 10, **values: Any) -> list[WebhookDeliveryRow]:
+def take(
+    database: Database, num_places: int = 10, under_way: Mapping[str, str] | None = None
+) -> list[WebhookDeliveryRow]:
     with database.begin() as session:
-        return webhook_deliveries.take(session, limit, **{"except_to": (), **values})
+        return [row for row, _ in webhook_turns.take(session, num_places, under_way or {})]
 
 
 def make_due(database: Database, **values: Any) -> None:
@@ -158,7 +160,9 @@ def test_endpoint_gets_one_delivery_at_a_time_and_does_not_keep_others_waiting(
     taken = take(database)
     assert {row.endpoint_id for row in taken} == {slow.id, quick.id}
     assert {row.object_id for row in taken} == {"ftjob-0"}
-    assert {row.endpoint_id for row in take(database, except_to=[slow.id])} == {quick.id}
+    assert {row.endpoint_id for row in take(database, under_way={slow.id: project_id})} == {
+        quick.id
+    }
 
 
 def test_failed_delivery_waits_longer_each_time_and_ends_after_three_days(
