@@ -11,20 +11,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-import jinja2.sandbox
 
 from . import template_probes
-from .disguise import Disguise
+from .disguise import Disguise, OutOfCharacters
 from .messages import ROLES, ChatTemplateError, InvalidMessages, Message, normalise, weight_of
+from .rendering import Renderer, Rendering, Tools
 from .tokenizer import Position, Tokenizer
 
 
@@ -36,14 +30,15 @@ class TokenizedExample:
     weights: list[float]
 
 
-@dataclass(frozen=True, slots=True)
-class _Rendering:
-    """A rendered conversation, user text still disguised. `turn_starts[i]` is where the i-th assistant
-    turn begins in `text`, or None where the template renders that turn's prompt differently in hindsight."""
+@dataclass(slots=True)
+class _Part:
+    """What stands between two cuts, as far as its first end-of-turn token and behind it."""
 
-    text: str
-    turn_starts: list[int | None]
-    disguise: Disguise
+    ids: list[int] = field(default_factory=list)
+    num_turn_ids: int | None = None
+    """With the end-of-turn token; None if there is none."""
+    texts: list[str] = field(default_factory=list)
+    """Before the end-of-turn token, as rendered."""
 
 
 class ChatTemplate:
@@ -52,11 +47,8 @@ class ChatTemplate:
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
         self.source = source
         self.tokenizer = tokenizer
-        self._variables = {"bos_token": "", "eos_token": "", **tokenizer.names}
-        try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateSyntaxError as error:
-            raise ChatTemplateError(f"the chat template does not parse: {error}") from error
+        variables = {"bos_token": "", "eos_token": "", **tokenizer.names}
+        self.renderer = Renderer(source, variables)
 
     @classmethod
     def load(cls, path: Path) -> ChatTemplate:
@@ -66,18 +58,18 @@ class ChatTemplate:
     @cached_property
     def shows_tools(self) -> bool:
         """Whether the template shows the tools on offer to the model."""
-        return template_probes.shows_tools(self._render_probe)
+        return template_probes.shows_tools(self.renderer.text)
 
     @cached_property
     def shows_tool_calls(self) -> bool:
         """Whether the template shows the calls of earlier turns, and so can teach them."""
-        return template_probes.shows_tool_calls(self._render_probe)
+        return template_probes.shows_tool_calls(self.renderer.text)
 
     @cached_property
     def _shown_roles(self) -> frozenset[str]:
         """A base whose users or assistants are not shown is refused when it is imported."""
         others = ROLES - {"user", "assistant"}
-        shown = {r for r in others if template_probes.shows_role(self._render_probe, r)}
+        shown = {r for r in others if template_probes.shows_role(self.renderer.text, r)}
         return frozenset({"user", "assistant", *shown})
 
     def render(
@@ -85,17 +77,15 @@ class ChatTemplate:
         messages: Sequence[Message],
         *,
         add_generation_prompt: bool,
-        tools: list[dict[str, Any]] | None = None,
+        tools: Tools = None,
     ) -> list[int]:
         """The ids of a prompt, as serving feeds it to the model. Raises `InvalidMessages`."""
-        rendering = self._render(self._normalise(messages, tools), tools, add_generation_prompt)
-        cuts = [start for start in rendering.turn_starts if start is not None]
-        pieces = self._encode(rendering, cuts)
-        return [i for piece in pieces for i in piece]
+        rendering, disguise = self._render(
+            self._normalise(messages, tools), tools, add_generation_prompt
+        )
+        return [i for part in self._encode(rendering, disguise) for i in part.ids]
 
-    def tokenize_chat(
-        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None
-    ) -> TokenizedExample:
+    def tokenize_chat(self, messages: Sequence[Message], tools: Tools = None) -> TokenizedExample:
         """One training example: loss on each assistant turn, its end-of-turn token included.
 
         A message's `weight` (default 1) scales its loss; 0 leaves it as context. What follows the last
@@ -103,102 +93,84 @@ class ChatTemplate:
         that the template refuses, `ChatTemplateError` for a template whose turns cannot be told apart.
         """
         normal = self._normalise(messages, tools)
-        rendering = self._render(normal, tools, add_generation_prompt=False)
-        turn_weights = [
-            weight_of(m, f"messages[{i}]")
-            for i, m in enumerate(messages)
-            if m["role"] == "assistant"
-        ]
-        if not turn_weights:
+        turns = [i for i, m in enumerate(normal) if m["role"] == "assistant"]
+        if not turns:
             raise InvalidMessages("a training example needs at least one assistant message")
-        starts = [start for start in rendering.turn_starts if start is not None]
-        if len(starts) != len(turn_weights):
-            raise ChatTemplateError(
-                "the chat template rewrites earlier turns when later ones follow, so that training and "
-                "serving would see different prompts; split such conversations into one example a turn"
-            )
-        pieces = self._encode(rendering, starts)
-        input_ids, weights = list(pieces[0]), [0.0] * len(pieces[0])
+        turn_weights = [weight_of(messages[i], f"messages[{i}]") for i in turns]
+        rendering, disguise = self._render(normal, tools, add_generation_prompt=False)
+        _check_starts(rendering, turns)
+        first, *parts = self._encode(rendering, disguise)
+        input_ids, weights = first.ids, [0.0] * len(first.ids)
         last_end = 0
-        for turn_ids, weight in zip(pieces[1:], turn_weights, strict=True):
-            num_supervised = self._turn_length(turn_ids)
-            last_end = len(input_ids) + num_supervised
-            input_ids += turn_ids
-            weights += [weight] * num_supervised + [0.0] * (len(turn_ids) - num_supervised)
+        for turn, part, weight in zip(turns, parts, turn_weights, strict=True):
+            num_turn_ids = part.num_turn_ids
+            if num_turn_ids is None:
+                if turn + 1 < len(normal):
+                    raise ChatTemplateError(
+                        f"messages[{turn}]: the chat template puts no end-of-turn token behind this turn, "
+                        "so that what follows would be learnt with it; end the example here"
+                    )
+                num_turn_ids = len(part.ids)
+            if weight:
+                _check_shown(
+                    normal[turn], f"messages[{turn}]", disguise.reveal("".join(part.texts))
+                )
+            last_end = len(input_ids) + num_turn_ids
+            input_ids += part.ids
+            weights += [weight] * num_turn_ids + [0.0] * (len(part.ids) - num_turn_ids)
         return TokenizedExample(input_ids[:last_end], weights[:last_end])
 
     def tokenize_completion(self, prompt: str, completion: str) -> TokenizedExample:
         """One raw text example, no template: loss on `completion` and the end token behind it."""
-        prompt_ids = self.tokenizer.encode_with_special(prompt)
-        position: Position = "continuation" if prompt else "start"
+        prompt_ids = self.tokenizer.encode_prompt(prompt)
+        position: Position = (
+            "continuation" if prompt else "after_special" if prompt_ids else "start"
+        )
         completion_ids = self.tokenizer.encode(completion, position=position)
         if self.tokenizer.eos_id is not None:
             completion_ids.append(self.tokenizer.eos_id)
         weights = [0.0] * len(prompt_ids) + [1.0] * len(completion_ids)
         return TokenizedExample(prompt_ids + completion_ids, weights)
 
-    def _turn_length(self, turn_ids: Sequence[int]) -> int:
-        """Tokens of a turn up to its end-of-turn token; all of them where the template has none."""
-        for position, token_id in enumerate(turn_ids):
-            if token_id in self.tokenizer.eos_ids:
-                return position + 1
-        return len(turn_ids)
-
     def _render(
-        self,
-        messages: list[Message],
-        tools: list[dict[str, Any]] | None,
-        add_generation_prompt: bool,
-    ) -> _Rendering:
-        disguise = Disguise([messages, tools], self.tokenizer.special_tokens, avoid=self.source)
-        hidden = disguise.hide(messages)
-        hidden_tools = disguise.hide(tools)
-        text = self._render_text(hidden, hidden_tools, add_generation_prompt)
-        starts: list[int | None] = []
-        for index, message in enumerate(hidden):
-            if message["role"] == "assistant":
-                prompt = self._render_text(hidden[:index], hidden_tools, True) if index else ""
-                starts.append(len(prompt) if text.startswith(prompt) else None)
-        return _Rendering(text, starts, disguise)
-
-    def _render_text(
-        self,
-        messages: list[Message],
-        tools: list[dict[str, Any]] | None,
-        add_generation_prompt: bool,
-    ) -> str:
+        self, messages: list[Message], tools: Tools, add_generation_prompt: bool
+    ) -> tuple[Rendering, Disguise]:
+        """The text with what users wrote disguised."""
         try:
-            return self._template.render(
-                messages=messages,
-                tools=tools,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._variables,
-            )
-        except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
-            raise InvalidMessages(f"the chat template refused the messages: {error}") from error
+            disguise = Disguise([messages, tools], self.tokenizer.special_tokens, avoid=self.source)
+            hidden, hidden_tools = disguise.hide(messages), disguise.hide(tools)
+        except RecursionError as error:
+            raise InvalidMessages("the messages are nested too deeply") from error
+        except OutOfCharacters as error:
+            raise InvalidMessages(str(error)) from error
+        rendering = self.renderer.render(
+            hidden, hidden_tools, add_generation_prompt, mark=disguise.mark
+        )
+        return rendering, disguise
 
-    def _encode(self, rendering: _Rendering, cuts: list[int]) -> list[list[int]]:
-        """Ids of each part of the text between `cuts`: no token reaches across a cut."""
-        bounds = [0, *cuts, len(rendering.text)]
-        parts: list[list[int]] = []
+    def _encode(self, rendering: Rendering, disguise: Disguise) -> list[_Part]:
+        """What stands between the starts of the turns: no token reaches across one."""
+        bounds = [0, *rendering.cuts, len(rendering.text)]
+        parts: list[_Part] = []
         position: Position = "start"
         for start, end in itertools.pairwise(bounds):
-            ids: list[int] = []
+            part = _Part()
             for piece in self.tokenizer.split_special(rendering.text[start:end]):
                 if isinstance(piece, int):
-                    ids.append(piece)
+                    part.ids.append(piece)
                     position = "after_special"
+                    if piece in self.tokenizer.eos_ids and part.num_turn_ids is None:
+                        part.num_turn_ids = len(part.ids)
                 else:
-                    text = rendering.disguise.reveal(piece)
-                    ids += self.tokenizer.encode(text, position=position)
+                    text = disguise.reveal(piece)
+                    part.ids += self.tokenizer.encode(text, position=position)
                     position = "continuation"
-            parts.append(ids)
+                    if part.num_turn_ids is None:
+                        part.texts.append(text)
+            parts.append(part)
         return parts
 
-    def _normalise(
-        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None
-    ) -> list[Message]:
+    def _normalise(self, messages: Sequence[Message], tools: Tools) -> list[Message]:
         """Messages in the shape that templates expect; nothing in them that this one would pass over.
 
         Raises `InvalidMessages`.
@@ -228,40 +200,32 @@ class ChatTemplate:
                 )
         return normal
 
-    def _render_probe(self, messages: list[Message], tools: list[dict[str, Any]] | None) -> str:
-        return self._render_text(messages, tools, add_generation_prompt=False)
+
+def _check_starts(rendering: Rendering, turns: list[int]) -> None:
+    """Raises unless each turn's prompt is the one that serving renders."""
+    if not rendering.is_searched:
+        raise ChatTemplateError(
+            "this base's chat template looks ahead, and its turns cannot be found in a conversation as long "
+            "as this one; split it into shorter examples"
+        )
+    if None in rendering.starts:
+        raise ChatTemplateError(
+            f"messages[{turns[rendering.starts.index(None)]}]: the chat template rewrites earlier turns "
+            "when later ones follow, so that training and serving would see different prompts; split such "
+            "conversations into one example a turn"
+        )
 
 
-class _GenerationBlock(jinja2.ext.Extension):
-    """Lets `{% generation %}` pass: it marks assistant text for other libraries."""
-
-    def __init__(self, environment: jinja2.Environment) -> None:
-        super().__init__(environment)
-        self.tags = {"generation"}
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
-
-
-def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
-    """The environment that templates are written for, without a clock: the same messages always give
-    the same ids, so templates fall back to their built-in date."""
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    return environment
-
-
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
-    # Jinja's own filter escapes HTML characters, which are none of a model's business.
-    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
+def _check_shown(message: Message, where: str, shown: str) -> None:
+    """Raises unless a turn's text, white space aside, is in what is learnt as that turn."""
+    expected = [message["content"]]
+    expected += [call["function"]["name"] for call in message.get("tool_calls", ())]
+    squeezed = "".join(shown.split())
+    if not all("".join(text.split()) in squeezed for text in expected):
+        raise ChatTemplateError(
+            f"{where}: the chat template does not show this turn as it is written, so that something else "
+            "would be learnt; split the conversation into one example a turn, or give the turn the weight 0"
+        )
 
 
 def _read_source(path: Path) -> str:

@@ -9,13 +9,20 @@ templates that look at the content still see it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 # The last private-use plane of Unicode: assigned to nobody, and absent from real text.
 PRIVATE_CODE_POINTS = range(0x100000, 0x10FFFE)
+_PRIVATE = re.compile("[\U00100000-\U0010ffff]")
 # Structural words that templates compare with; validated or harmless, so they stay readable.
 STRUCTURAL_KEYS = frozenset({"role", "type"})
+
+
+class OutOfCharacters(ValueError):
+    """The text leaves no private characters to hide anything behind."""
 
 
 class Disguise:
@@ -23,14 +30,15 @@ class Disguise:
 
     def __init__(self, values: Any, special_tokens: Mapping[str, int], *, avoid: str) -> None:
         """`values`: everything that will be hidden; `avoid`: more text whose characters are taken."""
-        self._special = sorted(special_tokens)
-        self._rests = tuple({token[k:] for token in self._special for k in range(1, len(token))})
-        taken = {c for text in (*_strings(values), avoid) for c in text if ord(c) >= 0x100000}
+        self._tokens = _spellings(frozenset(special_tokens))
+        taken = {c for text in (*_strings(values), avoid) for c in _PRIVATE.findall(text)}
         free = (chr(c) for c in PRIVATE_CODE_POINTS if chr(c) not in taken)
-        letters = sorted({c for token in self._special for c in token})
-        self._hidden = dict(zip(letters, free, strict=False))
+        self._hidden = dict(zip(self._tokens.letters, free, strict=False))
+        if len(self._hidden) < len(self._tokens.letters):
+            raise OutOfCharacters("the text uses every private character of Unicode's last plane")
         self._revealed = str.maketrans({h: c for c, h in self._hidden.items()})
-        self._firsts = {token[0] for token in self._special}
+        self.mark = next(free, "")
+        """A character that is in none of the values, nor in their disguise; empty if there is none left."""
 
     def hide(self, value: Any) -> Any:
         """A copy of `value` (strings, lists, dicts) with its strings disguised."""
@@ -55,27 +63,65 @@ class Disguise:
         return key if key.isidentifier() else self._hide_text(key)
 
     def _hide_text(self, text: str) -> str:
-        positions = set(self._starts(text))
+        positions = set(self._tokens.starts(text))
         lead = len(text) - len(text.lstrip())
-        if lead < len(text) and self._continues(text.strip()):
+        if lead < len(text) and self._tokens.continues(text.strip()):
             positions.add(lead)
         if not positions:
             return text
-        return "".join(self._hidden[c] if i in positions else c for i, c in enumerate(text))
+        parts: list[str] = []
+        end = 0
+        for position in sorted(positions):
+            parts += text[end:position], self._hidden[text[position]]
+            end = position + 1
+        return "".join([*parts, text[end:]])
 
-    def _starts(self, text: str) -> Iterator[int]:
+
+class _Spellings:
+    """Finds special tokens, and what could be parts of them, in time that is linear in the text."""
+
+    def __init__(self, tokens: frozenset[str]) -> None:
+        self._tokens = sorted(tokens)
+        self.letters = sorted({c for token in tokens for c in token})
+        self._max_chars = max(map(len, tokens), default=0)
+        self._rests = {token[k:] for token in tokens for k in range(1, len(token))}
+        self._beginnings = {token[:k] for token in tokens for k in range(1, len(token))}
+        # Looks ahead, because a token may start within another.
+        self._pattern = re.compile(f"(?={_any_of(tokens)})") if tokens else None
+
+    def starts(self, text: str) -> Iterator[int]:
         """Where a special token starts, or could start and go on behind the text."""
-        tail = text.rstrip()
-        for position, char in enumerate(tail):
-            if char in self._firsts and any(
-                text.startswith(token, position) or token.startswith(tail[position:])
-                for token in self._special
-            ):
+        end = len(text.rstrip())
+        for match in self._pattern.finditer(text) if self._pattern else ():
+            if match.start() < end:
+                yield match.start()
+        for position in range(max(0, end - self._max_chars), end):
+            if text[position:end] in self._beginnings:
                 yield position
 
-    def _continues(self, text: str) -> bool:
+    def continues(self, text: str) -> bool:
         """Whether `text` could be the rest, or the middle, of a token that starts before it."""
-        return text.startswith(self._rests) or any(text in token for token in self._special)
+        if any(text[:length] in self._rests for length in range(1, self._max_chars)):
+            return True
+        return len(text) < self._max_chars and any(text in token for token in self._tokens)
+
+
+# A base has one set of special tokens, and every conversation asks for it.
+_spellings = lru_cache(maxsize=16)(_Spellings)
+
+
+def _any_of(words: Collection[str]) -> str:
+    """A regular expression for the words in which no beginning is tried twice."""
+    by_first: dict[str, set[str]] = {}
+    for word in words:
+        if word:
+            by_first.setdefault(word[0], set()).add(word[1:])
+    branches = [re.escape(first) + _any_of(rest) for first, rest in sorted(by_first.items())]
+    if not branches:
+        return ""
+    if "" in words:
+        return f"(?:{'|'.join(branches)})?"
+    return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
 
 
 def _strings(value: Any) -> Iterator[str]:

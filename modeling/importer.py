@@ -70,7 +70,7 @@ def ensure_imported(base: ImportableBase, bases_dir: Path) -> Path:
     try:
         if kind == "directory":
             folder = Path(name)
-            check_base_folder(folder)
+            _check(folder)
             return folder
         folder = bases_dir / base.id
         if _is_complete(folder, base):
@@ -93,13 +93,26 @@ def _import(base: ImportableBase, folder: Path) -> None:
         made = Path(temporary) / "new"
         made.mkdir()
         revision = _make(base, made)
-        check_base_folder(made)
+        _check(made)
         _write_manifest(made, base, revision)
         if folder.exists():
             folder.rename(Path(temporary) / "old")
         made.rename(folder)
         _fsync_folder(folder.parent)
     _say(f"{base.id}: ready in {folder} after {time.monotonic() - started_s:.1f} s\n")
+
+
+def _check(folder: Path) -> None:
+    """Raises `ImportFailed` or `BaseFolderError` for a base that cannot be trained on or served."""
+    # jinja2 and tokenizers take a moment; bases that are ready do not need them.
+    from .messages import ChatTemplateError
+    from .turn_proof import check_turns
+
+    check_base_folder(folder)
+    try:
+        check_turns(folder)
+    except ChatTemplateError as error:
+        raise ImportFailed(str(error)) from error
 
 
 def _make(base: ImportableBase, folder: Path) -> str:

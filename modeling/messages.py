@@ -109,13 +109,18 @@ def _tool_calls(message: Message, where: str) -> list[Any]:
             f"{where}.function_call must be an object", param=f"{where}.function_call"
         )
     older = [{"type": "function", "function": call}] if call else []
-    return [_with_parsed_arguments(c) for c in [*(calls or ()), *older]]
+    return [
+        *(_with_parsed_arguments(c, f"{where}.tool_calls[{i}]") for i, c in enumerate(calls or ())),
+        *(_with_parsed_arguments(c, f"{where}.function_call") for c in older),
+    ]
 
 
-def _with_parsed_arguments(call: Any) -> Any:
+def _with_parsed_arguments(call: Any, where: str) -> Any:
     """Tool arguments are a JSON string on the wire and an object for templates."""
     function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise InvalidMessages(f"{where} must be a call of a function with a name", param=where)
+    if not isinstance(function.get("arguments"), str):
         return call
     try:
         arguments = json.loads(function["arguments"])

@@ -7,6 +7,7 @@ user never turns into a special token, and text that continues other text gets n
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tokenizers
+
+# The library would spread batches over threads of its own, and warn when the process forks later.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Where a piece of text stands. It decides whether a SentencePiece-like tokenizer puts its
 # word-start mark in front: at the start of everything, after a special token, or in running text.
@@ -93,10 +97,20 @@ class Tokenizer:
             return list(self._encode_uncached(text, position))
         return list(self._encode_cached(text, position))
 
-    def encode_with_special(self, text: str) -> list[int]:
-        """Ids of a raw prompt: `text` as plain text behind the tokens (such as BOS) that the base expects first."""
+    def encode_prompt(self, text: str) -> list[int]:
+        """What stands before the first token that is learnt or sampled behind a raw prompt.
+
+        That is `text` as plain text, behind the tokens (such as BOS) that the base expects first. An empty
+        prompt has one token all the same, for something must predict the first token.
+        """
         position: Position = "after_special" if self._prefix_ids else "start"
-        return [*self._prefix_ids, *self.encode(text, position=position)]
+        ids = [*self._prefix_ids, *self.encode(text, position=position)]
+        return ids or ([] if self.start_id is None else [self.start_id])
+
+    @property
+    def start_id(self) -> int | None:
+        """The token that stands between documents, if the base names one."""
+        return self.eos_id if self.bos_id is None else self.bos_id
 
     def split_special(self, text: str) -> Iterator[str | int]:
         """Trusted `text` cut at its special tokens: the texts between them, and their ids."""
@@ -128,7 +142,9 @@ class Tokenizer:
         return ids
 
     def _encode_uncached(self, text: str, position: Position) -> tuple[int, ...]:
-        return tuple(self._encoders[position].encode(text, add_special_tokens=False).ids)
+        # Unlike `encode`, this lets other threads run, and it does not look for offsets.
+        (encoding,) = self._encoders[position].encode_batch_fast([text], add_special_tokens=False)
+        return tuple(encoding.ids)
 
     def _special_id(self, matched: str) -> int:
         exact = self.special_tokens.get(matched)

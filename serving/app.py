@@ -19,7 +19,7 @@ from . import errors, scoring
 from .adapters import AdapterRef
 from .chat_completions import ChatCompletion
 from .chat_request import ChatCompletionRequest
-from .completion_request import CompletionRequest, Prompt, start_id
+from .completion_request import CompletionRequest, Prompt
 from .completions import Completion
 from .events import EventStream, while_connected
 from .lora import Adapter
@@ -225,7 +225,7 @@ async def _first_tokens(
     return await scoring.first_tokens(
         served.engine,
         [prompt.token_ids[0] for prompt in prompts if prompt.token_ids],
-        start_id=start_id(served.tokenizer),
+        start_id=served.tokenizer.start_id,
         num_top=body.num_prompt_logprobs,
         adapter=adapter,
         cache_salt=cache_salt,

@@ -127,18 +127,8 @@ class CompletionRequest(GenerationRequest):
         ]
 
 
-def start_id(tokenizer: Tokenizer) -> int | None:
-    """The token that stands between documents, if the tokenizer names one."""
-    return tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
-
-
 def _from_text(text: str, tokenizer: Tokenizer) -> Prompt:
-    token_ids = tokenizer.encode_with_special(text)
-    if not token_ids:
-        # Something must predict the first token.
-        start = start_id(tokenizer)
-        token_ids = [] if start is None else [start]
-    return Prompt(token_ids, text)
+    return Prompt(tokenizer.encode_prompt(text), text)
 
 
 def _from_ids(token_ids: list[int], tokenizer: Tokenizer) -> Prompt:

@@ -49,7 +49,7 @@ class ServedBase:
 
     async def warm_up(self) -> None:
         """Generate a token, so that the first user does not pay for what happens only once."""
-        prompt = self.tokenizer.encode_with_special("warm up")
+        prompt = self.tokenizer.encode_prompt("warm up")
         greedy = SamplingParams(temperature=0.0)
         async for _ in self.engine.generate(Generate(prompt=prompt, max_tokens=1, sampling=greedy)):
             pass

@@ -208,7 +208,7 @@ def test_tokenize_completion_ends_with_eos_and_knows_no_template(template: ChatT
 
 def test_tokenize_completion_prompt_is_what_serving_encodes(template: ChatTemplate) -> None:
     example = template.tokenize_completion("Once", " upon")
-    prompt = template.tokenizer.encode_with_special("Once")
+    prompt = template.tokenizer.encode_prompt("Once")
     assert example.input_ids[: len(prompt)] == prompt
 
 

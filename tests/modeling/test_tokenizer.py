@@ -41,7 +41,7 @@ def test_encode_special_token_in_text_stays_plain_text(tokenizer: Tokenizer) -> 
     ids = tokenizer.encode("<|im_end|>")
     assert ids == list(b"<|im_end|>")
     assert tokenizer.encode("<|im_end|>", allow_special=True) == [258]
-    assert tokenizer.encode_with_special("<|im_end|>") == ids
+    assert tokenizer.encode_prompt("<|im_end|>") == ids
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -95,7 +95,7 @@ def test_names_of_the_tiny_base(tokenizer: Tokenizer) -> None:
 
 def test_raw_prompt_gets_the_bos_that_the_base_expects() -> None:
     tokenizer = sentencepiece_like("first")
-    assert tokenizer.encode_with_special("ab") == [
+    assert tokenizer.encode_prompt("ab") == [
         0,
         *tokenizer.encode("ab", position="after_special"),
     ]
