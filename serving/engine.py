@@ -19,47 +19,24 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from modeling.tokenizer import Tokenizer
-from storage.errors import InvalidRequest, LuthierError, Unavailable
+from storage.errors import InvalidRequest, LuthierError
 
+from .admission import Admission
 from .attention import AttentionStep, max_attended_tokens
+from .failures import ContextLengthExceeded, EngineStopped, NotFinite
 from .kv_cache import KvCache
 from .kv_pool import KvPool
 from .lora import AdapterSlots
-from .sampling import TokenLogprob, sample, token_logprobs
+from .sampling import TokenLogprob, are_finite, sample, token_logprobs
 from .schedule import Limits, Scheduler, Work
 from .sequence import Delta, Generate, Sequence, Usage
 from .slot_linear import Run
 
 log = logging.getLogger(__name__)
 
-
-class ContextLengthExceeded(InvalidRequest):
-    """Prompt and reply do not fit the model's context."""
-
-    def __init__(self, num_prompt_tokens: int, max_tokens: int | None, max_seq_len: int) -> None:
-        wanted = (
-            f"{num_prompt_tokens} in the messages, {max_tokens} in the completion"
-            if max_tokens is not None
-            else f"{num_prompt_tokens} in the messages"
-        )
-        super().__init__(
-            f"This model's maximum context length is {max_seq_len} tokens. However, you requested "
-            f"{num_prompt_tokens + (max_tokens or 0)} tokens ({wanted}). "
-            "Please reduce the length of the messages or completion.",
-            param="messages",
-            code="context_length_exceeded",
-        )
-
-
-class Overloaded(LuthierError):
-    """More requests are waiting than the engine takes."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=429, type="requests", code="rate_limit_exceeded")
-
-
-class EngineStopped(Unavailable):
-    """The engine's thread has ended, by an error or because it was closed."""
+# Sequences that fail one after the other: the model itself, not one request, must be broken.
+MAX_FAILURES = 5
+_FAILED = "The inference engine failed at this request. Please try again."
 
 
 @dataclass(frozen=True)
@@ -98,10 +75,9 @@ class Engine:
         )
         self._slots = AdapterSlots(model, num_slots)
         self._cache = KvCache(self._pool)
-        self._limits = limits or Limits()
-        self._scheduler = Scheduler(
-            self._cache, self._slots, self._limits, max_seq_len=self.max_seq_len
-        )
+        limits = limits or Limits()
+        self._admission = Admission(limits)
+        self._scheduler = Scheduler(self._cache, self._slots, limits, max_seq_len=self.max_seq_len)
         self.vocab_size: int = model.config.vocab_size
         self._inbox: deque[Callable[[], None]] = deque()
         self._has_news = threading.Condition()
@@ -112,6 +88,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._num_steps = 0
+        self._num_failures = 0
         self._num_computed_tokens = 0
 
     @property
@@ -130,16 +107,20 @@ class Engine:
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
 
-    def check(self, request: Generate) -> int:
-        """How many tokens the request may generate.
+    def check_room(self, project: str, num_sequences: int) -> None:
+        """Whether so many more sequences of the project can be taken.
 
-        Raises `InvalidRequest`, `ContextLengthExceeded`, `Overloaded` or `EngineStopped` for a request
-        that cannot be taken.
+        Raises `InvalidRequest` for more than one request may ask for, `Overloaded` and `EngineStopped`.
         """
         if self._has_stopped or self._is_closing:
             raise self._stopped()
-        if self._scheduler.num_waiting >= self._limits.max_waiting:
-            raise Overloaded("Too many requests are waiting. Please try again later.")
+        self._admission.check(project, num_sequences)
+
+    def check(self, request: Generate) -> int:
+        """How many tokens the request may generate.
+
+        Raises `InvalidRequest` or `ContextLengthExceeded` for a request that cannot be taken.
+        """
         prompt = request.prompt
         if not prompt or min(prompt) < 0 or max(prompt) >= self.vocab_size:
             raise InvalidRequest(
@@ -156,8 +137,11 @@ class Engine:
     async def generate(self, request: Generate) -> AsyncIterator[Delta]:
         """The choice's deltas as they come; the last one has a `finish_reason`.
 
-        Raises what `check` raises, and `EngineStopped` if the engine ends before the choice does.
+        Raises what `check` and `check_room` raise, `NotFinite`, and `EngineStopped` if the engine ends
+        before the choice does.
         """
+        project = request.cache_salt
+        self.check_room(project, 1)
         max_tokens = self.check(request)
         if max_tokens == 0 and request.num_prompt_logprobs is None:
             yield Delta(finish_reason="length", usage=Usage(len(request.prompt), 0, 0))
@@ -167,6 +151,7 @@ class Engine:
             request, max_tokens, self._tokenizer, lambda news: self._outbox.append((queue, news))
         )
         self._post(lambda: self._scheduler.add(sequence))
+        self._admission.enter(project)
         try:
             while True:
                 news = await queue.get()
@@ -176,6 +161,7 @@ class Engine:
                 if news.finish_reason is not None:
                     return
         finally:
+            self._admission.leave(project)
             # Harmless if the sequence is done.
             self._post(lambda: self._scheduler.remove(sequence), even_if_stopped=True)
 
@@ -218,7 +204,7 @@ class Engine:
         try:
             with torch.inference_mode():
                 while self._take_commands():
-                    self._step()
+                    self._try_step()
                     self._flush()
         except Exception as error:
             log.exception("the engine failed; all its requests fail with it")
@@ -237,36 +223,84 @@ class Engine:
             command()
         return not self._is_closing
 
-    def _step(self) -> None:
+    def _try_step(self) -> None:
+        """One step. If it fails, each of its sequences is tried alone, so that one cannot harm another."""
         work = self._scheduler.plan()
-        if not work:
+        try:
+            if work:
+                self._step(work)
+                self._num_failures = 0
+        except Exception:
+            log.exception("a step of %d sequences failed", len(work))
+            for item in work:
+                self._try_alone(item)
+
+    def _try_alone(self, item: Work) -> None:
+        row = item.chunk.row
+        is_undone = item.is_last or row.num_computed == item.chunk.start
+        if item.sequence.row is not row or not is_undone:
             return
+        row.num_computed = item.chunk.start
+        try:
+            self._step([item])
+            self._num_failures = 0
+        except Exception:
+            self._num_failures += 1
+            if self._num_failures >= MAX_FAILURES:
+                raise
+            log.exception("a sequence failed")
+            self._fail(item.sequence, LuthierError(_FAILED))
+
+    def _fail(self, sequence: Sequence, error: LuthierError) -> None:
+        """End a sequence whose computation went wrong; nothing of what it computed is used again."""
+        if sequence.row is not None:
+            sequence.deliver(error)
+            self._scheduler.remove(sequence, is_broken=True)
+
+    def _step(self, work: list[Work]) -> None:
         logits = self._forward(work)  # (sum of wanted, V)
         self._num_steps += 1
         self._num_computed_tokens += sum(w.chunk.end - w.chunk.start for w in work)
-        last_rows, begin = [], 0
+        last_rows: list[tuple[Work, int]] = []
+        are_sound = are_finite(logits)
+        begin = 0
         for item in work:
             end = begin + _num_logits(item)
-            if item.sequence.is_scoring:
-                self._score(item, logits[begin:end])
-            last_rows.append(end - 1)
-            begin = end
             item.chunk.row.num_computed = item.chunk.end
-        drawn = [(w, row) for w, row in zip(work, last_rows, strict=True) if self._is_drawing(w)]
-        if not drawn:
+            if not all(are_sound[begin:end]):
+                log.error("a model's output is not finite: %s", item.sequence.key.adapter_id)
+                self._fail(item.sequence, NotFinite())
+            elif self._has_scored(item, logits[begin:end]) and self._is_drawing(item):
+                last_rows.append((item, end - 1))
+            begin = end
+        if not last_rows:
             return
-        samples = sample(logits[[row for _, row in drawn]], [w.sequence.draw() for w, _ in drawn])
-        for (item, _), (token_id, logprob) in zip(drawn, samples, strict=True):
+        drawn = [item for item, _ in last_rows]
+        rows = logits[[row for _, row in last_rows]]
+        samples = sample(rows, [item.sequence.draw() for item in drawn])
+        for item, (token_id, logprob) in zip(drawn, samples, strict=True):
             self._accept(item.sequence, token_id, logprob)
+
+    def _has_scored(self, item: Work, logits: Tensor) -> bool:
+        """Score the prompt where that is asked for. False if that failed, and the sequence with it."""
+        if not item.sequence.is_scoring:
+            return True
+        try:
+            self._score(item, logits)
+        except Exception:
+            log.exception("a sequence could not be scored")
+            self._fail(item.sequence, LuthierError(_FAILED))
+            return False
+        return True
 
     def _accept(self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None) -> None:
         try:
             is_done = sequence.accept(token_id, logprob)
-        except Exception as error:
+        except Exception:
             # A token that cannot be turned into text is this request's trouble alone.
             log.exception("a sequence failed")
-            sequence.deliver(error)
-            is_done = True
+            self._fail(sequence, LuthierError(_FAILED))
+            return
         if is_done:
             self._scheduler.remove(sequence)
 

@@ -89,6 +89,9 @@ class KvCache:
             row = self._take_over(best, tokens, num_usable, headroom_tokens)
         else:
             row = self._branch(best, tokens, num_usable, headroom_tokens)
+        if row is None and not self._running:
+            # What was to be reused is itself in the way, and nobody runs whose end would make room.
+            row = self._make_row(key, tokens, None, 0, headroom_tokens)
         if row is not None:
             self._running[key].append(row)
         return row
@@ -102,7 +105,7 @@ class KvCache:
                 return False
         return True
 
-    def close(self, row: Row) -> None:
+    def close(self, row: Row, *, keep: bool = True) -> None:
         """The sequence is done with the row; it is kept for others if it is worth it."""
         self._running[row.key].remove(row)
         if not self._running[row.key]:
@@ -111,6 +114,9 @@ class KvCache:
         row.tokens = row.tokens[: row.num_computed]
         self.pool.shrink(row.region, row.num_computed - row.prefix_len)
         self._kept.append(row)
+        if not keep:
+            # Nobody may find it; whoever reads it already is of the same key.
+            row.num_computed, row.tokens = 0, []
         if row.num_computed < MIN_REUSED_TOKENS and row.num_children == 0:
             self._drop(row)
 

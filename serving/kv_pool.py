@@ -84,10 +84,30 @@ class KvPool:
             return True
         moved = self.allocate(num_tokens)
         if moved is None:
-            return False
+            return self._slide(region, num_tokens, num_kept_tokens)
         self.copy(region, 0, moved, 0, num_kept_tokens)
         self.free(region)
         region.start, region.capacity_tokens = moved.start, moved.capacity_tokens
+        return True
+
+    def _slide(self, region: Region, num_tokens: int, num_kept_tokens: int) -> bool:
+        """Move the region to the start of the gap around it, if that gap is large enough.
+
+        What a region of more than half the pool needs to grow: elsewhere there is never room for it.
+        """
+        first, num_own = region.start // PAGE_TOKENS, region.capacity_tokens // PAGE_TOKENS
+        start = self._used.rfind(1, 0, first) + 1
+        num_pages = _pages(num_tokens)
+        behind = self._used[first + num_own : start + num_pages]
+        if start + num_pages > len(self._used) or any(behind):
+            return False
+        read = region.start
+        # A copy, since the old place and the new one may overlap.
+        kept = self._tensor[:, :, read : read + num_kept_tokens].clone()
+        self.free(region)
+        self._take(start, num_pages)
+        region.start, region.capacity_tokens = start * PAGE_TOKENS, num_pages * PAGE_TOKENS
+        self._tensor[:, :, region.start : region.start + num_kept_tokens] = kept
         return True
 
     def free(self, region: Region) -> None:

@@ -81,6 +81,7 @@ class AdapterSlots:
         self._adapters: list[Adapter | None] = [None] * num_slots
         # Slots by last use, the longest unused first.
         self._order = list(range(num_slots))
+        self.num_slots = num_slots
 
     @property
     def loaded_ids(self) -> list[str]:

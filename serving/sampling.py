@@ -118,6 +118,8 @@ def _adjust(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
 def _sample_random(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """Token ids (N,) by inverting each row's cumulative distribution at the row's random number."""
     temperatures = logits.new_tensor([draw.params.temperature for draw in draws])
+    # Below their largest first: divided by a small temperature, large logits would not be finite.
+    logits = logits - logits.amax(-1, keepdim=True)
     probs = (logits / temperatures[:, None]).softmax(-1)  # (N, V)
     top_p = [draw.params.top_p for draw in draws]
     nucleus_rows = [i for i, p in enumerate(top_p) if p < 1.0]
@@ -128,7 +130,14 @@ def _sample_random(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     numbers = [random_number(d.params.seed, d.params.choice, d.position) for d in draws]
     targets = logits.new_tensor(numbers)[:, None] * cumulative[:, -1:]
     # right=True finds the first sum *above* the target: a token of probability 0 is never drawn.
-    return torch.searchsorted(cumulative, targets, right=True)[:, 0]
+    found = torch.searchsorted(cumulative, targets, right=True)[:, 0]
+    return found.clamp(max=logits.shape[-1] - 1)
+
+
+def are_finite(logits: Tensor) -> list[bool]:
+    """For each row of `logits` (N, V): whether all of it are numbers that can be sampled from."""
+    finite: list[bool] = logits.sum(-1, dtype=torch.float32).isfinite().tolist()
+    return finite
 
 
 def _nucleus(probs: Tensor, top_p: Tensor) -> Tensor:

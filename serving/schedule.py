@@ -3,24 +3,34 @@
 Decoding sequences come first, one token each; what is left of the step's token budget goes to prompts,
 in order of admission, in chunks. So a long prompt delays the others' next token by a bounded time.
 
-Waiting sequences queue by adapter and salt, and the queues take turns. A sequence whose adapter finds
-no free slot, or whose prefix another one is computing just now, holds up its own queue only.
+Where several projects have sequences, the one that was served least leads the step with all that it has,
+and the others share a few tokens beside it: so a step that a short chat is part of stays about as short
+as if it were alone. Alone, a project has the whole step.
+
+Waiting sequences queue by adapter and project, and the queues take turns, those of projects with the
+fewest running sequences first. A sequence whose adapter finds no free slot, or whose prefix another one is
+computing just now, holds up its own queue only. A project below its share of the places, for which there
+is none, gets one of a project above its share.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .attention import Chunk
+from .fair_turns import DECODE_COST, FairTurns, fair_shares
 from .kv_cache import CacheKey, KvCache
 from .lora import AdapterSlots
 from .sequence import Sequence
 
 # Room that a new row gets for generated tokens before it has to grow.
 HEADROOM_TOKENS = 128
+# A sequence that gave way and lost what it had computed keeps its place for as many generated tokens, then
+# for twice as many: so two projects whose contexts do not fit side by side both come to an end.
+KEPT_PLACE_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -31,10 +41,15 @@ class Limits:
     """Sequences in one batch."""
     step_tokens: int = 256
     """Tokens computed in one step."""
+    shared_tokens: int = 12
+    """Of a step that one project leads, what all the others together get. A step of so many single tokens
+    takes a processor about twice as long as a step of one."""
     drain_after_s: float = 2.0
     """Once a sequence has waited this long for a slot, nobody who needs one is admitted before it."""
-    max_waiting: int = 1024
-    """Sequences in the queues; what comes on top is refused."""
+    max_open: int = 4096
+    """Sequences of all projects, running and waiting. Beyond it only projects below an equal share get in."""
+    max_open_per_project: int = 1024
+    """Sequences of one project; what comes on top is refused."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_running <= self.step_tokens:
@@ -71,6 +86,8 @@ class Scheduler:
         self._limits = limits
         self._max_seq_len = max_seq_len
         self._clock = clock
+        self._turns = FairTurns()
+        self._num_turns = 0
 
     @property
     def num_waiting(self) -> int:
@@ -81,49 +98,144 @@ class Scheduler:
         return [*self.running, *(s for queue in self._waiting.values() for s in queue)]
 
     def add(self, sequence: Sequence) -> None:
+        self._turns.enter(sequence.project)
         self._waiting.setdefault(sequence.key, deque()).append(sequence)
 
-    def remove(self, sequence: Sequence) -> None:
-        """Take out a sequence that is done or no longer wanted; what it held becomes free."""
+    def remove(self, sequence: Sequence, *, is_broken: bool = False) -> None:
+        """Take out a sequence that is done or no longer wanted; what it held becomes free.
+
+        What a broken one has computed is of no use to others.
+        """
         if sequence in self.running:
             self.running.remove(sequence)
-            self._release(sequence)
+            self._release(sequence, keep_row=not is_broken)
         elif sequence in (queue := self._waiting.get(sequence.key, deque())):
             queue.remove(sequence)
             if not queue:
                 del self._waiting[sequence.key]
+        self._turns.keep(self._projects())
 
     def plan(self) -> list[Work]:
         """The coming step: tokens sorted by slot, then by shared prefix, as attention and LoRA need."""
         self._admit()
-        budget = self._limits.step_tokens
         planned: list[tuple[Sequence, int]] = []
-        by_urgency = sorted(self.running, key=lambda s: _num_missing(s) > 1)
-        for sequence in by_urgency:
-            # An earlier turn of this loop may have preempted it.
-            if sequence.row is None or not budget:
-                continue
-            num_tokens = min(_num_missing(sequence), budget)
-            if self._make_room(sequence, num_tokens):
-                planned.append((sequence, num_tokens))
-                budget -= num_tokens
+        for sequences, budget in self._budgets():
+            for sequence in sequences:
+                # An earlier turn of this loop may have preempted it.
+                if sequence.row is None or not budget:
+                    continue
+                num_tokens = min(_num_missing(sequence), budget)
+                if self._make_room(sequence, num_tokens):
+                    planned.append((sequence, num_tokens))
+                    budget -= num_tokens
         work = [_work(s, n) for s, n in planned if s.row is not None]
+        for item in work:
+            self._charge(item)
         return sorted(work, key=_batch_order)
+
+    def _projects(self) -> set[str]:
+        """Those with sequences."""
+        return {s.project for s in self.running} | {key.salt for key in self._waiting}
+
+    def _budgets(self) -> list[tuple[list[Sequence], int]]:
+        """Each running project's sequences in order of urgency, and its tokens of the step."""
+        by_project: dict[str, list[Sequence]] = {}
+        for sequence in sorted(self.running, key=self._urgency):
+            by_project.setdefault(sequence.project, []).append(sequence)
+        if not by_project:
+            return []
+        wanted = {p: sum(map(_num_missing, sequences)) for p, sequences in by_project.items()}
+        lead, *others = sorted(wanted, key=self._turns.served)
+        demands = {p: wanted[p] for p in others}
+        shares = fair_shares(demands, min(self._limits.shared_tokens, self._limits.step_tokens - 1))
+        rest = self._limits.step_tokens - sum(shares.values())
+        return [(by_project[p], share) for p, share in [(lead, rest), *shares.items()]]
+
+    def _urgency(self, sequence: Sequence) -> tuple[bool, int]:
+        """Single tokens first; of these, where not all find room, the one that waited longest."""
+        is_prompt = _num_missing(sequence) > 1
+        return is_prompt, 0 if is_prompt else sequence.last_turn
+
+    def _charge(self, work: Work) -> None:
+        self._num_turns += 1
+        work.sequence.last_turn = self._num_turns
+        num_tokens = work.chunk.end - work.chunk.start
+        self._turns.charge(work.sequence.project, num_tokens if num_tokens > 1 else DECODE_COST)
 
     def _admit(self) -> None:
         is_draining = any(self._is_overdue(queue[0]) for queue in self._waiting.values())
+        num_projects = len(self._projects())
+        # Nothing can be had for these any more, as far as places of others go.
+        content: set[str] = set()
         has_admitted = True
         while has_admitted:
             has_admitted = False
-            for key in list(self._waiting):
-                if len(self.running) >= self._limits.max_running:
-                    return
-                head = self._waiting[key][0]
-                if is_draining and key.adapter_id is not None and not self._is_overdue(head):
+            for key in self._by_need():
+                if self._is_full and (num_projects == 1 or key.salt in content):
                     continue
-                if self._start(head):
+                head = self._waiting[key][0]
+                is_held = is_draining and key.adapter_id is not None and not self._is_overdue(head)
+                if is_held:
+                    continue
+                if self._start(head) or self._start_at_cost(head, num_projects):
                     self._advance(key)
                     has_admitted = True
+                elif self._is_full:
+                    content.add(key.salt)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self.running) >= self._limits.max_running
+
+    def _by_need(self) -> Iterable[CacheKey]:
+        """The queues: those of projects with the fewest running sequences first, then the least served."""
+        num_running = Counter(s.project for s in self.running)
+        return sorted(
+            self._waiting, key=lambda key: (num_running[key.salt], self._turns.served(key.salt))
+        )
+
+    def _start_at_cost(self, sequence: Sequence, num_projects: int) -> bool:
+        """Start a sequence of a project below its share by taking places of projects above theirs."""
+        if num_projects == 1 or self._is_waiting_for_prefix(sequence):
+            return False
+        while victim := self._victim(sequence, num_projects):
+            self._preempt(victim)
+            if self._start(sequence):
+                return True
+        return False
+
+    def _victim(self, sequence: Sequence, num_projects: int) -> Sequence | None:
+        """The youngest sequence that has to give way to this one, if any has to."""
+        running: dict[str, list[Sequence]] = {}
+        for other in self.running:
+            running.setdefault(other.project, []).append(other)
+        mine = running.pop(sequence.project, [])
+        if mine and self._share([*mine, sequence], num_projects) > 1:
+            return None
+        shares = {p: self._share(theirs, num_projects) for p, theirs in running.items()}
+        greediest = max(shares, key=lambda p: shares[p], default=None)
+        if greediest is None or shares[greediest] <= 1:
+            return None
+        # Who came last has the least to lose. A row that others read must stay, and so must a sequence
+        # that no step has seen since it got its place: it would come back, and nobody get on.
+        young = (s for s in reversed(running[greediest]) if _is_childless(s))
+        return next(
+            (
+                s
+                for s in young
+                if s.last_turn > s.start_turn and s.num_kept_tokens <= s.num_generated
+            ),
+            None,
+        )
+
+    def _share(self, sequences: list[Sequence], num_projects: int) -> float:
+        """What a project's sequences hold of places, memory or slots, as a multiple of an equal share."""
+        used: float = max(
+            len(sequences) / self._limits.max_running,
+            sum(len(s.tokens) for s in sequences) / self._cache.pool.num_tokens,
+            len({s.slot for s in sequences if s.slot is not None}) / self._slots.num_slots,
+        )
+        return used * num_projects
 
     def _advance(self, key: CacheKey) -> None:
         """Take the head off a queue and put the queue behind the others."""
@@ -135,7 +247,7 @@ class Scheduler:
     def _start(self, sequence: Sequence) -> bool:
         """Give the sequence a slot and a row. False if it has to wait, holding neither."""
         is_scoring = sequence.is_scoring
-        if not is_scoring and self._cache.is_being_computed(sequence.key, sequence.tokens):
+        if self._is_full or self._is_waiting_for_prefix(sequence):
             return False
         if sequence.request.adapter is not None:
             sequence.slot = self._slots.acquire(sequence.request.adapter)
@@ -154,8 +266,18 @@ class Scheduler:
         sequence.blocked_since_s = None
         if sequence.num_cached_tokens is None:
             sequence.num_cached_tokens = sequence.row.num_computed
+        elif 2 * sequence.row.num_computed < len(sequence.tokens):
+            num_more = max(KEPT_PLACE_TOKENS, sequence.num_kept_tokens - sequence.num_generated)
+            sequence.num_kept_tokens = sequence.num_generated + 2 * num_more
+        sequence.start_turn = self._num_turns
         self.running.append(sequence)
         return True
+
+    def _is_waiting_for_prefix(self, sequence: Sequence) -> bool:
+        """Another sequence computes just now what this one can use."""
+        return not sequence.is_scoring and self._cache.is_being_computed(
+            sequence.key, sequence.tokens
+        )
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
         """Make the sequence's row long enough, if need be at the cost of the youngest other sequence.
@@ -177,9 +299,9 @@ class Scheduler:
         self._release(sequence)
         self._waiting.setdefault(sequence.key, deque()).appendleft(sequence)
 
-    def _release(self, sequence: Sequence) -> None:
+    def _release(self, sequence: Sequence, *, keep_row: bool = True) -> None:
         if sequence.row is not None:
-            self._cache.close(sequence.row)
+            self._cache.close(sequence.row, keep=keep_row)
             sequence.row = None
         if sequence.slot is not None:
             self._slots.release(sequence.slot)

@@ -28,7 +28,8 @@ class Generate:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     cache_salt: str = ""
-    """Keys and values are reused only between requests of equal salt (and adapter)."""
+    """The project. Keys and values are reused only between requests of equal salt (and adapter), and
+    those of different salts take turns."""
     num_prompt_logprobs: int | None = None
     """As `SamplingParams.num_logprobs`, for the tokens of the prompt."""
 
@@ -77,6 +78,11 @@ class Sequence:
         self.slot: int | None = None
         # Since when all slots have been taken by other adapters.
         self.blocked_since_s: float | None = None
+        # Numbers in the order of all turns: its last one, and the last one before it got its place.
+        self.last_turn = 0
+        self.start_turn = 0
+        # It does not have to give way to other projects before it has generated so many tokens.
+        self.num_kept_tokens = 0
         self._text = TextStream(tokenizer, request.prompt, request.stop)
         self._eos_ids = tokenizer.eos_ids
 
@@ -84,6 +90,11 @@ class Sequence:
     def key(self) -> CacheKey:
         adapter = self.request.adapter
         return CacheKey(None if adapter is None else adapter.id, self.request.cache_salt)
+
+    @property
+    def project(self) -> str:
+        """Whom it is computed for."""
+        return self.request.cache_salt
 
     @property
     def num_generated(self) -> int:

@@ -80,8 +80,9 @@ class ServedBase:
     def generate(self, requests: Sequence[Generate]) -> AsyncGenerator[tuple[int, Delta]]:
         """The deltas of several choices as they come, each with the index of its choice.
 
-        Raises at once, not on the first delta, what `Engine.check` raises.
+        Raises at once, not on the first delta, what `Engine.check_room` and `Engine.check` raise.
         """
+        self.engine.check_room(requests[0].cache_salt, len(requests))
         for request in requests:
             self.engine.check(request)
         return self._generate(requests)

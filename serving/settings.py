@@ -28,6 +28,10 @@ class ServingSettings:
     """Requests in one batch."""
     step_tokens: int = 256
     """Tokens computed in one step; a prompt longer than this is read in chunks."""
+    shared_tokens: int = 12
+    """Tokens of a step that all projects but the one that leads it share; a GPU bears 128."""
+    max_open_per_project: int = 1024
+    """Completions of one project that wait or are being computed; what comes on top is refused."""
     kv_bytes: int = 0
     """Memory for keys and values; 0 means an eighth of the machine's, 2 GiB at most."""
     adapter_ram_bytes: int = GIB
@@ -48,6 +52,8 @@ class ServingSettings:
                 ("slots", 1),
                 ("max_running", 1),
                 ("step_tokens", 1),
+                ("shared_tokens", 1),
+                ("max_open_per_project", 1),
                 ("kv_bytes", 0),
                 ("adapter_ram_bytes", 0),
                 ("adapter_disk_bytes", 0),
@@ -59,7 +65,10 @@ class ServingSettings:
     @property
     def limits(self) -> Limits:
         return Limits(
-            max_running=self.max_running, step_tokens=max(self.step_tokens, self.max_running)
+            max_running=self.max_running,
+            step_tokens=max(self.step_tokens, self.max_running),
+            shared_tokens=self.shared_tokens,
+            max_open_per_project=self.max_open_per_project,
         )
 
     def kv_bytes_or_default(self) -> int:

@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from serving.engine import Engine
+from serving.engine import MAX_FAILURES, Engine
 from serving.served_base import ServedBase
 from storage.errors import LuthierError
 from tests.serving.server import HELLO, KEY, MODEL, Running, listening, running_server
@@ -144,6 +144,9 @@ async def test_dead_engine_turns_readiness_off(
 
     async with running_server(tmp_path) as running:
         monkeypatch.setattr(Engine, "_forward", fail)
+        for _ in range(MAX_FAILURES - 1):
+            with pytest.raises(openai.InternalServerError, match="failed at this request"):
+                await running.openai.chat.completions.create(model=MODEL, messages=HELLO)
         with pytest.raises(openai.InternalServerError, match="engine failed"):
             await running.openai.chat.completions.create(model=MODEL, messages=HELLO)
         assert (await running.http.get("/readyz")).status_code == 503

@@ -5,7 +5,14 @@ from collections import Counter
 import pytest
 import torch
 
-from serving.sampling import Draw, SamplingParams, random_number, sample, token_logprobs
+from serving.sampling import (
+    Draw,
+    SamplingParams,
+    are_finite,
+    random_number,
+    sample,
+    token_logprobs,
+)
 
 VOCAB_SIZE = 50
 
@@ -111,3 +118,25 @@ def test_sampling_leaves_the_logits_alone() -> None:
     before = logits.clone()
     sample(logits, [draw(seed=1, logit_bias={1: 5.0}, top_p=0.5)])
     assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e10, 1e37])
+@pytest.mark.parametrize("temperature", [2e-5, 1.0, 2.0])
+def test_whatever_the_logits_a_token_of_the_vocabulary_is_drawn(
+    scale: float, temperature: float
+) -> None:
+    logits = torch.randn(64, 50, generator=torch.Generator().manual_seed(1)) * scale
+    draws = [
+        Draw(SamplingParams(temperature=temperature, top_p=p, seed=seed), 0, {})
+        for seed in range(32)
+        for p in (1.0, 0.5)
+    ]
+    assert all(0 <= token_id < 50 for token_id, _ in sample(logits, draws))
+
+
+def test_rows_that_are_not_finite_are_told_from_the_others() -> None:
+    logits = torch.zeros(4, 50)
+    logits[1, 7] = torch.nan
+    logits[2, 7] = torch.inf
+    logits[3, 7] = -torch.inf
+    assert are_finite(logits) == [True, False, False, False]

@@ -1,0 +1,48 @@
+"""How many sequences each project may have open: waiting or being computed. Used on the event loop."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from storage.errors import InvalidRequest
+
+from .failures import Overloaded
+from .schedule import Limits
+
+
+class Admission:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._num_open: Counter[str] = Counter()
+
+    def enter(self, project: str) -> None:
+        self._num_open[project] += 1
+
+    def leave(self, project: str) -> None:
+        self._num_open[project] -= 1
+        if not self._num_open[project]:
+            del self._num_open[project]
+
+    def check(self, project: str, num_more: int) -> None:
+        """Whether so many more sequences of the project can be taken.
+
+        Nobody below an equal share of the whole is refused for what others do. Raises `InvalidRequest`
+        for more than one request may ask for, and `Overloaded`.
+        """
+        most, num_open = self._limits.max_open_per_project, self._num_open[project]
+        if num_more > most:
+            raise InvalidRequest(
+                f"This request asks for {num_more} completions (prompts times choices). At most {most} "
+                "are computed for one request; please send several.",
+                param="n",
+                code="too_many_completions",
+            )
+        if num_open + num_more > most:
+            raise Overloaded(
+                f"{num_open} completions of this project are waiting or being computed, and {num_more} "
+                f"more would be above the limit of {most}. Please try again later."
+            )
+        is_full = self._num_open.total() + num_more > self._limits.max_open
+        num_projects = len(self._num_open.keys() | {project})
+        if is_full and num_open + num_more > self._limits.max_open // num_projects:
+            raise Overloaded("Too many requests are waiting. Please try again later.")
