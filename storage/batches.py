@@ -251,10 +251,14 @@ def end(session: Session, held: Claim, status: Ending, **values: Any) -> BatchRo
 
 
 def release(session: Session, held: Claim, *, after_s: float = 0, is_crash: bool = False) -> None:
-    """Give the batch back unfinished, for any process to go on with `after_s` from now."""
+    """Give the batch back unfinished, for any process to go on with `after_s` from now.
+
+    Raises LostLease. Whatever of this process is still on its way comes too late from here on.
+    """
     found = _changed(
         session,
         _is_mine(held),
+        lease_token=BatchRow.lease_token + 1,
         lease_owner=None,
         lease_expires_at=None,
         not_before=func.clock_timestamp() + timedelta(seconds=after_s),
@@ -265,11 +269,14 @@ def release(session: Session, held: Claim, *, after_s: float = 0, is_crash: bool
 
 
 def expire_leases(session: Session, owners: list[str]) -> None:
-    """Free the batches of processes that are known to be dead, ahead of time."""
+    """Free the batches of processes that are known to be dead, ahead of time, and fence those out."""
     session.execute(
         update(BatchRow)
         .where(BatchRow.lease_owner.in_(owners), BatchRow.lease_expires_at.is_not(None))
-        .values(lease_expires_at=func.clock_timestamp() - timedelta(seconds=1))
+        .values(
+            lease_token=BatchRow.lease_token + 1,
+            lease_expires_at=func.clock_timestamp() - timedelta(seconds=1),
+        )
         .execution_options(synchronize_session=False)
     )
 

@@ -228,27 +228,37 @@ def add_resume_point(session: Session, claim: Claim, point: Json) -> list[Json]:
 
 
 def release(session: Session, claim: Claim, *, after_s: float = 0, is_crash: bool = False) -> None:
-    """Give the job back unfinished, for any worker to go on with `after_s` from now."""
-    renew(session, claim)
-    session.execute(
+    """Give the job back unfinished, for any worker to go on with `after_s` from now.
+
+    Raises LostLease. Whatever of this worker is still on its way comes too late from here on.
+    """
+    released = session.scalar(
         update(JobRow)
         .where(*_is_mine(claim))
         .values(
+            lease_token=JobRow.lease_token + 1,
             lease_owner=None,
             lease_expires_at=None,
             not_before=func.clock_timestamp() + timedelta(seconds=after_s),
             attempt=JobRow.attempt if is_crash else JobRow.attempt - 1,
             crashes=JobRow.crashes + (1 if is_crash else 0),
         )
+        .returning(JobRow.id)
+        .execution_options(synchronize_session=False)
     )
+    if released is None:
+        raise LostLease(claim.job.id)
 
 
 def expire_leases(session: Session, owners: list[str]) -> None:
-    """Free the jobs of workers that are known to be dead, ahead of time."""
+    """Free the jobs of workers that are known to be dead, ahead of time, and fence those out."""
     session.execute(
         update(JobRow)
         .where(JobRow.lease_owner.in_(owners), JobRow.lease_expires_at.is_not(None))
-        .values(lease_expires_at=func.clock_timestamp() - timedelta(seconds=1))
+        .values(
+            lease_token=JobRow.lease_token + 1,
+            lease_expires_at=func.clock_timestamp() - timedelta(seconds=1),
+        )
         .execution_options(synchronize_session=False)
     )
 

@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import structlog
-from sqlalchemy import exc
 from sqlalchemy.orm import Session, sessionmaker
 
 from storage import jobs
 from storage.jobs import Claim, JobRow, LostLease
+from storage.transactions import Transaction
 
 from .ending import Paused
 
@@ -27,8 +27,6 @@ HEARTBEAT_S = 1.0
 """Also how soon a trainer hears that its job is to pause, and a silent one that it was cancelled."""
 MARGIN_S = 5
 """So long before others may take the job its own worker lets go of it."""
-_RETRY_S = 0.5
-_OUT_OF_REACH = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
 log = structlog.get_logger()
 
@@ -36,14 +34,16 @@ log = structlog.get_logger()
 class Lease:
     """Use as a context manager: the heartbeat beats inside."""
 
-    def __init__(self, sessions: sessionmaker[Session], claim: Claim) -> None:
+    def __init__(
+        self, sessions: sessionmaker[Session], claim: Claim, *, renewed_at: float | None = None
+    ) -> None:
         self.claim = claim
         self.on_lost: Callable[[], None] = lambda: None
         """Called once, on whichever thread finds out."""
         self.is_pausing = claim.job.pause_requested_at is not None
         """The job's owner wants it paused, as far as the last `renew` could tell."""
         self._sessions = sessions
-        self._renewed_at = time.monotonic()
+        self._renewed_at = time.monotonic() if renewed_at is None else renewed_at
         self._lost = threading.Event()
         self._is_over = threading.Event()
         self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -82,23 +82,16 @@ class Lease:
         """Do `work`, which must renew the lease, in one transaction; raises LostLease.
 
         A database that does not answer is asked again for as long as the lease surely lasts, so
-        `work` may run twice.
+        `work` may run twice; it takes effect once.
         """
-        while True:
-            self.check()
-            began = time.monotonic()
-            try:
-                with self._sessions.begin() as session:
-                    result = work(session)
-            except LostLease:
-                self._lose()
-                raise
-            except _OUT_OF_REACH as error:
-                log.warning("lease.database_out_of_reach", job_id=self.job.id, error=str(error))
-                time.sleep(_RETRY_S)
-                continue
-            self._renewed_at = max(self._renewed_at, began)
-            return result
+        transaction = Transaction(self._sessions, work)
+        try:
+            result = transaction.run(self.check)
+        except LostLease:
+            self._lose()
+            raise
+        self._renewed_at = max(self._renewed_at, transaction.began_at)
+        return result
 
     def renew(self, session: Session, **values: Any) -> JobRow:
         """Write `values` and extend the lease; raises LostLease."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import time
 
 import structlog
 
 from storage import jobs, queue
 from storage.errors import BlobError, Unavailable
 from storage.jobs import Claim, LostLease
+from storage.transactions import Transaction
 
 from . import finish, resume, supervise
 from .crash_points import crash_point
@@ -18,31 +20,41 @@ from .prepare import prepare
 from .worker import Worker
 
 STORAGE_RETRY_S = 15.0
+CLAIM_S = 15.0
+"""For so long a worker tries to claim a job, or to find out whether it has."""
 
 log = structlog.get_logger()
 
 
 def run(worker: Worker, job_id: str) -> None:
     """Look at a job; work on it if nobody else does."""
-    claim = _claim(worker, job_id)
+    claiming = Transaction(
+        worker.sessions, lambda session: jobs.claim(session, job_id, worker.name)
+    )
+    claim = _claim(worker, job_id, claiming)
     if claim is None:
         return
     crash_point("after_claim")
     log.info("job.claimed", job_id=job_id, attempt=claim.job.attempt)
-    with Lease(worker.sessions, claim) as lease:
+    with Lease(worker.sessions, claim, renewed_at=claiming.began_at) as lease:
         try:
             _attempt(worker, lease)
         except LostLease:
             log.info("job.lost", job_id=job_id)
 
 
-def _claim(worker: Worker, job_id: str) -> Claim | None:
+def _claim(worker: Worker, job_id: str, claiming: Transaction[Claim | None]) -> Claim | None:
     if worker.is_stopping.is_set():
         # The message is spent; the next worker wants another.
         queue.ring(job_id)
         return None
-    with worker.sessions.begin() as session:
-        return jobs.claim(session, job_id, worker.name)
+    deadline = time.monotonic() + CLAIM_S
+
+    def check() -> None:
+        if time.monotonic() > deadline:
+            raise Unavailable("The database did not answer; the sweep will ring again.")
+
+    return claiming.run(check)
 
 
 def _attempt(worker: Worker, lease: Lease) -> None:

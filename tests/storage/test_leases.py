@@ -1,0 +1,104 @@
+"""Whoever has let go of something, or was found dead, has it no more: what comes late is refused."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from storage import batches, idempotency_keys, jobs
+from storage.batches import BatchRow
+from storage.idempotency_keys import Owner, Reply
+from storage.ids import new_id
+from storage.jobs import JobRow
+from tests.storage.rows import add_job
+
+Database = sessionmaker[Session]
+
+
+LET_GO_OF_JOB: list[Callable[[Session, jobs.Claim], None]] = [
+    lambda session, claim: jobs.release(session, claim),
+    lambda session, claim: jobs.release(session, claim, after_s=60),
+    lambda session, claim: jobs.release(session, claim, is_crash=True),
+    lambda session, _: jobs.expire_leases(session, ["me"]),
+]
+LATE_FOR_JOB: list[Callable[[Session, jobs.Claim], object]] = [
+    lambda session, claim: jobs.renew(session, claim),
+    lambda session, claim: jobs.release(session, claim),
+    lambda session, claim: jobs.add_resume_point(session, claim, {"key": "k"}),
+    lambda session, claim: jobs.succeed(session, claim),
+    lambda session, claim: jobs.fail(session, claim, code="c", message="m"),
+]
+LET_GO_OF_BATCH: list[Callable[[Session, batches.Claim], None]] = [
+    lambda session, claim: batches.release(session, claim),
+    lambda session, claim: batches.release(session, claim, after_s=60, is_crash=True),
+    lambda session, _: batches.expire_leases(session, ["me"]),
+]
+LATE_FOR_BATCH: list[Callable[[Session, batches.Claim], object]] = [
+    lambda session, claim: batches.renew(session, claim),
+    lambda session, claim: batches.begin(session, claim, model=None, num_lines=1),
+    lambda session, claim: batches.finalize(session, claim),
+    lambda session, claim: batches.release(session, claim),
+    lambda session, claim: batches.end(session, claim, "completed"),
+]
+
+
+def columns(database: Database, row: type[JobRow | BatchRow], id: str) -> dict[str, Any]:
+    with database() as session:
+        return dict(session.execute(select(row.__table__).filter_by(id=id)).one()._mapping)
+
+
+def test_job_that_was_let_go_of_takes_no_late_write(database: Database, project_id: str) -> None:
+    for let_go, late in itertools.product(LET_GO_OF_JOB, LATE_FOR_JOB):
+        with database.begin() as session:
+            job_id = add_job(session, project_id).id
+            claim = jobs.claim(session, job_id, "me")
+            assert claim is not None
+            let_go(session, claim)
+        before = columns(database, JobRow, job_id)
+        with pytest.raises(jobs.LostLease), database.begin() as session:
+            late(session, claim)
+        assert columns(database, JobRow, job_id) == before
+
+
+def test_batch_that_was_let_go_of_takes_no_late_write(database: Database, project_id: str) -> None:
+    for let_go, late in itertools.product(LET_GO_OF_BATCH, LATE_FOR_BATCH):
+        with database.begin() as session:
+            batch_id = batches.create(
+                session,
+                new_id("batch_"),
+                project_id=project_id,
+                endpoint="/v1/chat/completions",
+                input_file_id="file-1",
+                metadata=None,
+                output_expires_after_s=None,
+            ).id
+            claim = batches.claim(session, batch_id, "me")
+            assert claim is not None
+            let_go(session, claim)
+        before = columns(database, BatchRow, batch_id)
+        with pytest.raises(batches.LostLease), database.begin() as session:
+            late(session, claim)
+        assert columns(database, BatchRow, batch_id) == before
+
+
+def test_idempotency_key_that_was_let_go_of_takes_no_late_write(database: Database) -> None:
+    owner = Owner("proj", "key", "made-up")
+    with database.begin() as session:
+        first = idempotency_keys.claim(session, owner)
+        assert isinstance(first, str)
+        idempotency_keys.release(session, owner, first)
+        second = idempotency_keys.claim(session, owner)
+        assert isinstance(second, str)
+        idempotency_keys.renew(session, owner, first)
+        idempotency_keys.release(session, owner, first)
+        idempotency_keys.keep(session, owner, first, Reply("f", 1, 200, "text/plain", b"late"))
+        # The second still has it, and its reply is the one that is kept.
+        assert idempotency_keys.claim(session, owner) is None
+        reply = Reply("f", 1, 200, "text/plain", b"in time")
+        idempotency_keys.keep(session, owner, second, reply)
+        assert idempotency_keys.claim(session, owner) == reply
