@@ -249,5 +249,6 @@ def test_completion_is_learnt_behind_the_prompt_that_serving_encodes(
     assert tokenizer.decode(learnt[:-1]) == tokenizer.decode(tokenizer.encode(completion))
     assert learnt[-1] == tokenizer.eos_id
     # What is typed never becomes a special token; those before an empty prompt are the base's own.
-    typed = [*example.input_ids[:first], *learnt[:-1]] if prompt else learnt[:-1]
+    has_prompt = bool(tokenizer.encode(prompt))
+    typed = [*(example.input_ids[:first] if has_prompt else ()), *learnt[:-1]]
     assert not tokenizer.special_ids.intersection(typed)
