@@ -42,6 +42,7 @@ class BatchRow(Base):
     __tablename__ = "batches"
     __table_args__ = (
         Index(None, "project_id", "created_at", "id"),
+        Index(None, "project_id", "claimed_at"),
         Index(None, "status", "lease_expires_at"),
     )
 
@@ -83,6 +84,8 @@ class BatchRow(Base):
     lease_owner: Mapped[str | None]
     lease_token: Mapped[Int64] = mapped_column(default=0)
     lease_expires_at: Mapped[Timestamp | None]
+    claimed_at: Mapped[Timestamp | None]
+    """For the last time: so long ago its project was served, if not since by another."""
     not_before: Mapped[CreatedAt]
     crashes: Mapped[int] = mapped_column(default=0)
     """In a row, without a new chunk."""
@@ -173,8 +176,8 @@ def cancel(session: Session, project_id: str, batch_id: str) -> BatchRow:
 
 
 def runnable(session: Session, limit: int = 20) -> list[str]:
-    """Batches that somebody ought to work on and nobody does, the longest waiting first."""
-    query = select(BatchRow.id).where(_is_free()).order_by(BatchRow.not_before).limit(limit)
+    """Batches that somebody ought to work on and nobody does. Whose turn it is, `batch_turns` says."""
+    query = select(BatchRow.id).where(is_free()).order_by(BatchRow.not_before).limit(limit)
     return list(session.scalars(query))
 
 
@@ -189,10 +192,11 @@ def claim(session: Session, batch_id: str, owner: str) -> Claim | None:
     is_abandoned = BatchRow.lease_expires_at.is_not(None)
     return _changed(
         session,
-        [BatchRow.id == batch_id, _is_free()],
+        [BatchRow.id == batch_id, is_free()],
         lease_owner=owner,
         lease_token=BatchRow.lease_token + 1,
         lease_expires_at=_lease_end(),
+        claimed_at=func.clock_timestamp(),
         crashes=BatchRow.crashes + case((is_abandoned, 1), else_=0),
     )
 
@@ -308,7 +312,8 @@ def _is_mine(held: Claim) -> tuple[Any, ...]:
     )
 
 
-def _is_free() -> Any:
+def is_free() -> Any:
+    """Somebody ought to work on the batch and nobody does."""
     now = func.clock_timestamp()
     # A cancelled batch does not wait for its turn.
     return and_(

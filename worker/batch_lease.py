@@ -43,6 +43,8 @@ class BatchLease:
     def write(self, work: Callable[[Session], Claim]) -> Claim:
         """Do `work`, which renews the lease, in one transaction; raises LostLease."""
         with self._errands.sessions.begin() as session:
-            self.claim = work(session)
+            claim = work(session)
+        # Not before the commit: rows of one that failed cannot be read any more.
+        self.claim = claim
         self._looked_at = time.monotonic()
         return self.claim

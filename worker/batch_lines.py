@@ -8,23 +8,64 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
-from storage import batch_chunks, batches
+from storage import batch_chunks, batch_turns
 
 from . import batch_input
 from .batch_input import Line
 from .batch_lease import BatchLease
 from .batch_output import Answers
 from .ending import Stopped
-from .errands import Errands
+from .errands import BATCH_SLOTS, Errands
 from .gateway import Reply, TimedOut
 
-TURN_S = 600.0
+TURN_S = 60.0
 """After so long a batch makes room for one that waits."""
+LEAVE_S = 60.0
+"""For so long one that makes room waits for the lines that it has asked: they are computed already."""
+LOOK_S = 2.0
+"""How often it looks whether another waits."""
 POLL_S = 0.5
 
 
 class TurnOver(Exception):
     """Another batch has waited long enough."""
+
+
+class _Turn:
+    """The time that a batch has until it makes room for another: it goes on while nobody waits."""
+
+    def __init__(self, errands: Errands, lease: BatchLease) -> None:
+        self.num_answered = 0
+        """Lines in this turn. One at least, or slow ones would be asked for ever."""
+        self.is_leaving = False
+        """No more lines are asked."""
+        self._errands = errands
+        self._lease = lease
+        self._ends_at = time.monotonic() + TURN_S
+        self._look_at = 0.0
+
+    def check(self, num_pending: int) -> None:
+        """Raises TurnOver once another batch is to have the place."""
+        now = time.monotonic()
+        if self.is_leaving:
+            if not num_pending or now > self._ends_at:
+                raise TurnOver
+        elif self.num_answered and now > self._look_at:
+            self._look_at = now + LOOK_S
+            if not self._errands.leaving and self._must_give_way():
+                self._errands.leaving.add(self._lease.batch.id)
+                self.is_leaving = True
+                self._ends_at = now + LEAVE_S
+
+    def _must_give_way(self) -> bool:
+        with self._errands.sessions() as session:
+            return batch_turns.must_give_way(
+                session,
+                self._lease.claim,
+                self._errands.name,
+                BATCH_SLOTS,
+                turn_is_over=time.monotonic() > self._ends_at,
+            )
 
 
 def ask(errands: Errands, lease: BatchLease, path: Path) -> None:
@@ -38,20 +79,19 @@ def ask(errands: Errands, lease: BatchLease, path: Path) -> None:
     rest = batch_input.lines(path, answered)
     answers = Answers(num_chunks + 1)
     pending: dict[Future[Reply], Line] = {}
-    turn_ends_at = time.monotonic() + TURN_S
+    turn = _Turn(errands, lease)
     try:
-        while _fill(errands, lease, pending, rest):
+        while turn.is_leaving or _fill(errands, lease, pending, rest):
             done, _ = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
             for future in done:
                 answers.add(pending.pop(future), _reply(future))
+                turn.num_answered += 1
             if answers.is_due:
                 answers = answers.keep(errands, lease)
             claim = lease.check()
             if claim.is_expired or claim.batch.status != "in_progress":
                 break
-            if time.monotonic() > turn_ends_at:
-                _let_others(errands)
-                turn_ends_at = time.monotonic() + TURN_S
+            turn.check(len(pending))
     except (Stopped, TurnOver):
         answers.keep(errands, lease)
         raise
@@ -80,10 +120,3 @@ def _reply(future: Future[Reply]) -> Reply | None:
         return future.result()
     except TimedOut:
         return None
-
-
-def _let_others(errands: Errands) -> None:
-    """Raises TurnOver if a batch waits."""
-    with errands.sessions() as session:
-        if batches.runnable(session, limit=1):
-            raise TurnOver

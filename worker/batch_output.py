@@ -206,7 +206,6 @@ def finish(
 
     lease.write(write)
     crash_point("after_end")
-    remove_chunks(errands, batch.id)
 
 
 def _pieces(errands: Errands, chunks: list[BatchChunkRow]) -> Iterator[tuple[str, bytes]]:
@@ -222,23 +221,24 @@ def _pieces(errands: Errands, chunks: list[BatchChunkRow]) -> Iterator[tuple[str
                 yield "error", data[num_output:]
 
 
-def remove_chunks(errands: Errands, batch_id: str) -> None:
-    """Take away the blobs of a batch that has ended; what cannot be deleted now stays as litter."""
-    for key in list(errands.blobs.list(_prefix(batch_id))):
-        try:
-            errands.blobs.delete(key)
-        except LuthierError as error:
-            log.warning("batch.delete_failed", key=key, error=str(error))
-
-
 def remove_litter(errands: Errands) -> None:
-    """Take away what crashes left of batches that have ended."""
-    batch_ids = sorted({key.split("/")[1] for key in errands.blobs.list(_PREFIX)})
+    """Take away the chunks of batches that have ended. What cannot be deleted now stays for the next time."""
+    by_batch: dict[str, list[str]] = {}
+    for key in errands.blobs.list(_PREFIX):
+        by_batch.setdefault(key.split("/")[1], []).append(key)
     with errands.sessions() as session:
-        active = batches.active(session, batch_ids)
-    for batch_id in batch_ids:
+        active = batches.active(session, list(by_batch))
+    for batch_id, keys in by_batch.items():
         if batch_id not in active:
-            remove_chunks(errands, batch_id)
+            for key in keys:
+                _delete(errands, key)
+
+
+def _delete(errands: Errands, key: str) -> None:
+    try:
+        errands.blobs.delete(key)
+    except LuthierError as error:
+        log.warning("batch.delete_failed", key=key, error=str(error))
 
 
 def _prefix(batch_id: str) -> str:

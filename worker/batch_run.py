@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy import exc
 
-from storage import batch_chunks, batches, queue
+from storage import batch_chunks, batch_turns, batches, queue
 from storage.batches import BatchRow, Claim, Ending, LostLease
 from storage.errors import BlobError, Unavailable
 
@@ -18,7 +18,7 @@ from .batch_lease import BatchLease
 from .batch_lines import TurnOver
 from .crash_points import crash_point
 from .ending import Stopped
-from .errands import Errands
+from .errands import BATCH_SLOTS, Errands
 
 CRASH_POINTS = (
     "after_batch_claim",
@@ -39,18 +39,16 @@ log = structlog.get_logger()
 
 
 def run(errands: Errands, batch_id: str) -> None:
-    """Look at a batch; work on it if nobody else does and there is a slot for it."""
-    if not errands.batch_slots.acquire(blocking=False):
+    """Somebody rang for a batch: work on the one whose turn it is, if there is a slot for it."""
+    claim = _claim(errands, batch_id)
+    if claim is None:
         return  # the next batch to let go of its slot rings
+    crash_point("after_batch_claim")
     try:
-        claim = _claim(errands, batch_id)
-        if claim is not None:
-            crash_point("after_batch_claim")
-            _attempt(errands, BatchLease(errands, claim))
+        _attempt(errands, BatchLease(errands, claim))
     finally:
-        errands.batch_slots.release()
-    if claim is not None:
-        _ring_for_the_next(errands)
+        errands.leaving.discard(claim.batch.id)
+    _ring_for_the_next(errands)
 
 
 def _claim(errands: Errands, batch_id: str) -> Claim | None:
@@ -59,7 +57,7 @@ def _claim(errands: Errands, batch_id: str) -> Claim | None:
         queue.run_errand(queue.RUN_BATCH, batch_id)
         return None
     with errands.sessions.begin() as session:
-        return batches.claim(session, batch_id, errands.name)
+        return batch_turns.claim(session, errands.name, BATCH_SLOTS)
 
 
 def _ring_for_the_next(errands: Errands) -> None:

@@ -12,7 +12,7 @@ from storage.settings import Settings
 
 from . import batch_run
 from .errands import SLOTS, Errands
-from .errands_sweep import ErrandsSweep
+from .errands_sweep import BatchLitter, ErrandsSweep
 from .webhooks import Webhooks
 
 # Threads, because the tasks only wait for other servers.
@@ -26,6 +26,7 @@ class _Process:
 
     errands: Errands
     sweep: ErrandsSweep
+    litter: BatchLitter
     webhooks: Webhooks
 
 
@@ -43,6 +44,7 @@ def _open(**_: Any) -> None:
         raise SystemExit(str(error)) from error
     _Process.errands = errands
     _Process.sweep = ErrandsSweep(errands)
+    _Process.litter = BatchLitter(errands)
     _Process.webhooks = Webhooks(
         errands.sessions, allow_private=errands.settings.webhook_allow_private
     )
@@ -51,6 +53,7 @@ def _open(**_: Any) -> None:
 @signals.worker_ready.connect
 def _begin(**_: Any) -> None:
     _Process.sweep.start()
+    _Process.litter.start()
     _Process.webhooks.start()
 
 
@@ -58,6 +61,7 @@ def _begin(**_: Any) -> None:
 def _stop(**_: Any) -> None:
     # In a signal handler: only raise flags.
     _Process.sweep.stop()
+    _Process.litter.stop()
     _Process.webhooks.stop()
     _Process.errands.stop()
 

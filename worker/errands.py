@@ -18,10 +18,10 @@ from storage.settings import Settings
 from .folder import Folder
 from .gateway import Gateway
 
-SLOTS = 8
+SLOTS = 12
 """Tasks at a time."""
-BATCH_SLOTS = 4
-"""Batches take hours: so many at a time, and the other slots are for what is short."""
+BATCH_SLOTS = 8
+"""Batches take hours: so many at a time, and the other slots are for messages that need none."""
 
 log = structlog.get_logger()
 
@@ -37,7 +37,8 @@ class Errands:
         self.blobs = open_store(settings.blob_url)
         self.gateway = Gateway(settings.api_url, settings.internal_key, settings.batch_concurrency)
         self.folder = Folder(settings.data_dir / "errands")
-        self.batch_slots = threading.BoundedSemaphore(BATCH_SLOTS)
+        self.leaving: set[str] = set()
+        """Batches that give way to others: one at a time, or all would for the one that waits."""
         self.is_stopping = threading.Event()
 
     @property

@@ -19,6 +19,8 @@ import httpx
 import orjson
 import structlog
 
+from .line_turns import LineTurns
+
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 660.0
 """Longer than the api itself waits for a model."""
@@ -46,7 +48,7 @@ class TimedOut(Exception):
 
 
 class Gateway:
-    """At most `concurrency` requests are under way at a time; the others wait their turn."""
+    """About `concurrency` requests are under way at a time; the others wait for their project's turn."""
 
     def __init__(self, api_url: str, internal_key: str, concurrency: int) -> None:
         self._loop = asyncio.new_event_loop()
@@ -57,18 +59,19 @@ class Gateway:
                 "content-type": "application/json",
             },
             timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=None),
-            limits=httpx.Limits(max_connections=concurrency),
+            # The turns are the limit.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=concurrency),
             # A proxy of the environment is meant for the world outside.
             trust_env=False,
         )
-        self._turn = asyncio.Semaphore(concurrency)
+        self._turns = LineTurns(concurrency)
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
         self._thread.start()
 
     def ask(self, project_id: str, batch_id: str, path: str, body: bytes) -> Future[Reply]:
         """The future raises TimedOut; cancelling it breaks the request off."""
         headers = {"x-luthier-project": project_id, "x-luthier-batch": batch_id}
-        return self._run(self._ask(path, body, headers))
+        return self._run(self._ask(project_id, path, body, headers))
 
     def close(self) -> None:
         self._run(self._close()).result(timeout=5)
@@ -87,12 +90,12 @@ class Gateway:
             await asyncio.gather(*others, return_exceptions=True)
         await self._http.aclose()
 
-    async def _ask(self, path: str, body: bytes, headers: dict[str, str]) -> Reply:
+    async def _ask(self, project_id: str, path: str, body: bytes, headers: dict[str, str]) -> Reply:
         num_faults = num_pauses = 0
         while True:
             retry_after = ""
             try:
-                async with self._turn:
+                async with self._turns.turn(project_id):
                     response = await self._http.post(path, content=body, headers=headers)
             except httpx.ReadTimeout:
                 num_faults += 1

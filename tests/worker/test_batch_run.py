@@ -3,56 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
 
-from embedded.postgres import Postgres
-from embedded.valkey import Valkey
 from storage import batches, files, queue, webhooks
 from storage.batches import BatchRow
 from storage.webhook_deliveries import WebhookDeliveryRow
-from tests import servers
 from tests.factories import Json
 from tests.worker import one_batch
-from tests.worker.batch_scene import BatchScene, Stage, batch_stage, request, requests
+from tests.worker.batch_scene import BatchScene, request, requests
 from tests.worker.scene import wait_for
 from tests.worker.test_errands import running
-from worker import batch_lease, batch_lines, batch_output, batch_run
+from worker import batch_run
 from worker.batch_run import CRASH_POINTS
 from worker.crash_points import ENV
 from worker.errands import Errands
-from worker.errands_sweep import ErrandsSweep
-
-
-@pytest.fixture(scope="module")
-def stage(
-    postgres: Postgres,
-    database_template: str,
-    valkey: Valkey,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Stage]:
-    """One api and one model for all tests: each works in a project of its own."""
-    folder = tmp_path_factory.mktemp("batches")
-    with (
-        servers.fresh_settings(postgres, database_template, valkey, folder) as settings,
-        batch_stage(settings) as stage,
-    ):
-        yield stage
+from worker.errands_sweep import BatchLitter
 
 
 @pytest.fixture
-def scene(stage: Stage, broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchScene]:
-    monkeypatch.setattr(queue.app.conf, "broker_url", broker_url)
-    monkeypatch.setattr(batch_lease, "LOOK_S", 0.02)
-    monkeypatch.setattr(batch_lines, "POLL_S", 0.02)
-    # Answers are kept as they come. Processes that a test starts wait a second with the first.
-    monkeypatch.setattr(batch_output, "FIRST_CHUNK_S", 0.05)
-    with stage.scene() as scene:
-        yield scene
+def scene(batch_scene: BatchScene) -> BatchScene:
+    return batch_scene
 
 
 def ids(lines: list[Json]) -> list[str]:
@@ -98,6 +72,7 @@ def test_batch_is_answered_line_by_line(scene: BatchScene) -> None:
     assert refused["lost-1"]["status_code"] == 404
     assert scene.model.asked["busy one"] == 2
     assert scene.model.most_at_once <= 4
+    BatchLitter(scene.errands()).once()
     assert scene.chunk_keys() == []
 
 
@@ -124,7 +99,8 @@ def test_end_of_a_batch_is_told_to_the_webhooks_of_its_project(scene: BatchScene
     for batch_id in ended:
         scene.run(batch_id)
     with scene.api.sessions() as session:
-        told = session.scalars(select(WebhookDeliveryRow)).all()
+        of_these = select(WebhookDeliveryRow).where(WebhookDeliveryRow.object_id.in_(ended))
+        told = session.scalars(of_these).all()
     assert [(row.type, row.object_id) for row in told] == list(zip(types, ended, strict=True))
 
 
@@ -151,7 +127,7 @@ def test_process_killed_at_every_crash_point_in_turn_answers_each_line_once(
     output, errors = scene.answers(batch_id)
     assert ids(output) == sorted(f"line-{n}" for n in range(5))
     assert ids(errors) == ["bad-1"]
-    ErrandsSweep(scene.errands()).once()
+    BatchLitter(scene.errands()).once()
     assert scene.chunk_keys() == []
 
 
@@ -251,21 +227,6 @@ def test_process_that_lost_its_lease_writes_nothing_more(scene: BatchScene) -> N
     assert claim is not None
     assert (row.lease_owner, row.lease_token) == (other.name, claim.lease_token)
     assert row.num_completed == 0
-
-
-def test_batch_makes_room_for_one_that_waits(
-    scene: BatchScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch_lines, "TURN_S", 0.05)
-    first = scene.batch([*requests(2), request("wait-1", "wait")])
-    thread, _ = on_thread(scene, first)
-    wait_for(lambda: scene.row(first).num_completed == 2, what="the counts")
-    second = scene.batch(requests(1))
-    thread.join(timeout=5)
-    row = scene.row(first)
-    assert (row.status, row.lease_owner, row.num_completed) == ("in_progress", None, 2)
-    with scene.api.sessions() as session:
-        assert batches.runnable(session) == [second, first]
 
 
 def test_api_that_is_away_costs_time_and_nothing_else(scene: BatchScene) -> None:

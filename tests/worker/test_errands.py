@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from storage import batches, death_pipe, queue
 from storage.settings import Settings
 from tests.worker.scene import wait_for
 from worker.errands import Errands
-from worker.errands_sweep import ErrandsSweep
+from worker.errands_sweep import BatchLitter, ErrandsSweep
+from worker.rounds import Rounds
 
 PROGRAM = [sys.executable, "-m", "worker", "--errands"]
 
@@ -79,14 +81,45 @@ def test_process_takes_messages_ends_at_sigterm_and_leaves_nothing(
     assert list((tmp_path / "errands").iterdir()) == []
 
 
-def test_sweep_rings_for_what_is_due_while_nothing_waits(
+def test_sweep_rings_for_what_is_due_as_far_as_no_message_waits(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errands = Errands(settings)
-    monkeypatch.setattr(batches, "runnable", lambda _session: ["one", "two"])
+    monkeypatch.setattr(batches, "runnable", lambda _session, _limit: ["one", "two"])
+    assert queue.run_errand(queue.RUN_BATCH, "three")
     for _ in range(2):
         ErrandsSweep(errands).once()
         assert queue.depth(queue.ERRANDS_QUEUE) == 2
+    errands.close()
+
+
+def test_sweep_rings_on_while_the_blob_store_does_not_answer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errands = Errands(settings)
+    with errands.blobs.writer("batches/batch_gone/1-1") as writer:
+        writer.commit()
+    is_deleting, is_over = threading.Event(), threading.Event()
+
+    def delete(_key: str) -> None:
+        is_deleting.set()
+        is_over.wait()
+
+    monkeypatch.setattr(errands.blobs, "delete", delete)
+    monkeypatch.setattr(batches, "runnable", lambda _session, _limit: ["one"])
+    monkeypatch.setattr(ErrandsSweep, "interval_s", 0.05)
+    rounds: list[Rounds] = [BatchLitter(errands), ErrandsSweep(errands)]
+    for each in rounds:
+        each.start()
+    assert is_deleting.wait(10)
+    for _ in range(3):
+        wait_for(lambda: queue.depth(queue.ERRANDS_QUEUE) == 1, what="the message")
+        with queue.app.connection_or_acquire() as connection:
+            connection.default_channel.queue_purge(queue.ERRANDS_QUEUE)
+    for each in rounds:
+        each.stop()
+    is_over.set()
+    wait_for(lambda: not any(each._thread.is_alive() for each in rounds), what="the threads' end")
     errands.close()
 
 
