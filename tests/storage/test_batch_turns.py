@@ -123,7 +123,7 @@ def test_cancelled_batch_is_the_next_of_its_project(database: Database) -> None:
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(counts=st.lists(st.integers(1, 5), min_size=1, max_size=5), num_places=st.integers(10, 16))
 def test_every_project_has_a_place_though_no_batch_ends(

@@ -24,7 +24,7 @@ def database(database_url: str) -> Iterator[Database]:
     engine = sync_engine(database_url)
     yield sessions(engine)
     # What is noted may still be on its way to the pool.
-    wait_for(lambda: not any(thread.name == "webhook" for thread in threading.enumerate()))
+    wait_for(lambda: not any(thread.name.startswith("webhook") for thread in threading.enumerate()))
     engine.dispose()
 
 
