@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import httpx
 import openai
 
 from examples.server import ServerError, log_tail, running
@@ -57,9 +58,11 @@ PREPARE_S = 60.0
 HUNG_S = 10.0
 """Allowed requests of the attacker's own that are still open after this long count as lost."""
 SENT_MB = 36
+"""Of bodies, where the api's memory is measured: it may grow by three times as much."""
 MAX_FILES = 1024
 """For the server's processes: what most systems allow a process."""
 
+FAILURES = (NotServed, httpx.HTTPError)
 WAITS: Mapping[str, Callable[[Tenant, float], float]] = {
     "chat": wait_for_chat,
     "job": wait_for_job,
@@ -138,12 +141,13 @@ def _print_row(*cells: str) -> None:
 
 
 def _try(name: str, attack: Attack, folder: Path) -> Result:
-    environment = {**attack.env, "OMP_NUM_THREADS": "1"} if not attack.base else dict(attack.env)
     base = attack.base or BASE
+    # More threads would only wait for each other where the model is tiny.
+    environment = {**attack.env, **({"OMP_NUM_THREADS": "1"} if base == BASE else {})}
     try:
         with _environment(environment), running(folder, "--base", base) as client:
             return _measure(name, attack, client, base, folder)
-    except (ServerError, NotServed) as error:
+    except (ServerError, *FAILURES) as error:
         return Result(name, attack.harms, 0, 0, 0, 0, "", f"not measured: {error}")
 
 
@@ -164,18 +168,18 @@ def _measure(name: str, attack: Attack, client: openai.OpenAI, base: str, folder
         report = attacking.stop()
     peak_mb = _peak_mb(api_pid)
     quiet, attacked = max(quiet_s), max(waits_s, default=float("nan"))
+    bound = 2 * quiet + step_s
+    if attack.harms == "memory":
+        quiet, attacked, bound = quiet_mb, peak_mb, quiet_mb + 3 * SENT_MB
     if problems:
         num_tried = len(problems) + len(waits_s)
         verdict = f"HARMED: {len(problems)} of {num_tried} failed, such as {problems[-1]}"
-    elif attacked > 2 * quiet + step_s:
+    elif attacked > bound:
         verdict = "HARMED"
     elif attack.is_allowed and report.longest_open_s > HUNG_S:
         verdict = f"HUNG: a request of its own is open for {report.longest_open_s:.0f} s"
     else:
         verdict = "refused" if report.is_refusal else "ok"
-    if attack.harms == "memory":
-        quiet, attacked = quiet_mb, peak_mb
-        verdict = verdict if problems else ("HARMED" if attacked - quiet > 3 * SENT_MB else "ok")
     verdict += _aftermath(other)
     return Result(
         name,
@@ -215,8 +219,8 @@ def _waits(
     ):
         try:
             waits_s.append(wait(other, CHAT_TIMEOUT_S if is_short else TIMEOUT_S))
-        except NotServed as problem:
-            problems.append(str(problem))
+        except FAILURES as problem:
+            problems.append(str(problem) or type(problem).__name__)
         time.sleep(PAUSE_S)
     return waits_s, problems
 
@@ -224,7 +228,7 @@ def _waits(
 def _aftermath(other: Tenant) -> str:
     try:
         wait_for_chat(other, CHAT_TIMEOUT_S)
-    except NotServed as error:
+    except FAILURES as error:
         return f"; afterwards, too: {error}"
     return ""
 

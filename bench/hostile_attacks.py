@@ -57,7 +57,7 @@ async def _train_and_sample(ground: Ground, multipliers: list[float]) -> None:
 
     A single step, before whose end nobody sees a loss that is not finite.
     """
-    file_id = await ground.upload(training_rows(10), "fine-tune")
+    file_id = await ground.upload(training_rows(), "fine-tune")
     for multiplier in multipliers:
         given = {"learning_rate_multiplier": multiplier, "batch_size": 10}
         reply = await ground.post(JOBS, job_body(ground.tenant.model, file_id, **given))
@@ -187,7 +187,7 @@ async def _tarpit(ground: Ground) -> None:
     port = server.sockets[0].getsockname()[1]
     for number in range(100):
         await ground.post("webhook_endpoints", endpoint_body(f"http://127.0.0.1:{port}/{number}"))
-    file_id = await ground.upload(training_rows(4), "fine-tune")
+    file_id = await ground.upload(training_rows(), "fine-tune")
     for _ in range(3):
         reply = await ground.post(JOBS, job_body(ground.tenant.model, file_id))
         assert reply is not None
@@ -205,7 +205,7 @@ async def _eight_batches(ground: Ground) -> None:
 
 
 async def _sixty_jobs(ground: Ground) -> None:
-    file_id = await ground.upload(training_rows(4), "fine-tune")
+    file_id = await ground.upload(training_rows(), "fine-tune")
     for _ in range(60):
         await ground.post(JOBS, job_body(ground.tenant.model, file_id))
     await ground.rest()
@@ -216,7 +216,7 @@ async def _long_row(ground: Ground) -> None:
         {"role": "user", "content": "<" * 1_000_000},
         {"role": "assistant", "content": "Blue."},
     ]
-    content = lines([{"messages": messages}]) + training_rows(10)
+    content = lines([{"messages": messages}]) + training_rows()
     file_id = await ground.upload(content, "fine-tune")
     await ground.post(JOBS, job_body(ground.tenant.model, file_id))
     await asyncio.sleep(2.0)
@@ -224,9 +224,12 @@ async def _long_row(ground: Ground) -> None:
 
 
 async def _big_bodies(ground: Ground) -> None:
-    body = json.dumps(chat_body(ground.tenant.model, "a" * 12_000_000)).encode()
+    """Full of small objects, which take far more room once they are read than as text."""
+    body = chat_body(ground.tenant.model, "")
+    body["messages"] = [{"role": "user", "content": "a"}] * 370_000
+    content = json.dumps(body, separators=(",", ":")).encode()
     ground.is_on.set()
-    await asyncio.gather(*(ground.post(CHAT, body) for _ in range(3)))
+    await asyncio.gather(*(ground.post(CHAT, content) for _ in range(3)))
 
 
 _ALLOWED_CONTEXTS = {
