@@ -6,6 +6,7 @@ one server's slots, and when a server comes or goes, only its own share moves.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ log = structlog.get_logger()
 
 FIRST_PAUSE_S = 1.0
 MAX_PAUSE_S = 30.0
+UNLOAD_TIMEOUT_S = 2.0
 BUSY = frozenset({502, 503})
 """Replies that say "not me, not now": another server may do it."""
 
@@ -85,6 +87,23 @@ class Backends:
                 continue
             return reply
         raise Unavailable("The model is not being served at the moment. Please try again shortly.")
+
+    async def unload(self, base_model: str, adapter_id: str) -> None:
+        """Have the base's servers forget an adapter that was deleted. One that cannot be reached finds out
+        by itself that the adapter's blob is gone."""
+
+        async def ask(url: str) -> None:
+            try:
+                reply = await self._http.delete(
+                    f"{url}/v1/luthier/adapters/{adapter_id}",
+                    headers=self._headers,
+                    timeout=UNLOAD_TIMEOUT_S,
+                )
+                reply.raise_for_status()
+            except httpx.HTTPError as error:
+                log.warning("backend.not_unloaded", url=url, adapter=adapter_id, error=repr(error))
+
+        await asyncio.gather(*(ask(url) for url in self._urls.get(base_model, ())))
 
     async def _post(self, url: str, content: bytes, headers: Mapping[str, str]) -> httpx.Response:
         request = self._http.build_request(

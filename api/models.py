@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from storage import adapters, aliases, models
+from storage.adapters import AdapterRow
 from storage.base_models import Catalogue
 from storage.errors import ModelNotFound, NotFound, PermissionDenied
 from storage.models import ModelRow
@@ -74,8 +75,10 @@ async def delete_model(model: str, caller: ProjectCaller, wiring: Wired) -> Mode
     """
     if wiring.catalogue().get(model) is not None:
         raise PermissionDenied(f"The model '{model}' is a base model and cannot be deleted.")
-    keys = await wiring.database.run(_remove, caller.project_id, model)
+    adapter, keys = await wiring.database.run(_remove, caller.project_id, model)
     await delete_blobs(wiring.blobs, keys)
+    if adapter is not None and keys:
+        await wiring.backends.unload(adapter.base_model, adapter.id)
     return ModelDeleted(id=model)
 
 
@@ -99,7 +102,7 @@ def _retrieve(session: Session, project_id: str, name: str, catalogue: Catalogue
     raise ModelNotFound(name)
 
 
-def _remove(session: Session, project_id: str, name: str) -> list[str]:
-    """The keys of blobs that nothing refers to any more."""
+def _remove(session: Session, project_id: str, name: str) -> tuple[AdapterRow | None, list[str]]:
+    """The model's adapter, and its blob's key if nothing refers to it any more."""
     adapter_id = models.remove(session, project_id, name)
-    return adapters.remove_unused(session, [adapter_id])
+    return adapters.get(session, adapter_id), adapters.remove_unused(session, [adapter_id])

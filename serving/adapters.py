@@ -6,6 +6,7 @@ Everything here happens in threads of its own, so no stream waits for somebody e
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 import shutil
@@ -29,6 +30,8 @@ MAX_FILE_BYTES = {
     "adapter_config.json": 1 << 20,
     "adapter_model.safetensors": 8 << 30,
 }
+# Beside them: what they were when they were unpacked, in the form of sha256sum.
+CHECKSUMS = "SHA256SUMS"
 NUM_LOADERS = 2
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -54,8 +57,7 @@ class AdapterRef:
 
     @property
     def blob_key(self) -> str:
-        """One uncompressed tar of a folder in PEFT's format."""
-        return f"adapters/{self.id}.tar"
+        return blob_key(self.id)
 
 
 class AdapterCache:
@@ -121,6 +123,19 @@ class AdapterCache:
             for folder in self._directory.glob(f"{adapter_id}.*"):
                 shutil.rmtree(folder, ignore_errors=True)
 
+    async def deleted_ids(self) -> set[str]:
+        """The adapters in RAM or on disk whose blob is gone: nobody may use them any more."""
+        blobs = self._blobs
+        if blobs is None:
+            return set()
+        ids = {folder.name.rpartition(".")[0] for folder in self._directory.glob("[!.]*")}
+        keys = {i: blob_key(i) for i in ids | self._in_ram.keys()}
+
+        def find() -> set[str]:
+            return {i for i, key in keys.items() if key not in blobs.list(key)}
+
+        return await asyncio.get_running_loop().run_in_executor(self._loaders, find)
+
     def close(self) -> None:
         self._loaders.shutdown(wait=False, cancel_futures=True)
 
@@ -135,9 +150,11 @@ class AdapterCache:
 
     def _load_from_disk(self, ref: AdapterRef) -> Adapter:
         folder = self._folder(ref)
-        if folder.is_dir():
+        if is_intact(folder):
             os.utime(folder)
         else:
+            # Missing, or damaged since it was unpacked.
+            shutil.rmtree(folder, ignore_errors=True)
             self._fetch(ref, folder)
             self._evict_from_disk()
         try:
@@ -162,6 +179,7 @@ class AdapterCache:
             unpacked.mkdir()
             try:
                 unpack(archive, unpacked)
+                (unpacked / CHECKSUMS).write_text(checksums(unpacked))
             except (AdapterError, tarfile.TarError) as error:
                 raise AdapterUnusable(
                     f"The adapter {ref.id} cannot be used: {error}", code="adapter_unusable"
@@ -186,6 +204,28 @@ class AdapterCache:
 
     def _folder(self, ref: AdapterRef) -> Path:
         return self._directory / f"{ref.id}.{ref.sha256}"
+
+
+def blob_key(adapter_id: str) -> str:
+    """One uncompressed tar of a folder in PEFT's format."""
+    return f"adapters/{adapter_id}.tar"
+
+
+def checksums(folder: Path) -> str:
+    """The SHA-256 of each of an adapter's files."""
+    lines = []
+    for name in sorted(MAX_FILE_BYTES):
+        with (folder / name).open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    return "".join(lines)
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether an unpacked adapter is still what was unpacked."""
+    try:
+        return (folder / CHECKSUMS).read_text() == checksums(folder)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def unpack(archive: Path, folder: Path) -> None:

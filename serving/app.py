@@ -87,8 +87,13 @@ async def _keep(
     """Load the base, then watch over the engine."""
     try:
         state.served = await load()
-        while state.served.engine.is_alive:
-            await asyncio.sleep(POLL_INTERVAL_S)
+        forgetting = asyncio.create_task(state.served.forget_deleted())
+        try:
+            while state.served.engine.is_alive:
+                await asyncio.sleep(POLL_INTERVAL_S)
+        finally:
+            forgetting.cancel()
+            await asyncio.gather(forgetting, return_exceptions=True)
     except Exception as error:
         log.exception("the base cannot be served")
         state.failure = error

@@ -20,7 +20,7 @@ from modeling.importer import ensure_imported
 from modeling.tokenizer import Tokenizer
 from storage.base_models import BaseModel
 from storage.blobs import BlobStore
-from storage.errors import ModelNotFound
+from storage.errors import LuthierError, ModelNotFound
 
 from . import attention, events
 from .adapters import AdapterCache, AdapterRef, is_adapter_id
@@ -31,6 +31,8 @@ from .sampling import SamplingParams
 from .sequence import Delta, Generate
 from .settings import ServingSettings
 from .vocabulary import Vocabulary
+
+FORGET_INTERVAL_S = 600.0
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,17 @@ class ServedBase:
         """Forget an adapter everywhere. False if requests in progress keep it in its slot."""
         self.adapters.forget(adapter_id)
         return await self.engine.unload(adapter_id)
+
+    async def forget_deleted(self) -> None:
+        """Every few minutes, until cancelled: unload what was deleted while nobody could say so."""
+        while True:
+            try:
+                for adapter_id in await self.adapters.deleted_ids():
+                    log.info("%s was deleted", adapter_id)
+                    await self.unload(adapter_id)
+            except LuthierError as error:
+                log.warning("cannot look for deleted adapters: %s", error)
+            await asyncio.sleep(FORGET_INTERVAL_S)
 
     def generate(self, requests: Sequence[Generate]) -> AsyncGenerator[tuple[int, Delta]]:
         """The deltas of several choices as they come, each with the index of its choice.

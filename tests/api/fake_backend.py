@@ -26,6 +26,9 @@ class FakeBackend:
     """The stream is sent in pieces of this many bytes."""
     breaks_after: int | None = None
     """The connection breaks after this many events."""
+    is_unable_to_unload: bool = False
+    unloaded: list[str] = field(default_factory=list)
+    """Ids of adapters."""
     num_cancelled: int = 0
     num_signs_of_life: int = 0
     """Sent by endless streams that have nothing more to say."""
@@ -35,10 +38,17 @@ class FakeBackend:
         app.post("/v1/chat/completions", response_model=None)(self._complete)
         app.post("/v1/completions", response_model=None)(self._complete)
         app.get("/readyz")(self._readyz)
+        app.delete("/v1/luthier/adapters/{adapter_id}", response_model=None)(self._unload)
         return app
 
     async def _readyz(self) -> dict[str, str]:
         return {"status": "ok"}
+
+    async def _unload(self, adapter_id: str) -> Response:
+        if self.is_unable_to_unload:
+            return Response(status_code=500)
+        self.unloaded.append(adapter_id)
+        return JSONResponse({})
 
     async def _complete(self, request: Request) -> Response:
         body = orjson.loads(await request.body())

@@ -5,8 +5,10 @@ import pytest
 
 from storage import adapters, models
 from storage.base_models import BaseModel, add
+from tests.api.fake_backend import FakeBackend
 from tests.api.stack import Api, Tenant
 from tests.api.test_fine_tuning_jobs import create
+from tests.api.test_inference import gateway
 
 
 def is_stored(api: Api, adapter_id: str) -> bool:
@@ -61,6 +63,18 @@ def test_deleting_a_model_takes_its_adapter_too(
     assert not is_stored(api, model.adapter_id)
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve(model.name)
+
+
+def test_inference_servers_forget_a_deleted_model(api: Api, tenant: Tenant) -> None:
+    model = api.tuned_model(tenant)
+    backends = [FakeBackend(), FakeBackend(is_unable_to_unload=True), FakeBackend()]
+    with gateway(api, *backends, dead=1) as front, front.client(tenant) as client:
+        client.models.delete(model.name)
+    assert [backend.unloaded for backend in backends] == [
+        [model.adapter_id],
+        [],
+        [model.adapter_id],
+    ]
 
 
 def test_an_adapter_stays_while_another_name_or_a_job_needs_it(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from serving.adapters import AdapterCache, AdapterRef, AdapterUnusable
 from serving.lora import Adapter
@@ -81,6 +82,41 @@ async def test_adapter_comes_from_the_blob_store_then_from_disk_then_from_ram(
     later = make_cache(tmp_path, blobs, base_path)
     assert (await later.get(ref)).id == "adapter-a"
     assert cached_folders(tmp_path) == [f"adapter-a.{ref.sha256}"]
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "SHA256SUMS"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+async def test_an_adapter_damaged_on_disk_is_fetched_anew(
+    tmp_path: Path, blobs: BlobStore, base_path: Path, folder: Path, name: str, damage: str
+) -> None:
+    ref = store(blobs, "adapter-a", tar_of(folder))
+    first = await make_cache(tmp_path, blobs, base_path).get(ref)
+    file = tmp_path / "cache" / f"adapter-a.{ref.sha256}" / name
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    if damage == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(content if damage == "flip" else content[:-1])
+    again = await make_cache(tmp_path, blobs, base_path).get(ref)
+    for layer, (a, b) in first.pairs.items():
+        assert torch.equal(again.pairs[layer][0], a)
+        assert torch.equal(again.pairs[layer][1], b)
+
+
+async def test_adapters_whose_blob_is_gone_are_known(
+    tmp_path: Path, blobs: BlobStore, base_path: Path, folder: Path
+) -> None:
+    refs = [store(blobs, f"adapter-{name}", tar_of(folder)) for name in ("a", "ab", "b")]
+    cache = make_cache(tmp_path, blobs, base_path)
+    for ref in refs:
+        await cache.get(ref)
+    assert await cache.deleted_ids() == set()
+    blobs.delete(refs[0].blob_key)
+    blobs.delete(refs[2].blob_key)
+    assert await cache.deleted_ids() == {"adapter-a", "adapter-b"}
+    later = make_cache(tmp_path, blobs, base_path)
+    assert await later.deleted_ids() == {"adapter-a", "adapter-b"}
 
 
 async def test_many_requests_for_a_cold_adapter_load_it_once(
@@ -184,6 +220,7 @@ async def test_other_files_in_the_archive_are_left_there(
     await make_cache(tmp_path, blobs, base_path).get(ref)
     (cached,) = (tmp_path / "cache").iterdir()
     assert sorted(file.name for file in cached.iterdir()) == [
+        "SHA256SUMS",
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
@@ -195,7 +232,8 @@ async def test_caches_drop_what_was_used_longest_ago(
     content = tar_of(folder)
     refs = [store(blobs, f"adapter-{name}", content) for name in "abc"]
     size_bytes = (await make_cache(tmp_path / "x", blobs, base_path).get(refs[0])).size_bytes
-    on_disk_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    # The checksums come on top.
+    on_disk_bytes = sum(file.stat().st_size for file in folder.iterdir()) + 300
     cache = make_cache(
         tmp_path, blobs, base_path, ram_bytes=2 * size_bytes, disk_bytes=2 * on_disk_bytes
     )

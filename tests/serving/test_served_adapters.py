@@ -8,6 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from serving import served_base
 from serving.adapters import AdapterRef
 from tests.serving.server import HELLO, MODEL, Running, store_adapter
 
@@ -87,5 +88,21 @@ async def test_prefetched_adapter_is_served_and_unloaded_again(
     reply = await running.http.delete(path)
     assert reply.json()["status"] == "unloaded"
     assert ref.id not in running.served.engine.stats().loaded_adapter_ids
+    with pytest.raises(openai.NotFoundError):
+        await running.openai.chat.completions.create(model=ref.id, messages=HELLO)
+
+
+async def test_what_was_deleted_while_the_server_was_away_is_unloaded(
+    running: Running, base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = store_adapter(running, base_path, tmp_path / "a", "adapter-deleted")
+    await running.openai.chat.completions.create(
+        model=ref.id, messages=HELLO, max_tokens=2, extra_headers=running.headers(ref)
+    )
+    running.blobs.delete(ref.blob_key)
+    monkeypatch.setattr(served_base, "FORGET_INTERVAL_S", 0.01)
+    forgetting = asyncio.create_task(running.served.forget_deleted())
+    await running.until(lambda: ref.id not in running.served.engine.stats().loaded_adapter_ids)
+    forgetting.cancel()
     with pytest.raises(openai.NotFoundError):
         await running.openai.chat.completions.create(model=ref.id, messages=HELLO)
