@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,6 +83,22 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of ids, added tokens included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def max_token_chars(self) -> int:
+        """So many characters of a text one token stands for at most.
+
+        Where the base normalises text first, which can shorten it, or joins unknown words, that is a guess
+        on the safe side.
+        """
+        definition = json.loads(self._tokenizer.to_str())
+        # Users cannot spell special tokens.
+        tokens = (
+            self._tokenizer.get_vocab(with_added_tokens=True).keys() - self.special_tokens.keys()
+        )
+        longest = max(map(len, tokens), default=1)
+        is_exact = definition["normalizer"] is None and definition["model"]["type"] == "BPE"
+        return longest if is_exact else max(8 * longest, 512)
 
     def encode(
         self, text: str, allow_special: bool = False, *, position: Position = "start"

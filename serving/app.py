@@ -7,7 +7,7 @@ import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
@@ -15,11 +15,11 @@ from pydantic import BaseModel, Field
 
 from storage.errors import Unauthenticated, Unavailable
 
-from . import errors, scoring
+from . import bodies, errors, scoring
 from .adapters import AdapterRef
 from .chat_completions import ChatCompletion
 from .chat_request import ChatCompletionRequest
-from .completion_request import CompletionRequest, Prompt
+from .completion_request import CompletionRequest, Prompt, encode_prompt
 from .completions import Completion
 from .events import EventStream, while_connected
 from .lora import Adapter
@@ -27,8 +27,11 @@ from .requests import Wire
 from .sampling import TokenLogprob
 from .sequence import Generate
 from .served_base import ServedBase
+from .text_threads import TextThreads
 
 POLL_INTERVAL_S = 0.5
+
+Body = TypeVar("Body", bound=BaseModel)
 
 log = logging.getLogger(__name__)
 open_routes = APIRouter()
@@ -41,6 +44,7 @@ class State:
     def __init__(self) -> None:
         self.served: ServedBase | None = None
         self.failure: Exception | None = None
+        self.texts = TextThreads()
 
     @property
     def is_ready(self) -> bool:
@@ -63,6 +67,7 @@ def create_app(
         yield
         keeper.cancel()
         await asyncio.gather(keeper, return_exceptions=True)
+        state.texts.close()
         if state.served is not None:
             await state.served.close()
 
@@ -128,6 +133,21 @@ class AdapterHeaders(BaseModel):
 Headers = Annotated[AdapterHeaders, Header()]
 
 
+async def _chat_body(request: Request, _: Served, headers: Headers) -> ChatCompletionRequest:
+    return await _body(request, headers, ChatCompletionRequest)
+
+
+async def _completion_body(request: Request, _: Served, headers: Headers) -> CompletionRequest:
+    return await _body(request, headers, CompletionRequest)
+
+
+async def _body(request: Request, headers: AdapterHeaders, model: type[Body]) -> Body:
+    content = await request.body()
+    return await _state(request).texts.run(
+        headers.cache_salt, lambda: bodies.parse(content, model), size_bytes=len(content)
+    )
+
+
 @open_routes.get("/healthz")
 async def healthz() -> Wire:
     return {"status": "ok"}
@@ -155,10 +175,19 @@ async def list_models(served: Served) -> Response:
 
 @routes.post("/v1/chat/completions")
 async def create_chat_completion(
-    body: ChatCompletionRequest, request: Request, served: Served, headers: Headers
+    body: Annotated[ChatCompletionRequest, Depends(_chat_body)],
+    request: Request,
+    served: Served,
+    headers: Headers,
 ) -> Response:
     body.check_supported()
-    prompt = body.prompt(served.template)
+    served.engine.check_room(headers.cache_salt, body.n or 1)
+    prompt = await _state(request).texts.run(
+        headers.cache_salt,
+        lambda: body.prompt(served.template, max_seq_len=served.engine.max_seq_len),
+        # It has been read, so this does not wait.
+        size_bytes=len(await request.body()),
+    )
     adapter = await _find_adapter(served, body.model, headers)
     params = body.sampling(
         num_choices=body.n or 1,
@@ -186,10 +215,15 @@ async def create_chat_completion(
 
 @routes.post("/v1/completions")
 async def create_completion(
-    body: CompletionRequest, request: Request, served: Served, headers: Headers
+    body: Annotated[CompletionRequest, Depends(_completion_body)],
+    request: Request,
+    served: Served,
+    headers: Headers,
 ) -> Response:
     body.check_supported()
-    prompts = body.prompts(served.tokenizer)
+    given = body.given_prompts
+    served.engine.check_room(headers.cache_salt, len(given) * body.num_candidates)
+    prompts = [await _encode(one, request, served, headers.cache_salt) for one in given]
     adapter = await _find_adapter(served, body.model, headers)
     params = body.sampling(
         num_choices=body.num_candidates,
@@ -216,6 +250,16 @@ async def create_completion(
     if body.stream:
         return EventStream(completion.stream(deltas))
     return _json(await while_connected(request.receive, completion.collect(deltas)))
+
+
+async def _encode(
+    given: str | list[int], request: Request, served: ServedBase, project: str
+) -> Prompt:
+    return await _state(request).texts.run(
+        project,
+        lambda: encode_prompt(given, served.tokenizer, max_seq_len=served.engine.max_seq_len),
+        size_bytes=len(given),
+    )
 
 
 async def _first_tokens(

@@ -15,6 +15,7 @@ from .requests import (
     GenerationRequest,
     NumTokens,
     Text,
+    TextTooLong,
     UnsupportedParameter,
     Whole,
     Wire,
@@ -85,18 +86,18 @@ Choice = Annotated[str | Wire, one_of("a string or an object", is_text, is_objec
 
 
 class ChatCompletionRequest(GenerationRequest):
-    messages: Annotated[list[Wire], Field(min_length=1)]
+    messages: Annotated[list[Wire], Field(min_length=1, fail_fast=True)]
     max_tokens: NumTokens | None = None
     max_completion_tokens: NumTokens | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: Flag | None = None
-    functions: Annotated[list[Function], Field(max_length=MAX_TOOLS)] | None = None
+    functions: Annotated[list[Function], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     function_call: Choice | None = None
-    modalities: list[Literal["text", "audio"]] | None = None
+    modalities: Annotated[list[Literal["text", "audio"]], Field(fail_fast=True)] | None = None
     audio: Audio | None = None
     web_search_options: WebSearchOptions | None = None
     moderation: Moderation | None = None
@@ -171,9 +172,24 @@ class ChatCompletionRequest(GenerationRequest):
             )
         return None
 
-    def prompt(self, template: ChatTemplate) -> list[int]:
-        """The token ids of the prompt. Raises `InvalidRequest`."""
+    def prompt(self, template: ChatTemplate, *, max_seq_len: int) -> list[int]:
+        """The token ids of the prompt. Raises `InvalidRequest`, for what cannot fit before it is rendered."""
+        max_token_chars = template.tokenizer.max_token_chars
+        # A message takes a token at least, for the template says whose it is.
+        num_chars = sum(max(_num_chars(m), max_token_chars) for m in self.messages)
+        if num_chars > max_seq_len * max_token_chars:
+            raise TextTooLong(sum(map(_num_chars, self.messages)), max_seq_len, max_token_chars)
         try:
             return template.render(self.messages, add_generation_prompt=True)
         except InvalidMessages as error:
             raise InvalidRequest(f"Invalid 'messages': {error}", param=error.param) from error
+
+
+def _num_chars(message: Wire) -> int:
+    """Of the text that every template shows."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return len(content)
+    parts = content if isinstance(content, list) else ()
+    texts = (part.get("text") for part in parts if isinstance(part, dict))
+    return sum(len(text) for text in texts if isinstance(text, str))

@@ -10,11 +10,13 @@ from pydantic import Field
 from modeling.tokenizer import Tokenizer
 from storage.errors import InvalidRequest
 
+from .failures import ContextLengthExceeded
 from .requests import (
     Flag,
     GenerationRequest,
     NumTokens,
     Text,
+    TextTooLong,
     Whole,
     are_texts,
     is_text,
@@ -109,27 +111,30 @@ class CompletionRequest(GenerationRequest):
     def num_prompt_logprobs(self) -> int | None:
         return self.logprobs if self.echo else None
 
-    def prompts(self, tokenizer: Tokenizer) -> list[Prompt]:
-        """One prompt or several, as text or as token ids. Raises `InvalidRequest`."""
+    @property
+    def given_prompts(self) -> list[str | list[int]]:
+        """One prompt or several. Raises `InvalidRequest`."""
         given = self.prompt
         if isinstance(given, str):
-            return [_from_text(given, tokenizer)]
+            return [given]
+        if given and isinstance(given[0], int):
+            return [[i for i in given if isinstance(i, int)]]
         if not given or len(given) > MAX_PROMPTS:
             raise InvalidRequest(
                 f"Invalid 'prompt': expected 1 to {MAX_PROMPTS} prompts.", param="prompt"
             )
-        if isinstance(given[0], int):
-            return [_from_ids([i for i in given if isinstance(i, int)], tokenizer)]
-        return [
-            _from_text(one, tokenizer) if isinstance(one, str) else _from_ids(one, tokenizer)
-            for one in given
-            if not isinstance(one, int)
-        ]
+        return [one for one in given if not isinstance(one, int)]
 
 
-def _from_text(text: str, tokenizer: Tokenizer) -> Prompt:
-    return Prompt(tokenizer.encode_prompt(text), text)
-
-
-def _from_ids(token_ids: list[int], tokenizer: Tokenizer) -> Prompt:
-    return Prompt(token_ids, tokenizer.decode(token_ids, skip_special=False))
+def encode_prompt(given: str | list[int], tokenizer: Tokenizer, *, max_seq_len: int) -> Prompt:
+    """A prompt with its text and its ids. Raises `InvalidRequest`, for what cannot fit before it is encoded."""
+    if isinstance(given, str):
+        if len(given) > max_seq_len * tokenizer.max_token_chars:
+            raise TextTooLong(len(given), max_seq_len, tokenizer.max_token_chars)
+        return Prompt(tokenizer.encode_prompt(given), given)
+    if len(given) > max_seq_len:
+        raise ContextLengthExceeded(len(given), None, max_seq_len)
+    if not given or min(given) < 0 or max(given) >= tokenizer.vocab_size:
+        # The engine says what is wrong with it.
+        return Prompt(given, "")
+    return Prompt(given, tokenizer.decode(given, skip_special=False))

@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StrictBool
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from storage.errors import InvalidRequest
 
@@ -15,6 +15,7 @@ from .sampling import SamplingParams
 
 MAX_STOP = 4
 MAX_STOP_CHARS = 500
+MAX_BIASES = 1024
 SEED_RANGE = (-(2**63), 2**63 - 1)
 
 Wire = dict[str, Any]
@@ -31,13 +32,41 @@ class UnsupportedParameter(InvalidRequest):
         )
 
 
-def one_of(expected: str, *fits: Callable[[Any], bool]) -> BeforeValidator:
-    """One error for a value that fits none of several types, where pydantic would give one for each."""
+class TextTooLong(InvalidRequest):
+    """Refused by its length, before it is tokenised."""
+
+    def __init__(self, num_chars: int, max_seq_len: int, max_token_chars: int) -> None:
+        super().__init__(
+            f"This model's maximum context length is {max_seq_len} tokens, and none of its tokens stands for "
+            f"more than {max_token_chars} characters. However, your messages have {num_chars} characters. "
+            "Please reduce the length of the messages.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+
+
+def one_of(expected: str, *fits: Callable[[Any], bool]) -> PlainValidator:
+    """One error for a value that fits none of several types, where pydantic would give one for each, and
+    for an array one for each entry."""
 
     def check(value: Any) -> Any:
         if value is None or any(fit(value) for fit in fits):
             return value
         raise PydanticCustomError("no_such_type", "expected {expected}.", {"expected": expected})
+
+    return PlainValidator(check)
+
+
+def at_most(num_entries: int) -> BeforeValidator:
+    """One error for an object with more entries, before any of them is looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > num_entries:
+            raise PydanticKnownError(
+                "too_long",
+                {"field_type": "Object", "max_length": num_entries, "actual_length": len(value)},
+            )
+        return value
 
     return BeforeValidator(check)
 
@@ -85,7 +114,9 @@ class GenerationRequest(BaseModel):
     top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: dict[str, Annotated[Number, Field(ge=-100, le=100)]] | None = None
+    logit_bias: (
+        Annotated[dict[str, Annotated[Number, Field(ge=-100, le=100)]], at_most(MAX_BIASES)] | None
+    ) = None
     seed: Annotated[Whole, Field(ge=SEED_RANGE[0], le=SEED_RANGE[1])] | None = None
     stop: Stop | None = None
     stream: Flag | None = None

@@ -16,7 +16,7 @@ from modeling.importer import ImportFailed, ensure_imported
 from modeling.messages import ChatTemplateError, InvalidMessages
 from modeling.rendering import MAX_PREFIX_MESSAGES, Renderer
 from modeling.tokenizer import Tokenizer
-from serving.completion_request import CompletionRequest
+from serving.completion_request import encode_prompt
 from tests.modeling.models import Base
 from tests.modeling.templates import LOOK_AHEAD, LOOK_BACK, REWRITE
 
@@ -239,7 +239,7 @@ def test_completion_is_learnt_behind_the_prompt_that_serving_encodes(
 ) -> None:
     tokenizer = any_template.tokenizer
     example = any_template.tokenize_completion(prompt, completion)
-    served = CompletionRequest(model="m", prompt=prompt).prompts(tokenizer)[0].token_ids
+    served = encode_prompt(prompt, tokenizer, max_seq_len=512).token_ids
     first = example.weights.index(1.0)
     assert example.input_ids[:first] == served
     # Something stands before the first token that is learnt, or nothing would predict it.
