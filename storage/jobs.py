@@ -16,7 +16,19 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ForeignKey, Index, Select, and_, case, func, or_, select, update
+from sqlalchemy import (
+    ForeignKey,
+    Index,
+    ScalarSelect,
+    Select,
+    and_,
+    case,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from . import events, pages, webhooks
@@ -32,6 +44,7 @@ LEASE_S = 30
 MAX_CRASHES = 3
 """Crashes in a row without a new checkpoint after which a job is given up as `worker_lost`."""
 KEPT_RESUME_POINTS = 2
+_IS_RUNNABLE = text("status IN ('validating_files', 'queued', 'running')")
 _WEBHOOK_EVENTS: dict[str, webhooks.EventType] = {
     "succeeded": "fine_tuning.job.succeeded",
     "failed": "fine_tuning.job.failed",
@@ -47,7 +60,11 @@ class JobRow(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         Index(None, "project_id", "created_at", "id"),
-        Index(None, "status", "lease_expires_at"),
+        # What `storage.job_turns` asks of a project: its oldest job that may be next, its jobs under way,
+        # and when it was last served.
+        Index("ix_jobs_runnable", "project_id", "created_at", "id", postgresql_where=_IS_RUNNABLE),
+        Index("ix_jobs_leased", "project_id", postgresql_where=text("lease_owner IS NOT NULL")),
+        Index(None, "project_id", "claimed_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -87,6 +104,8 @@ class JobRow(Base):
     lease_owner: Mapped[str | None]
     lease_token: Mapped[Int64] = mapped_column(default=0)
     lease_expires_at: Mapped[Timestamp | None]
+    claimed_at: Mapped[Timestamp | None]
+    """When a worker last took it."""
     not_before: Mapped[CreatedAt]
     pause_requested_at: Mapped[Timestamp | None]
     """Set while the worker that has the job has yet to stop for a pause."""
@@ -164,9 +183,7 @@ def cancel(session: Session, project_id: str, job_id: str, *, is_legacy: bool = 
 def runnable(session: Session, limit: int = 1000) -> list[str]:
     """Jobs that somebody ought to work on and nobody does, oldest first."""
     return list(
-        session.scalars(
-            select(JobRow.id).where(_is_free()).order_by(JobRow.created_at).limit(limit)
-        )
+        session.scalars(select(JobRow.id).where(is_free()).order_by(JobRow.created_at).limit(limit))
     )
 
 
@@ -182,7 +199,7 @@ def ended(session: Session, job_ids: Sequence[str]) -> set[str]:
     return set(session.scalars(query))
 
 
-def claim(session: Session, job_id: str, owner: str) -> Claim | None:
+def claim(session: Session, job_id: str | ScalarSelect[str], owner: str) -> Claim | None:
     """Take the job if it is free; None if there is nothing to do for it.
 
     A lease that ran out means that its worker died: that counts as a crash.
@@ -190,8 +207,9 @@ def claim(session: Session, job_id: str, owner: str) -> Claim | None:
     is_abandoned = JobRow.lease_expires_at.is_not(None)
     row = session.scalar(
         update(JobRow)
-        .where(JobRow.id == job_id, _is_free())
+        .where(JobRow.id == job_id, is_free())
         .values(
+            claimed_at=func.clock_timestamp(),
             lease_owner=owner,
             lease_token=JobRow.lease_token + 1,
             lease_expires_at=_lease_end(),
@@ -264,14 +282,14 @@ def expire_leases(session: Session, owners: list[str]) -> None:
 
 
 def succeed(session: Session, claim: Claim, **values: Any) -> JobRow:
-    return _finish(session, claim, "succeeded", {"finished_at": func.clock_timestamp(), **values})
+    return _finish(session, claim, "succeeded", values)
 
 
 def fail(
     session: Session, claim: Claim, *, code: str, message: str, param: str | None = None
 ) -> JobRow:
     error = {"code": code, "message": message, "param": param}
-    row = _finish(session, claim, "failed", {"finished_at": func.clock_timestamp(), "error": error})
+    row = _finish(session, claim, "failed", {"error": error})
     events.add(session, row.id, "failed", message, level="error", data=error)
     return row
 
@@ -299,6 +317,7 @@ def _end(
         .where(*is_allowed)
         .values(
             status=status,
+            finished_at=func.clock_timestamp(),
             # Fences out whoever worked on it.
             lease_token=JobRow.lease_token + 1,
             lease_owner=None,
@@ -349,14 +368,13 @@ def _is_mine(claim: Claim) -> tuple[Any, ...]:
     )
 
 
-def _is_free() -> Any:
+def is_free(job: type[JobRow] = JobRow) -> Any:
+    """Somebody ought to work on the job, and nobody does."""
     return and_(
-        JobRow.status.in_(RUNNABLE),
-        JobRow.not_before <= func.clock_timestamp(),
-        has_no_worker(),
+        job.status.in_(RUNNABLE), job.not_before <= func.clock_timestamp(), has_no_worker(job)
     )
 
 
-def has_no_worker() -> Any:
+def has_no_worker(job: type[JobRow] = JobRow) -> Any:
     """No worker has the job, or the one that had it died."""
-    return or_(JobRow.lease_expires_at.is_(None), JobRow.lease_expires_at < func.clock_timestamp())
+    return or_(job.lease_expires_at.is_(None), job.lease_expires_at < func.clock_timestamp())

@@ -1,4 +1,4 @@
-"""The queues: doorbells. A message says "look at this job" and nothing more; losing one costs a delay.
+"""The queues: doorbells. A message says "look" and nothing more; losing one costs a delay.
 
 Celery decides nothing about retries, results or cancelling: all of that is in the job's row. Tasks are
 acknowledged early, because with late acknowledgement Redis delivers a task of hours again while it runs.
@@ -16,6 +16,8 @@ RUN_BATCH = "worker.run_batch"
 TRAIN_QUEUE = "train"
 ERRANDS_QUEUE = "errands"
 """What needs no trainer: batches, deliveries of webhooks."""
+MAX_RINGS = 256
+"""Messages that may wait for workers of jobs: more workers than that are not idle at a time."""
 KEY_PREFIX = "luthier:"
 
 log = structlog.get_logger()
@@ -50,7 +52,17 @@ app.conf.update(
 
 
 def ring(job_id: str) -> bool:
-    """Say "look at this job"; False if the broker cannot be reached (the sweep will ring again)."""
+    """Say "there is work, this job for one"; False if the broker cannot be reached.
+
+    The sweep will ring again then. A message wakes one worker, which goes on as long as there is work, so
+    more of them than there are workers say nothing new.
+    """
+    try:
+        if depth() >= MAX_RINGS:
+            return True
+    except Exception as error:  # whatever the transport raises
+        log.warning("queue.ring_failed", task=RUN_JOB, ids=[job_id], error=str(error))
+        return False
     return _send(TRAIN_QUEUE, RUN_JOB, job_id)
 
 

@@ -7,7 +7,7 @@ import time
 
 import structlog
 
-from storage import jobs, queue
+from storage import job_turns, jobs, queue
 from storage.errors import BlobError, Unavailable
 from storage.jobs import Claim, LostLease
 from storage.transactions import Transaction
@@ -26,27 +26,26 @@ CLAIM_S = 15.0
 log = structlog.get_logger()
 
 
-def run(worker: Worker, job_id: str) -> None:
-    """Look at a job; work on it if nobody else does."""
+def run(worker: Worker) -> bool:
+    """Work on the job whose turn it is; False if there is none, or the worker is to end."""
     claiming = Transaction(
-        worker.sessions, lambda session: jobs.claim(session, job_id, worker.name)
+        worker.sessions, lambda session: job_turns.claim_next(session, worker.name)
     )
-    claim = _claim(worker, job_id, claiming)
+    claim = _claim(worker, claiming)
     if claim is None:
-        return
+        return False
     crash_point("after_claim")
-    log.info("job.claimed", job_id=job_id, attempt=claim.job.attempt)
+    log.info("job.claimed", job_id=claim.job.id, attempt=claim.job.attempt)
     with Lease(worker.sessions, claim, renewed_at=claiming.began_at) as lease:
         try:
             _attempt(worker, lease)
         except LostLease:
-            log.info("job.lost", job_id=job_id)
+            log.info("job.lost", job_id=claim.job.id)
+    return True
 
 
-def _claim(worker: Worker, job_id: str, claiming: Transaction[Claim | None]) -> Claim | None:
+def _claim(worker: Worker, claiming: Transaction[Claim | None]) -> Claim | None:
     if worker.is_stopping.is_set():
-        # The message is spent; the next worker wants another.
-        queue.ring(job_id)
         return None
     deadline = time.monotonic() + CLAIM_S
 

@@ -31,12 +31,12 @@ class Sweep(Rounds):
         with self._worker.sessions.begin() as session:
             if not try_lock(session, _LOCK):
                 return
-            runnable = jobs.runnable(session)
+            runnable = jobs.runnable(session, limit=queue.MAX_RINGS)
             expired = files.remove_expired(session) + uploads.remove_expired(session)
             stored_completions.remove_expired(session)
             idempotency_keys.remove_expired(session)
         publish.delete(self._worker.blobs, expired)
-        if runnable and queue.depth() == 0:
-            for job_id in runnable:
-                queue.ring(job_id)
+        # Whoever gets a message takes the job whose turn it is: only their number matters.
+        for job_id in runnable[queue.depth() :]:
+            queue.ring(job_id)
         self._litter.collect()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
 from celery import signals
+from sqlalchemy.exc import SQLAlchemyError
 
 from storage import queue
 from storage.errors import LuthierError
@@ -13,6 +15,8 @@ from storage.settings import Settings
 from .run import run
 from .sweep import Sweep
 from .worker import Worker
+
+log = structlog.get_logger()
 
 # One slot for one trainer. Threads, because the task only waits for the trainer process.
 queue.app.conf.update(worker_pool="threads", worker_concurrency=1, worker_redirect_stdouts=False)
@@ -27,8 +31,12 @@ class _Process:
 
 @queue.app.task(name=queue.RUN_JOB, max_retries=0)
 def run_job(job_id: str) -> None:
-    """Look at a job; the row decides whether there is anything to do."""
-    run(_Process.worker, job_id)
+    """Look for work until there is none. The rows decide whose turn it is, whatever the message names."""
+    while run(_Process.worker):
+        pass
+    if _Process.worker.is_stopping.is_set():
+        # The message is spent; the next worker wants another.
+        queue.ring(job_id)
 
 
 @signals.worker_init.connect
@@ -40,6 +48,11 @@ def _open(**_: Any) -> None:
         raise SystemExit(str(error)) from error
     # Its imports take seconds; the first job should not wait for them.
     worker.trainer()
+    try:
+        # Before the first message: what a dead worker had goes on before anything else.
+        worker.bury_dead()
+    except SQLAlchemyError as error:
+        log.warning("worker.cannot_bury_dead", error=str(error))
     _Process.worker = worker
     _Process.sweep = Sweep(worker)
 

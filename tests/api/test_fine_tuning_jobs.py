@@ -286,8 +286,10 @@ def test_lists_are_newest_first_and_filtered_by_metadata(client: openai.OpenAI) 
 def test_cancelling_ends_a_job_once(client: openai.OpenAI) -> None:
     job = create(client)
     cancelled = client.fine_tuning.jobs.cancel(job.id)
-    assert (cancelled.status, cancelled.finished_at) == ("cancelled", None)
-    assert client.fine_tuning.jobs.retrieve(job.id).status == "cancelled"
+    assert cancelled.status == "cancelled"
+    assert cancelled.finished_at is not None
+    assert cancelled.finished_at >= cancelled.created_at
+    assert client.fine_tuning.jobs.retrieve(job.id) == cancelled
     with pytest.raises(openai.BadRequestError, match="already been cancelled"):
         client.fine_tuning.jobs.cancel(job.id)
 

@@ -62,7 +62,7 @@ def finished(
     ) as settings:
         scene = Scene(settings, bases)
         scene.job_id = scene.job(validation=colour_rows(10))
-        run(scene.worker(), scene.job_id)
+        run(scene.worker())
         yield scene
         scene.close()
 

@@ -13,19 +13,19 @@ from worker.run import run
 from worker.worker import Worker
 
 
-def start(scene: Scene, job_id: str, **env: str) -> ForkServerProcess:
+def start(scene: Scene, **env: str) -> ForkServerProcess:
     """A process of its own with `env` in its environment."""
     context: ForkServerContext = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    process = context.Process(target=_main, args=(scene.settings, job_id, env))
+    process = context.Process(target=_main, args=(scene.settings, env))
     process.start()
     return process
 
 
-def _main(settings: Settings, job_id: str, env: dict[str, str]) -> None:
+def _main(settings: Settings, env: dict[str, str]) -> None:
     os.environ.update(env)
     queue.app.conf.broker_url = settings.broker_url
     worker = Worker(settings, trainer_command=FAKE_TRAINER)
     worker.bury_dead()
-    run(worker, job_id)
+    run(worker)
     worker.close()

@@ -199,8 +199,8 @@ def script(**behaviour: Any) -> str:
     return json.dumps(behaviour)
 
 
-def run_on_thread(worker: Worker, job_id: str) -> threading.Thread:
-    thread = threading.Thread(target=run, args=(worker, job_id), daemon=True)
+def run_on_thread(worker: Worker) -> threading.Thread:
+    thread = threading.Thread(target=run, args=(worker,), daemon=True)
     thread.start()
     return thread
 

@@ -6,10 +6,11 @@ import os
 import signal
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
-from storage import jobs
+from storage import jobs, projects, queue
+from storage.files import FileRow
 from storage.jobs import JobRow
 from tests.factories import colour_rows
 from tests.worker import one_run
@@ -39,7 +40,7 @@ def stopped_between_writes(scene: Scene, job_id: str, pid: int) -> bool:
 
 def test_two_workers_claim_a_job_once(scene: Scene) -> None:
     job_id = scene.job()
-    threads = [run_on_thread(scene.worker(), job_id) for _ in range(2)]
+    threads = [run_on_thread(scene.worker()) for _ in range(2)]
     for thread in threads:
         thread.join(timeout=20)
     job = scene.row(job_id)
@@ -51,7 +52,7 @@ def test_zombie_that_wakes_up_writes_nothing(
     scene: Scene, finished: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = scene.job(validation=colour_rows(10))
-    zombie = one_run.start(scene, job_id, **{FAKE: script(step_s=0.3)})
+    zombie = one_run.start(scene, **{FAKE: script(step_s=0.3)})
     wait_for(lambda: len(scene.steps(job_id)) >= 2, what="a step")
     assert zombie.pid is not None
     pid = zombie.pid
@@ -65,7 +66,7 @@ def test_zombie_that_wakes_up_writes_nothing(
     # It is not dead: nobody takes its folder.
     other.bury_dead()
     assert (scene.settings.data_dir / "worker" / owner).exists()
-    run(other, job_id)
+    run(other)
     before = scene.row(job_id), [e.id for e in scene.events(job_id)], scene.blob_keys("")
     os.kill(zombie.pid, signal.SIGCONT)
     zombie.join(timeout=20)
@@ -80,13 +81,55 @@ def test_lease_of_a_killed_worker_is_free_at_once_for_one_beside_it(
     scene: Scene, finished: Scene
 ) -> None:
     job_id = scene.job(validation=colour_rows(10))
-    first = one_run.start(scene, job_id, **{FAKE: script(step_s=0.05)})
+    first = one_run.start(scene, **{FAKE: script(step_s=0.05)})
     wait_for(lambda: len(scene.steps(job_id)) >= 6, what="a step")
     first.kill()
     first.join()
     worker = scene.worker()
     worker.bury_dead()
     assert [p.name for p in (scene.settings.data_dir / "worker").iterdir()] == [worker.name]
-    run(worker, job_id)
+    run(worker)
     assert scene.row(job_id).attempt == 2
     assert_as_if_nothing_broke(scene, job_id, finished)
+
+
+def test_job_of_a_killed_worker_goes_on_before_younger_ones_that_wait_in_the_queue(
+    scene: Scene, finished: Scene
+) -> None:
+    job_id = scene.job(validation=colour_rows(10))
+    first = one_run.start(scene, **{FAKE: script(step_s=0.05)})
+    wait_for(lambda: len(scene.steps(job_id)) >= 6, what="a step")
+    younger = [scene.job() for _ in range(3)]
+    for each in younger:
+        queue.ring(each)
+    first.kill()
+    first.join()
+    worker = scene.worker()
+    worker.bury_dead()
+    run(worker)
+    assert_as_if_nothing_broke(scene, job_id, finished)
+    assert {scene.row(each).attempt for each in younger} == {0}
+
+
+def test_projects_take_turns_whatever_the_messages_name(scene: Scene) -> None:
+    ours = [scene.job(hyperparameters={"n_epochs": 1, "batch_size": 10}) for _ in range(4)]
+    with scene.sessions.begin() as session:
+        other_id = projects.create(session, "Another").id
+    theirs = scene.job()
+    file_id = scene.row(theirs).training_file
+    scene.change(
+        lambda session: session.execute(
+            update(JobRow).where(JobRow.id == theirs).values(project_id=other_id)
+        )
+    )
+    scene.change(
+        lambda session: session.execute(
+            update(FileRow).where(FileRow.id == file_id).values(project_id=other_id)
+        )
+    )
+    worker = scene.worker()
+    for _ in range(2):
+        run(worker)
+    with scene.sessions() as session:
+        ended = jobs.ended(session, [*ours, theirs])
+    assert ended == {ours[0], theirs}

@@ -57,7 +57,7 @@ def test_engines_of_the_base_load_the_model_before_its_job_succeeds(scene: Scene
             internal_key="internal",
             backends={"tiny-random": (bad.url, nobody, good.url), "other": ("http://127.0.0.1:2",)},
         )
-        run(scene.worker(), job_id)
+        run(scene.worker())
     job = scene.row(job_id)
     assert job.status == "succeeded"
     _, adapter = scene.model(job.fine_tuned_model or "")

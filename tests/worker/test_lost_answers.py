@@ -146,6 +146,6 @@ def test_job_whose_every_other_commit_is_unanswered_comes_out_as_if_nothing_brok
     job_id = scene.job(validation=colour_rows(10))
     worker = scene.worker()
     with commits(worker.engine, itertools.cycle((lost, "answered"))):
-        run(worker, job_id)
+        run(worker)
     assert scene.row(job_id).crashes == 0
     assert_as_if_nothing_broke(scene, job_id, finished)

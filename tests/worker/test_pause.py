@@ -27,7 +27,7 @@ def resume(scene: Scene, job_id: str) -> None:
 
 def run_until_paused(scene: Scene, job_id: str, step: int = 2) -> JobRow:
     """Ask for a pause when `step` is told of; gives the job's row in the pause."""
-    thread = run_on_thread(scene.workers[-1], job_id)
+    thread = run_on_thread(scene.workers[-1])
     wait_for(lambda: step in scene.steps(job_id), what=f"step {step}")
     pause(scene, job_id)
     thread.join(timeout=30)
@@ -53,10 +53,10 @@ def test_job_paused_twice_ends_as_one_that_ran_through(
         assert job.resume_points[0]["key"] in scene.blob_keys("jobs/")
         # The trainer is free for other jobs.
         assert worker.trainer().pid == trainer
-        run(worker, job_id)
+        run(worker)
         assert scene.steps(job_id)[-1] == steps[-1]
         resume(scene, job_id)
-    run(worker, job_id)
+    run(worker)
     job = scene.row(job_id)
     assert (job.status, job.attempt) == ("succeeded", 1)
     assert scene.steps(job_id) == STEPS
@@ -114,11 +114,11 @@ def test_pause_asked_for_before_the_worker_began_needs_no_trainer(scene: Scene) 
     pause(scene, job_id)
     assert scene.row(job_id).status == "validating_files"
     scene.change(lambda session: jobs.expire_leases(session, ["dead"]))
-    run(scene.worker(), job_id)
+    run(scene.worker())
     job = scene.row(job_id)
     assert (job.status, job.train_config) == ("paused", None)
     resume(scene, job_id)
-    run(scene.workers[-1], job_id)
+    run(scene.workers[-1])
     assert scene.row(job_id).status == "succeeded"
 
 
@@ -138,7 +138,7 @@ def test_pause_called_off_too_late_to_keep_the_trainer_rings_for_another_attempt
     job = run_until_paused(scene, job_id)
     assert (job.status, job.lease_owner, job.attempt) == ("running", None, 0)
     assert queue.depth() == 1
-    run(worker, job_id)
+    run(worker)
     assert scene.row(job_id).status == "succeeded"
     assert scene.steps(job_id) == STEPS
 

@@ -128,7 +128,7 @@ def test_a_finished_job_of_the_old_api_has_its_file_and_its_name(
         hyperparameters={"n_epochs": 2, "batch_size": 2},
         legacy={"model": "curie", "name": "curie"},
     )
-    run(scene.worker(trainer_command), job_id)
+    run(scene.worker(trainer_command))
     with scene.sessions() as session:
         job = fine_tunes.get(session, scene.project_id, job_id)
     assert job.status == "succeeded", job.error

@@ -111,7 +111,7 @@ def test_checkpoints_are_models_and_the_last_is_the_final_one(finished: Scene) -
 
 def test_only_the_last_three_checkpoints_stay(scene: Scene) -> None:
     job_id = scene.job(hyperparameters={"n_epochs": 5, "batch_size": 5})
-    run(scene.worker(), job_id)
+    run(scene.worker())
     assert [c.step for c in scene.checkpoints(job_id)] == [10, 8, 6]
     assert scene.blob_keys("adapters/") == scene.adapter_keys()
     assert len(scene.adapter_keys()) == 3
@@ -142,17 +142,16 @@ def test_nothing_is_left_behind_but_what_rows_point_at(finished: Scene) -> None:
 def test_finished_job_is_left_alone(finished: Scene) -> None:
     before = finished.events(finished.job_id)
     (worker,) = finished.workers
-    run(worker, finished.job_id)
-    run(worker, "ftjob-unknown")
+    assert not run(worker)
     assert [e.id for e in finished.events(finished.job_id)] == [e.id for e in before]
 
 
 def test_trainer_stays_for_the_next_job(scene: Scene) -> None:
     worker = scene.worker()
     first, second = scene.job(), scene.job(seed=8)
-    run(worker, first)
+    run(worker)
     pid = worker.trainer().pid
-    run(worker, second)
+    run(worker)
     assert worker.trainer().pid == pid
     assert scene.weights(first) != scene.weights(second)
 
@@ -160,12 +159,12 @@ def test_trainer_stays_for_the_next_job(scene: Scene) -> None:
 def test_training_goes_on_from_a_tuned_model(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = scene.worker()
     first = scene.job()
-    run(worker, first)
+    run(worker)
     model, adapter = scene.model(scene.row(first).fine_tuned_model or "")
     second = scene.job(model=model.name, init_adapter_id=adapter.id)
-    run(worker, second)
+    run(worker)
     fresh = scene.job()
-    run(worker, fresh)
+    run(worker)
     assert scene.row(second).status == "succeeded"
     assert scene.weights(second) != scene.weights(fresh)
     assert scene.weights(fresh) == scene.weights(first)
@@ -179,7 +178,7 @@ def test_auto_becomes_numbers_with_reasons(scene: Scene) -> None:
             "learning_rate_multiplier": "auto",
         }
     )
-    run(scene.worker(), job_id)
+    run(scene.worker())
     job = scene.row(job_id)
     assert job.hyperparameters == {
         "n_epochs": 10,
@@ -196,7 +195,7 @@ def test_deleted_file_fails_the_job(scene: Scene, role: str) -> None:
     job_id = scene.job(validation=colour_rows(3))
     file_id = getattr(scene.row(job_id), f"{role}_file")
     scene.change(lambda session: files.remove(session, scene.project_id, file_id))
-    run(scene.worker(), job_id)
+    run(scene.worker())
     assert scene.row(job_id).error == {
         "code": f"deleted_{role}_file",
         "message": f"The job failed because the {role} file was deleted",
@@ -211,7 +210,7 @@ def test_bad_file_fails_the_job_and_tells_every_problem(scene: Scene) -> None:
     rows[4]["messages"][0]["role"] = "robot"
     rows[7]["extra"] = 1
     job_id = scene.job(rows)
-    run(scene.worker(), job_id)
+    run(scene.worker())
     job = scene.row(job_id)
     assert job.status == "failed"
     assert job.error is not None
@@ -238,7 +237,7 @@ def test_damaged_training_file_fails_the_job(scene: Scene) -> None:
     job_id = scene.job()
     key = files.blob_key(scene.project_id, scene.row(job_id).training_file)
     scene.blobs.delete(key)
-    run(scene.worker(), job_id)
+    run(scene.worker())
     error = scene.row(job_id).error
     assert error is not None
     assert error["code"] == "server_error"
@@ -247,7 +246,7 @@ def test_damaged_training_file_fails_the_job(scene: Scene) -> None:
 
 def test_deleted_model_to_go_on_from_fails_the_job(scene: Scene) -> None:
     job_id = scene.job(model="ft:gone", init_adapter_id="adapter-gone")
-    run(scene.worker(), job_id)
+    run(scene.worker())
     error = scene.row(job_id).error
     assert error is not None
     assert (error["code"], error["param"]) == ("model_not_found", "model")
@@ -264,7 +263,7 @@ def test_users_error_in_the_trainer_fails_the_job_at_once(
     }
     monkeypatch.setenv(FAKE, script(failed=failed))
     job_id = scene.job()
-    run(scene.worker(), job_id)
+    run(scene.worker())
     job = scene.row(job_id)
     assert job.error == {key: failed[key] for key in ("code", "message", "param")}
     assert job.attempt == 1
@@ -279,8 +278,8 @@ def test_trainers_warnings_become_events_once(
     )
     job_id = scene.job()
     worker = scene.worker()
-    run(worker, job_id)
-    run(worker, job_id)
+    run(worker)
+    run(worker)
     assert scene.row(job_id).status == "succeeded"
     assert scene.messages(job_id).count("2 examples were cut") == 1
 
@@ -291,7 +290,7 @@ def test_base_that_cannot_be_imported_is_a_setback_with_its_reason(scene: Scene)
         '[broken]\nsource = "directory:/nowhere"\n'
     )
     job_id = scene.job(base_model="broken", crashes=jobs.MAX_CRASHES - 1)
-    run(scene.worker(), job_id)
+    run(scene.worker())
     error = scene.row(job_id).error
     assert error is not None
     assert error["code"] == "server_error"

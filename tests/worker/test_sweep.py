@@ -29,6 +29,28 @@ def test_job_whose_message_was_lost_is_rung_again(scene: Scene) -> None:
     assert scene.runnable() == [job_id]
 
 
+def test_jobs_are_rung_for_while_others_wait_in_the_queue_and_no_more_often_than_there_are_jobs(
+    scene: Scene,
+) -> None:
+    jobs_of_old = [scene.job() for _ in range(3)]
+    queue.ring(jobs_of_old[0])
+    swept = Sweep(scene.worker())
+    for _ in range(2):
+        swept.once()
+        assert queue.depth() == 3
+
+
+def test_queue_does_not_grow_beyond_the_workers_that_could_hear_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "MAX_RINGS", 2)
+    ids = [scene.job() for _ in range(4)]
+    assert all(queue.ring(job_id) for job_id in ids)
+    assert queue.depth() == 2
+    Sweep(scene.worker()).once()
+    assert queue.depth() == 2
+
+
 def test_job_that_is_worked_on_or_over_or_pausing_is_not_rung(scene: Scene) -> None:
     leased, cancelled, pausing = scene.job(), scene.job(), scene.job()
     scene.change(lambda session: jobs.claim(session, leased, "somebody"))

@@ -67,7 +67,7 @@ def warnings(scene: Scene, job_id: str) -> list[str]:
 
 def test_metrics_go_to_a_run_of_the_job_s_id(scene: Scene, library: RecordedLibrary) -> None:
     job_id = scene.job(integrations=[INTEGRATION])
-    run(scene.worker(), job_id)
+    run(scene.worker())
     assert scene.row(job_id).status == "succeeded"
     (sent,) = library.wait_until_ended()
     options = sent.options
@@ -100,7 +100,7 @@ def test_each_integration_is_a_run_and_a_failed_job_a_failed_run(
     monkeypatch.setenv(FAKE, script(failed=failed, fail_at=2))
     wandb = {"project": "other", "entity": "team", "name": "my run"}
     job_id = scene.job(integrations=[INTEGRATION, {"type": "wandb", "wandb": wandb}])
-    run(scene.worker(), job_id)
+    run(scene.worker())
     assert scene.row(job_id).status == "failed"
     runs = {sent.options["project"]: sent for sent in library.wait_until_ended(2)}
     assert [sent.exit_code for sent in runs.values()] == [1, 1]
@@ -114,8 +114,8 @@ def test_job_that_goes_on_goes_on_with_its_run(
     monkeypatch.setenv(FAKE, script(die_at=[7], die_once=str(tmp_path)))
     job_id = scene.job(integrations=[INTEGRATION])
     worker = scene.worker()
-    run(worker, job_id)
-    run(worker, job_id)
+    run(worker)
+    run(worker)
     assert scene.row(job_id).status == "succeeded"
     first, second = library.wait_until_ended(2)
     assert first.options["id"] == second.options["id"] == job_id
@@ -128,7 +128,7 @@ def test_refusal_of_wandb_is_a_warning_and_training_goes_on(
     monkeypatch.setenv(FAKE, script(step_s=0.05))
     library.refusal = PermissionError("entity nobody\nnot found")
     job_id = scene.job(integrations=[INTEGRATION])
-    run(scene.worker(), job_id)
+    run(scene.worker())
     assert scene.row(job_id).status == "succeeded"
     assert warnings(scene, job_id) == [f"{WARNING}entity nobody not found"]
 
@@ -138,7 +138,7 @@ def test_what_is_missing_is_told_once(scene: Scene, monkeypatch: pytest.MonkeyPa
     plain, asking = scene.job(), scene.job(integrations=[INTEGRATION])
     worker = scene.worker()
     for job_id in (plain, asking):
-        run(worker, job_id)
+        run(worker)
         assert scene.row(job_id).status == "succeeded"
     assert warnings(scene, plain) == []
     assert warnings(scene, asking) == [f"{WARNING}the worker lacks it"]
@@ -165,7 +165,7 @@ def test_the_real_library_keeps_an_offline_run(
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     job_id = scene.job(integrations=[INTEGRATION])
-    run(scene.worker(), job_id)
+    run(scene.worker())
     assert warnings(scene, job_id) == []
     folder = scene.settings.data_dir / "wandb"
     wait_for(lambda: list(folder.rglob(f"run-{job_id}.wandb")), what="the offline run")
