@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -106,13 +106,18 @@ class Backends:
         await asyncio.gather(*(ask(url) for url in self._urls.get(base_model, ())))
 
     async def _post(self, url: str, content: bytes, headers: Mapping[str, str]) -> httpx.Response:
+        async def once() -> AsyncIterator[bytes]:
+            yield content
+
         request = self._http.build_request(
             "POST",
             url,
-            content=content,
+            # Not the bytes themselves: httpx would keep them for as long as the reply takes.
+            content=once(),
             # Events are cut out of the bytes as they come, so those must not be compressed.
             headers={
                 "content-type": "application/json",
+                "content-length": str(len(content)),
                 "accept-encoding": "identity",
                 **headers,
                 **self._headers,

@@ -46,12 +46,15 @@ class Exchange:
     ) -> None:
         """Raises InvalidRequest for what the gateway itself reads of the body."""
         self.target = target
+        self.is_streaming = body.get("stream") is True
+        """The client wants the reply in chunks."""
         self._wiring = wiring
         self._caller = caller
-        self._body = body
         self._path = path
         self._request_id = request_id
         self._is_batch = is_batch
+        options = body.get("stream_options")
+        self._stream_options = options if isinstance(options, dict) else {}
         self._keeping = Keeping.of(body) if path == CHAT_PATH else None
         self._assembled = (
             AssembledCompletion(has_logprobs=body.get("logprobs") is True)
@@ -59,38 +62,33 @@ class Exchange:
             else AssembledText()
         )
         self._usage: object = None
-
-    @property
-    def is_streaming(self) -> bool:
-        """The client wants the reply in chunks."""
-        return self._body.get("stream") is True
+        self._content = self._content_of(body)
 
     async def send(self) -> httpx.Response:
-        """The reply's head. Raises what `Backends.send` raises."""
+        """The reply's head. Raises what `Backends.send` raises. Called once: what was sent is not kept."""
+        content, self._content = self._content, b""
         headers = dict(self.target.headers)
         if self._request_id:
             headers["x-request-id"] = self._request_id
         return await self._wiring.backends.send(
-            self.target.base_model, self.target.key, self._path, self._content(), headers
+            self.target.base_model, self.target.key, self._path, content, headers
         )
 
-    def _content(self) -> bytes:
-        body = {**self._body, "model": self.target.wire_model}
-        options = self._body.get("stream_options")
+    def _content_of(self, body: Json) -> bytes:
+        options = body.get("stream_options")
+        changes: Json = {"model": self.target.wire_model}
         # What is malformed goes as it is: the inference server says what is wrong with it.
-        if self._is_streamable() and isinstance(options, dict | None):
+        if self._is_streamable(body) and isinstance(options, dict | None):
             usage = {"include_usage": True, "continuous_usage_stats": True}
-            body |= {"stream": True, "stream_options": {**(options or {}), **usage}}
-        for ours in ("store", "metadata") if self._path == CHAT_PATH else ():
-            body.pop(ours, None)
-        return orjson.dumps(body)
+            changes |= {"stream": True, "stream_options": {**(options or {}), **usage}}
+        ours = ("store", "metadata") if self._path == CHAT_PATH else ()
+        return orjson.dumps({k: v for k, v in body.items() if k not in ours} | changes)
 
-    def _is_streamable(self) -> bool:
+    def _is_streamable(self, body: Json) -> bool:
         """Whether the reply can come in chunks: the best of several candidates is known at the end only."""
-        best_of = self._body.get("best_of") if self._path == TEXT_PATH else None
+        best_of = body.get("best_of") if self._path == TEXT_PATH else None
         return self.is_streaming or (
-            self._body.get("stream") in (None, False)
-            and best_of in (None, 0, 1, self._body.get("n"))
+            body.get("stream") in (None, False) and best_of in (None, 0, 1, body.get("n"))
         )
 
     async def whole(self, upstream: httpx.Response) -> Json:
@@ -135,7 +133,7 @@ class Exchange:
             self._assembled.add(event)
         if isinstance(event.get("usage"), dict):
             self._usage = event["usage"]
-        wanted = self._body.get("stream_options") or {}
+        wanted = self._stream_options
         if wanted.get("include_usage"):
             if event.get("choices") and not wanted.get("continuous_usage_stats"):
                 event["usage"] = None
@@ -166,7 +164,7 @@ class Exchange:
             stored_completions.keep,
             self._caller.project_id,
             completion=completion,
-            body=self._body,
+            keeping=self._keeping,
             request_id=self._request_id,
         )
 

@@ -89,20 +89,11 @@ async def complete(wiring: Wiring, caller: Caller, body: Json) -> Json:
 
 
 async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) -> Response:
-    body = await bodies.read_object(request)
-    target = await targets.resolve(wiring, caller, targets.model_name(body))
-    exchange = Exchange(
-        wiring,
-        caller,
-        target,
-        body,
-        path=path,
-        request_id=request.state.request_id,
-        is_batch=caller.is_internal and BATCH_HEADER in request.headers,
-    )
+    async with wiring.large_bodies.turn(request, caller.project_id or ""):
+        exchange = await _exchange(path, request, caller, wiring)
+        upstream = await unless_disconnected(request, exchange.send())
     # A name may hold any character, a header may not.
-    headers = {"openai-model": target.canonical_name.encode("ascii", "replace").decode()}
-    upstream = await unless_disconnected(request, exchange.send())
+    headers = {"openai-model": exchange.target.canonical_name.encode("ascii", "replace").decode()}
     if exchange.is_streaming and event_stream.is_stream(upstream):
         return event_stream.EventStream(upstream, exchange, headers)
     try:
@@ -117,3 +108,18 @@ async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) 
     finally:
         await upstream.aclose()
     return JSONResponse(value, headers=headers)
+
+
+async def _exchange(path: str, request: Request, caller: Caller, wiring: Wiring) -> Exchange:
+    """Read the body, which nothing but what is to be sent remains of."""
+    body = await bodies.read_object(request)
+    target = await targets.resolve(wiring, caller, targets.model_name(body))
+    return Exchange(
+        wiring,
+        caller,
+        target,
+        body,
+        path=path,
+        request_id=request.state.request_id,
+        is_batch=caller.is_internal and BATCH_HEADER in request.headers,
+    )

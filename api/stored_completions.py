@@ -23,7 +23,7 @@ from .wiring import Wired
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["stored completions"])
 
-MAX_MESSAGES_BYTES = 2 * 1024 * 1024
+MAX_ASKED_BYTES = 2 * 1024 * 1024
 # Of the request, told again with the stored completion.
 TOLD = (
     "frequency_penalty",
@@ -45,31 +45,34 @@ class Keeping(BaseModel):
 
     store: StrictBool | None = None
     metadata: Metadata | None = None
+    asked: Json = Field(default_factory=dict, exclude=True)
+    """What is kept of the request besides its metadata."""
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Keeping | None:
         """None if nothing is to be stored. Raises InvalidRequest."""
         try:
-            keeping = cls.model_validate({name: body.get(name) for name in cls.model_fields})
+            keeping = cls.model_validate({k: body.get(k) for k in ("store", "metadata")})
         except ValidationError as error:
             raise explain(error.errors()) from None
         if not keeping.store:
             return None
-        num_bytes = len(orjson.dumps(body.get("messages")))
-        if num_bytes > MAX_MESSAGES_BYTES:
+        keeping.asked = {name: body.get(name) for name in (*TOLD, "user", "messages")}
+        num_bytes = len(orjson.dumps(keeping.asked))
+        if num_bytes > MAX_ASKED_BYTES:
             raise InvalidRequest(
-                f"Messages of {num_bytes} bytes are too large to be stored; at most "
-                f"{MAX_MESSAGES_BYTES} bytes are. Send 'store': false.",
+                f"Messages and parameters of {num_bytes} bytes are too large to be stored; at most "
+                f"{MAX_ASKED_BYTES} bytes are. Send 'store': false.",
                 param="store",
             )
         return keeping
 
 
 def keep(
-    session: Session, project_id: str, *, completion: Json, body: Json, request_id: str
+    session: Session, project_id: str, *, completion: Json, keeping: Keeping, request_id: str
 ) -> None:
     """Store a completion and the request that it answers."""
-    told = {name: body.get(name) for name in TOLD}
+    told = {name: keeping.asked.get(name) for name in TOLD}
     stored_completions.create(
         session,
         project_id,
@@ -77,10 +80,10 @@ def keep(
             **told,
             **completion,
             "request_id": request_id or None,
-            "input_user": body.get("user"),
+            "input_user": keeping.asked.get("user"),
         },
-        messages=body.get("messages") or [],
-        metadata=body.get("metadata"),
+        messages=keeping.asked.get("messages") or [],
+        metadata=keeping.metadata,
     )
 
 

@@ -22,6 +22,7 @@ from .database import Database
 from .event_feed import EventFeed
 from .event_pages import EventPages
 from .gather import Gather
+from .large_bodies import LargeBodies
 from .metering import Meter
 from .metrics import Metrics
 
@@ -39,6 +40,7 @@ class Wiring:
     event_pages: EventPages
     event_feed: EventFeed
     blobs: BlobStore
+    large_bodies: LargeBodies
     http: httpx.AsyncClient
     backends: Backends
     metrics: Metrics
@@ -72,6 +74,7 @@ async def wire(settings: Settings, metrics: Metrics) -> AsyncIterator[Wiring]:
             event_pages=EventPages(database),
             event_feed=event_feed,
             blobs=open_store(settings.blob_url),
+            large_bodies=LargeBodies(),
             http=http,
             backends=Backends(http, settings.backends, settings.internal_key),
             metrics=metrics,

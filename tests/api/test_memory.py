@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.api.stack import Api, Tenant, process
+from tests.api.fake_backend import FakeBackend
+from tests.api.stack import Api, Tenant, process, running
 from tests.api.test_multipart import CONTENT_TYPE, part
 
 MIB = 1 << 20
@@ -47,3 +49,27 @@ def test_400_mb_pass_through_in_little_memory(api: Api, tenant: Tenant, tmp_path
                     num_bytes += len(piece)
             assert num_bytes == file["bytes"]
             assert peak_rss_bytes(child.pid) - before < 60 * MIB
+
+
+def test_large_bodies_of_a_project_are_in_memory_one_after_the_other(
+    api: Api, tenant: Tenant
+) -> None:
+    """Four of them, each of 12 MB, all sent at once."""
+    content = b'{"model": "tiny-random", "messages": [], "user": "%s"}' % (b"x" * 12 * MIB)
+
+    def post(http: httpx.Client) -> int:
+        return http.post("/v1/chat/completions", content=content).status_code
+
+    backend = FakeBackend()
+    with running(backend.app()) as url:
+        settings = replace(api.settings, backends={"tiny-random": (url,)})
+        with (
+            process(settings) as (api_url, child),
+            httpx.Client(base_url=api_url, headers=tenant.headers, timeout=60) as http,
+            ThreadPoolExecutor(4) as threads,
+        ):
+            post(http)
+            before = peak_rss_bytes(child.pid)
+            assert set(threads.map(post, [http] * 4)) == {200}
+            assert peak_rss_bytes(child.pid) - before < 48 * MIB
+    assert [len(body["user"]) for body, _ in backend.requests] == [12 * MIB] * 5
