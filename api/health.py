@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from storage import queue
 
+from .database import NoAnswer
 from .metrics import count_jobs
 from .wiring import Wired, Wiring
 
@@ -29,7 +30,7 @@ Check = Callable[[], Awaitable[None]]
 log = structlog.get_logger()
 router = APIRouter(tags=["health"])
 
-CHECK_TIMEOUT_S = 3.0
+CHECK_TIMEOUT_S = 2.0
 REUSE_S = 1.0
 """How long a finding is reused: the page is open to all, and each look costs four servers a request."""
 
@@ -90,7 +91,7 @@ async def _check_all(wiring: Wiring, tell: Callable[..., None]) -> Readiness:
             with anyio.fail_after(CHECK_TIMEOUT_S):
                 await check()
             found[name] = "ok"
-        except TimeoutError:
+        except (TimeoutError, NoAnswer):
             tell("readyz.timeout", check=name)
         except Exception as error:  # whatever a driver raises: that part is not ready
             tell("readyz.failed", check=name, error=str(error))

@@ -7,6 +7,7 @@ api, which is asynchronous, calls them through `AsyncSession.run_sync`.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -57,19 +58,39 @@ def psycopg_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg")
 
 
-def _engine_options(statement_timeout_ms: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TimeLimits:
+    """What the server is told to give up by itself. A server that hangs does not: who must not wait for
+    one needs a deadline of its own, as the api has (`api/database.py`).
+    """
+
+    statement_ms: int
+    lock_ms: int
+
+
+REQUEST_LIMITS = TimeLimits(statement_ms=3_500, lock_ms=3_000)
+"""Somebody waits for the reply. Shorter than the api's deadline, so a slow query says that it was slow."""
+WORK_LIMITS = TimeLimits(statement_ms=15_000, lock_ms=5_000)
+
+
+def _engine_options(limits: TimeLimits) -> dict[str, Any]:
     # Nothing waits without an end.
     options = (
-        f"-c statement_timeout={statement_timeout_ms} -c lock_timeout=5000 "
+        f"-c statement_timeout={limits.statement_ms} -c lock_timeout={limits.lock_ms} "
         "-c idle_in_transaction_session_timeout=60000"
     )
     return {
         "pool_recycle": 1800,
+        "pool_timeout": 15,
         "connect_args": {
             "options": options,
             "connect_timeout": 5,
-            # A server that vanished from the network is noticed in seconds, not in a quarter of an hour.
+            # A server that vanished from the network is noticed in seconds, not in a quarter of an hour:
+            # while it has something to acknowledge, and while its answer is waited for.
             "tcp_user_timeout": 10_000,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
             "application_name": "luthier",
             # PgBouncer in transaction mode knows no prepared statements.
             "prepare_threshold": None,
@@ -79,7 +100,7 @@ def _engine_options(statement_timeout_ms: int) -> dict[str, Any]:
 
 def sync_engine(url: str, *, pool_size: int = 4) -> Engine:
     engine = create_engine(
-        psycopg_url(url), pool_size=pool_size, max_overflow=2, **_engine_options(15_000)
+        psycopg_url(url), pool_size=pool_size, max_overflow=2, **_engine_options(WORK_LIMITS)
     )
     _ping_when_idle(engine)
     return engine
@@ -90,8 +111,7 @@ def async_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
         psycopg_url(url),
         pool_size=pool_size,
         max_overflow=5,
-        pool_timeout=15,
-        **_engine_options(15_000),
+        **_engine_options(REQUEST_LIMITS),
     )
     _ping_when_idle(engine.sync_engine)
     return engine

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -68,6 +68,32 @@ def fresh_settings(
             data_dir=folder / "data",
             **more,
         )
+
+
+@contextmanager
+def frozen(postgres: Postgres, *, is_server_too: bool) -> Iterator[None]:
+    """Its processes neither answer nor refuse; without the server itself only those of connections."""
+    pids = process_ids(postgres)
+    stopped = pids if is_server_too else pids[1:]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def process_ids(postgres: Postgres) -> list[int]:
+    """The server's, and then those of the connections to it."""
+    server_pid = int((postgres.directory / "postmaster.pid").read_text().split()[0])
+    with psycopg.connect(postgres.url("postgres")) as connection:
+        query = (
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> %s"
+        )
+        rows = connection.execute(query, [connection.info.backend_pid]).fetchall()
+    return [server_pid, *(pid for (pid,) in rows)]
 
 
 def _execute(postgres: Postgres, statement: str, *names: str) -> None:
