@@ -76,7 +76,7 @@ def test_templates_that_only_look_back_are_known(tokenizer: Tokenizer, name: str
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(messages=conversations(), add_generation_prompt=st.booleans())
 def test_marks_find_what_rendering_each_prefix_finds(
     tokenizer: Tokenizer, name: str, messages: list[Json], add_generation_prompt: bool
@@ -92,7 +92,7 @@ def test_marks_find_what_rendering_each_prefix_finds(
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(messages=conversations())
 def test_each_turn_is_learnt_behind_the_prompt_that_serving_renders_or_not_at_all(
     tokenizer: Tokenizer, name: str, messages: list[Json]
