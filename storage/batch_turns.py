@@ -7,13 +7,14 @@ fewest batches under way comes first, then who has waited longest since a batch 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import func, select, text
-from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy import func, select, text, true
 from sqlalchemy.orm import Session, aliased
 
 from . import batches
-from .batches import ACTIVE, BatchRow, Claim
+from .batches import BatchRow, Claim
+from .projects import ProjectRow
 
 # Any number will do, as long as every process uses the same.
 _LOCK = 7_021_530_915
@@ -38,28 +39,27 @@ def claim(session: Session, owner: str, num_places: int) -> Claim | None:
 def find(
     session: Session, owner: str, num_places: int, *, without: str | None = None
 ) -> Next | None:
-    """The batch whose turn it is with `owner`, as if it did not work on `without`."""
+    """The batch whose turn it is with `owner`, as if it did not work on `without`.
+
+    The work grows with the number of projects and not with what waits.
+    """
     under_way = (
         select(
             BatchRow.project_id,
             func.count().label("num"),
             func.count().filter(BatchRow.lease_owner == owner).label("num_here"),
         )
-        .where(
-            BatchRow.status.in_(ACTIVE),
-            BatchRow.lease_expires_at >= func.clock_timestamp(),
-            BatchRow.id.is_distinct_from(without),
-        )
+        .where(*_is_under_way(), BatchRow.id.is_distinct_from(without))
         .group_by(BatchRow.project_id)
         .cte()
     )
     first = (
         select(BatchRow.id, BatchRow.project_id, BatchRow.not_before)
-        .ext(distinct_on(BatchRow.project_id))
-        .where(batches.is_free())
-        # One that is cancelled is soon over.
-        .order_by(BatchRow.project_id, BatchRow.status != "cancelling", BatchRow.not_before)
-        .subquery()
+        .where(BatchRow.project_id == ProjectRow.id, batches.is_free())
+        .order_by(BatchRow.not_before)
+        .limit(1)
+        .correlate(ProjectRow)
+        .lateral()
     )
     served = aliased(BatchRow)
     served_at = (
@@ -72,6 +72,8 @@ def find(
     num = func.coalesce(under_way.c.num, 0)
     found = session.execute(
         select(first.c.id, first.c.project_id, num)
+        .select_from(ProjectRow)
+        .join(first, true())
         .outerjoin(under_way, under_way.c.project_id == first.c.project_id)
         .where(turn * place <= num_places)
         .order_by(num, served_at.nulls_first(), first.c.not_before)
@@ -92,10 +94,13 @@ def must_give_way(
     waiting = find(session, owner, num_places, without=held.batch.id)
     if waiting is None:
         return False
-    own = select(func.count()).where(
-        BatchRow.project_id == held.batch.project_id,
-        BatchRow.status.in_(ACTIVE),
-        BatchRow.lease_expires_at >= func.clock_timestamp(),
-    )
+    own = select(func.count()).where(*_is_under_way(), BatchRow.project_id == held.batch.project_id)
     is_unfair = waiting.num_under_way + 1 < session.scalars(own).one()
     return turn_is_over or is_unfair
+
+
+def _is_under_way() -> tuple[Any, ...]:
+    return (
+        BatchRow.lease_owner.is_not(None),
+        BatchRow.lease_expires_at >= func.clock_timestamp(),
+    )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ForeignKey, Index, Select, and_, case, func, or_, select, update
+from sqlalchemy import ForeignKey, Index, Select, and_, case, func, or_, select, text, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from . import pages, webhooks
@@ -24,6 +24,7 @@ from .errors import BatchNotFound, InvalidRequest
 WINDOW_S = 24 * 3600
 LEASE_S = 60
 ACTIVE = ("validating", "in_progress", "finalizing", "cancelling")
+_IS_ACTIVE = text("status IN ('validating', 'in_progress', 'finalizing', 'cancelling')")
 CANCELLABLE = ("validating", "in_progress")
 Ending = Literal["completed", "failed", "expired", "cancelled"]
 _WEBHOOK_EVENTS: dict[Ending, webhooks.EventType] = {
@@ -42,6 +43,9 @@ class BatchRow(Base):
     __tablename__ = "batches"
     __table_args__ = (
         Index(None, "project_id", "created_at", "id"),
+        # What `batch_turns` asks of a project: its next batch, its batches under way, its last turn.
+        Index("ix_batches_active", "project_id", "not_before", postgresql_where=_IS_ACTIVE),
+        Index("ix_batches_leased", "project_id", postgresql_where=text("lease_owner IS NOT NULL")),
         Index(None, "project_id", "claimed_at"),
         Index(None, "status", "lease_expires_at"),
     )
@@ -164,7 +168,12 @@ def cancel(session: Session, project_id: str, batch_id: str) -> BatchRow:
             BatchRow.project_id == project_id,
             BatchRow.status.in_(CANCELLABLE),
         )
-        .values(status="cancelling", cancelling_at=func.clock_timestamp())
+        .values(
+            status="cancelling",
+            cancelling_at=func.clock_timestamp(),
+            # It is soon over, so it is the next of its project.
+            not_before=func.to_timestamp(0),
+        )
         .returning(BatchRow)
         .execution_options(populate_existing=True)
     )
@@ -315,9 +324,8 @@ def _is_mine(held: Claim) -> tuple[Any, ...]:
 def is_free() -> Any:
     """Somebody ought to work on the batch and nobody does."""
     now = func.clock_timestamp()
-    # A cancelled batch does not wait for its turn.
     return and_(
         BatchRow.status.in_(ACTIVE),
-        or_(BatchRow.not_before <= now, BatchRow.status == "cancelling"),
+        BatchRow.not_before <= now,
         or_(BatchRow.lease_expires_at.is_(None), BatchRow.lease_expires_at < now),
     )
