@@ -13,12 +13,32 @@ from sqlalchemy.orm import Session
 
 from storage import batches
 from storage.batches import BatchRow, Claim
+from storage.errors import Unavailable
+from storage.transactions import Transaction
 
 from .ending import Stopped
 from .errands import Errands
 
 LOOK_S = 1.0
 """Also how soon a batch hears that it was cancelled."""
+PATIENCE_S = 15.0
+
+
+class Patience:
+    """For so long a database is asked again that does not answer; the first time in any case."""
+
+    def __init__(self, errands: Errands) -> None:
+        self._errands = errands
+        self._ends_at: float | None = None
+
+    def check(self) -> None:
+        """Raises Unavailable and Stopped."""
+        if self._ends_at is None:
+            self._ends_at = time.monotonic() + PATIENCE_S
+        elif self._errands.is_stopping.is_set():
+            raise Stopped
+        elif time.monotonic() > self._ends_at:
+            raise Unavailable(f"the database has not answered for {PATIENCE_S:.0f} seconds")
 
 
 class BatchLease:
@@ -41,10 +61,11 @@ class BatchLease:
         return self.claim
 
     def write(self, work: Callable[[Session], Claim]) -> Claim:
-        """Do `work`, which renews the lease, in one transaction; raises LostLease."""
-        with self._errands.sessions.begin() as session:
-            claim = work(session)
-        # Not before the commit: rows of one that failed cannot be read any more.
-        self.claim = claim
+        """Do `work`, which renews the lease, in one transaction; raises LostLease.
+
+        A database that does not answer is asked again for a while, so `work` may run twice; it takes
+        effect once. Raises Unavailable after that, and Stopped.
+        """
+        self.claim = Transaction(self._errands.sessions, work).run(Patience(self._errands).check)
         self._looked_at = time.monotonic()
         return self.claim

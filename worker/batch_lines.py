@@ -44,18 +44,18 @@ class _Turn:
         self._ends_at = time.monotonic() + TURN_S
         self._look_at = 0.0
 
-    def check(self, num_pending: int) -> None:
-        """Raises TurnOver once another batch is to have the place."""
+    def is_over(self, num_pending: int) -> bool:
+        """Another batch is to have the place, and there is nothing more to wait for."""
         now = time.monotonic()
         if self.is_leaving:
-            if not num_pending or now > self._ends_at:
-                raise TurnOver
-        elif self.num_answered and now > self._look_at:
+            return not num_pending or now > self._ends_at
+        if self.num_answered and now > self._look_at:
             self._look_at = now + LOOK_S
             if not self._errands.leaving and self._must_give_way():
                 self._errands.leaving.add(self._lease.batch.id)
                 self.is_leaving = True
                 self._ends_at = now + LEAVE_S
+        return False
 
     def _must_give_way(self) -> bool:
         with self._errands.sessions() as session:
@@ -91,7 +91,10 @@ def ask(errands: Errands, lease: BatchLease, path: Path) -> None:
             claim = lease.check()
             if claim.is_expired or claim.batch.status != "in_progress":
                 break
-            turn.check(len(pending))
+            if turn.is_over(len(pending)):
+                if pending or next(rest, None) is not None:
+                    raise TurnOver
+                break
     except (Stopped, TurnOver):
         answers.keep(errands, lease)
         raise

@@ -11,10 +11,11 @@ from sqlalchemy import exc
 from storage import batch_chunks, batch_turns, batches, queue
 from storage.batches import BatchRow, Claim, Ending, LostLease
 from storage.errors import BlobError, Unavailable
+from storage.transactions import Transaction
 
 from . import batch_input, batch_lines, batch_output
 from .batch_input import InputGone, Line
-from .batch_lease import BatchLease
+from .batch_lease import BatchLease, Patience
 from .batch_lines import TurnOver
 from .crash_points import crash_point
 from .ending import Stopped
@@ -56,8 +57,10 @@ def _claim(errands: Errands, batch_id: str) -> Claim | None:
         # The message is spent; the next process wants another.
         queue.run_errand(queue.RUN_BATCH, batch_id)
         return None
-    with errands.sessions.begin() as session:
-        return batch_turns.claim(session, errands.name, BATCH_SLOTS)
+    claiming = Transaction(
+        errands.sessions, lambda session: batch_turns.claim(session, errands.name, BATCH_SLOTS)
+    )
+    return claiming.run(Patience(errands).check)
 
 
 def _ring_for_the_next(errands: Errands) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import exc, func, select
+from sqlalchemy import func, select
 
-from storage import batches, webhooks
+from storage import transactions, webhooks
 from storage.files import FileRow
 from storage.webhook_deliveries import WebhookDeliveryRow
 from tests.worker.batch_scene import BatchScene, request, requests
 from tests.worker.scene import wait_for
-from worker import batch_lines, batch_run
+from worker import batch_lease, batch_lines, batch_output, batch_run
 from worker.errands import Errands
 
 
@@ -105,22 +104,29 @@ def test_batch_that_makes_room_loses_no_line_that_it_has_asked(scene: BatchScene
     assert all(scene.model.asked[f"wait {n}"] == 1 for n in range(4))
 
 
-def break_commit(errands: Errands, number: int) -> list[int]:
-    """The connection is lost while that commit is answered: it has come to be. Gives the commits so far."""
-    commits: list[int] = []
-    commit = errands.engine.dialect.do_commit
+class Commits:
+    """Of one process. The connection is lost while the one is answered that is `broken`: it has come to be."""
 
-    def do_commit(connection: Any) -> None:
-        commit(connection)
-        commits.append(len(commits))
-        if commits[-1] == number:
+    def __init__(self, errands: Errands) -> None:
+        self.count = 0
+        self.broken = 0
+        self._commit = errands.engine.dialect.do_commit
+        errands.engine.dialect.do_commit = self._do_commit  # type: ignore[method-assign, assignment]
+
+    def _do_commit(self, connection: Any) -> None:
+        self._commit(connection)
+        self.count += 1
+        if self.count == self.broken:
             raise psycopg.OperationalError("the connection was lost")
 
-    errands.engine.dialect.do_commit = do_commit  # type: ignore[method-assign, assignment]
-    return commits
 
-
-def test_commit_that_came_to_be_unheard_has_its_effect_once(scene: BatchScene) -> None:
+def test_commit_that_came_to_be_unheard_has_its_effect_once(
+    scene: BatchScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transactions, "RETRY_S", 0.01)
+    # Nothing is written but what the batch itself brings about.
+    monkeypatch.setattr(batch_lease, "LOOK_S", 60.0)
+    monkeypatch.setattr(batch_output, "FIRST_CHUNK_S", 60.0)
     with scene.api.sessions.begin() as session:
         webhooks.create(
             session,
@@ -129,27 +135,21 @@ def test_commit_that_came_to_be_unheard_has_its_effect_once(scene: BatchScene) -
             url="http://127.0.0.1:9/",
             event_types=["batch.completed"],
         )
-    number, is_broken = 0, True
-    while is_broken:
+    errands = scene.errands()
+    commits = Commits(errands)
+    while commits.count >= commits.broken:
+        commits.broken, commits.count = commits.broken + 1, 0
         batch_id = scene.batch([*requests(3), request("bad-1", "bad one")])
-        errands = scene.errands()
-        commits = break_commit(errands, number)
-        with suppress(exc.OperationalError):
-            batch_run.run(errands, batch_id)
-        is_broken = len(commits) > number
-        if scene.row(batch_id).status in batches.ACTIVE:
-            scene.set(batch_id, lease_expires_at=None, not_before=func.clock_timestamp())
-            scene.run(batch_id)
-        row = scene.row(batch_id)
-        assert (row.status, row.num_completed, row.num_failed) == ("completed", 3, 1), number
-        assert (row.input_tokens, row.output_tokens) == (9, 6), number
+        row = scene.run(batch_id, errands)
+        assert (row.status, row.num_completed, row.num_failed) == ("completed", 3, 1)
+        assert (row.input_tokens, row.output_tokens) == (9, 6)
+        assert set(scene.model.asked.values()) == {commits.broken}
         output, errors = scene.answers(batch_id)
         assert sorted(line["custom_id"] for line in output) == ["line-0", "line-1", "line-2"]
         assert [line["custom_id"] for line in errors] == ["bad-1"]
         with scene.api.sessions() as session:
             told = select(func.count()).where(WebhookDeliveryRow.object_id == batch_id)
             made = select(func.count()).where(FileRow.filename.startswith(batch_id))
-            assert session.scalars(told).one() == 1, number
-            assert session.scalars(made).one() == 2, number
-        number += 1
-    assert number > 5
+            assert session.scalars(told).one() == 1
+            assert session.scalars(made).one() == 2
+    assert commits.broken > 5
