@@ -19,7 +19,9 @@ MAX_INT_DIGITS = 100
 _NEWLINE = 0x0A
 # A line without these has no string that the decoder lets through and we do not.
 _SUSPECT = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")
-_BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "UTF-8"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
+UTF_8_MARK = b"\xef\xbb\xbf"
+"""What some editors put in front of a file in UTF-8; it means nothing."""
+_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class BadLine(ValueError):
@@ -100,7 +102,7 @@ class LineReader:
         if len(line) > self._max_line_bytes:
             raise self._too_long(number)
         if number == 1:
-            _refuse_byte_order_mark(line)
+            line = _without_mark(line)
         if not line.strip():
             return
         try:
@@ -147,14 +149,10 @@ def _too_deep(reader: LineReader) -> str:
     return f"Nested deeper than {reader._max_depth} levels"
 
 
-def _refuse_byte_order_mark(line: bytes) -> None:
-    for mark, encoding in _BYTE_ORDER_MARKS:
-        if line.startswith(mark):
-            raise BadLine(
-                1,
-                f"the file begins with the byte order mark of {encoding}; "
-                "save it as UTF-8 without a byte order mark (BOM)",
-            )
+def _without_mark(first_line: bytes) -> bytes:
+    if first_line.startswith(_UTF_16_MARKS):
+        raise BadLine(1, "the file is in UTF-16; save it as UTF-8")
+    return first_line.removeprefix(UTF_8_MARK)
 
 
 def _check_string(value: str) -> None:

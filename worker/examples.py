@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 Format = Literal["chat", "completion"]
@@ -18,15 +19,48 @@ ROLES = ("system", "user", "assistant", "tool", "function", "developer")
 _EXPECTED_ROLES = ", ".join(f"'{role}'" for role in ROLES)
 _CHAT_KEYS = frozenset({"messages", "tools", "parallel_tool_calls", "functions"})
 _COMPLETION_KEYS = frozenset({"prompt", "completion"})
-_PREFERENCE_KEYS = frozenset({"input", "preferred_output", "non_preferred_output"})
+_PREFERENCE_KEYS = frozenset({"preferred_output", "non_preferred_output"})
+# Rows of other tools, by keys that they have together, and how to mend them.
+_FOREIGN = (
+    (
+        {"instruction", "output"},
+        "These are Alpaca rows (instruction, input, output). Write each as "
+        '{"messages": [{"role": "user", "content": instruction and input}, '
+        '{"role": "assistant", "content": output}]}.',
+    ),
+    (
+        {"conversations"},
+        "These are ShareGPT rows (conversations). Write each as "
+        '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}: '
+        '"from" becomes "role" (human is user, gpt is assistant), "value" becomes "content".',
+    ),
+    (
+        {"chosen", "rejected"},
+        "These are preference rows (chosen, rejected), which supervised fine-tuning does not learn from. "
+        'Write the answers to learn as {"messages": [...]}.',
+    ),
+    (
+        {"text"},
+        'These are rows of raw text. Write each as {"prompt": "", "completion": text}.',
+    ),
+    (
+        {"input", "output"},
+        'These are rows of input and output. Write each as {"messages": [{"role": "user", "content": '
+        'input}, {"role": "assistant", "content": output}]}.',
+    ),
+)
 _MESSAGE_KEYS = {
     "system": frozenset({"role", "content", "name"}),
     "developer": frozenset({"role", "content", "name"}),
     "user": frozenset({"role", "content", "name"}),
     "assistant": frozenset(
-        {"role", "content", "name", "weight", "tool_calls", "function_call", "refusal"}
+        {
+            *("role", "content", "name", "weight", "tool_calls", "function_call", "refusal"),
+            # What OpenAI's own replies have besides.
+            *("annotations", "audio"),
+        }
     ),
-    "tool": frozenset({"role", "content", "tool_call_id"}),
+    "tool": frozenset({"role", "content", "name", "tool_call_id"}),
     "function": frozenset({"role", "content", "name"}),
 }
 _MAX_FUNCTIONS = 128
@@ -51,10 +85,9 @@ def format_of(first_row: Row, file_id: str) -> Format | Problem:
             "fine-tuning job is not using 'dpo' as the training method "
             "(provided method=supervised). ",
         )
-    return Problem(
-        "invalid_training_file",
-        "Unexpected file format, expected either prompt/completion pairs or chat messages.",
-    )
+    hints = (hint for keys, hint in _FOREIGN if keys <= first_row.keys())
+    text = "Unexpected file format, expected either prompt/completion pairs or chat messages."
+    return Problem("invalid_training_file", " ".join((text, *islice(hints, 1))))
 
 
 def problem_of(row: Row, number: int, file_format: Format) -> Problem | None:
@@ -81,7 +114,7 @@ def _text(message: Row) -> str:
     content = message.get("content")
     if isinstance(content, list):
         return "".join(part["text"] for part in content)
-    return content or ""
+    return content or message.get("refusal") or ""
 
 
 # The texts below go behind "Example 7" or "Example 7, message 2".
@@ -156,6 +189,10 @@ def _assistant_problems(message: Row) -> Iterator[Problem]:
     weight = message.get("weight")
     if isinstance(weight, bool) or weight not in (None, 0, 1):
         yield _wrong(" weight Input should be 0 or 1")
+    if message.get("audio") is not None:
+        yield _wrong(" audio is not read by this base; leave it out, or null")
+    if not isinstance(message.get("annotations"), list | None):
+        yield _wrong(" annotations Input should be a valid list")
     calls = message.get("tool_calls")
     if not isinstance(calls, list | None):
         yield _wrong(" tool_calls Input should be a valid list")

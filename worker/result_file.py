@@ -85,8 +85,14 @@ def _table(columns: Mapping[str, str | None], rows: Iterable[dict[str, Any]]) ->
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        writer.writerow(_cell(row.get(key) if key else None) for key in columns.values())
+        writer.writerow(_cell(_value(row, key) if key else None) for key in columns.values())
     return text.getvalue().encode()
+
+
+def _value(row: Mapping[str, Any], key: str) -> float | None:
+    """Of a step that only the whole validation file was measured after, that is its validation."""
+    value: float | None = row.get(key)
+    return row.get(f"full_{key}") if value is None else value
 
 
 def _cell(value: float | None) -> str:

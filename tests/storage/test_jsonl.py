@@ -81,14 +81,25 @@ def test_reader_goes_on_behind_a_bad_line() -> None:
         (b"[1, 2]", "Expecting an object"),
         (b'"text"', "Expecting an object"),
         (b"{} {}", "Extra data"),
-        (b"\xef\xbb\xbf{}", "byte order mark of UTF-8"),
-        ("{}".encode("utf-16"), "byte order mark of UTF-16"),
+        ("{}".encode("utf-16"), "the file is in UTF-16; save it as UTF-8"),
+        (b"\xfe\xff" + "{}".encode("utf-16-be"), "the file is in UTF-16; save it as UTF-8"),
         (b'{"a": ' * 65 + b"1" + b"}" * 65, "Nested deeper than 64 levels"),
         (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "Nested deeper than 64 levels"),
     ],
 )
 def test_line_is_refused_with_its_reason(line: bytes, part: str) -> None:
     assert part in bad_message(line, chunk_bytes=65_536)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2, 100])
+def test_a_byte_order_mark_at_the_start_means_nothing(chunk_bytes: int) -> None:
+    mark = b"\xef\xbb\xbf"
+    assert read(mark + b'{"a": 1}\n{"b": 2}', chunk_bytes) == read(
+        b'{"a": 1}\n{"b": 2}', chunk_bytes
+    )
+    assert read(mark + b'\n{"a": 1}', chunk_bytes) == read(b'\n{"a": 1}', chunk_bytes)
+    # Elsewhere it is a character like any other, and no JSON.
+    assert read(b'{"a": 1}\n' + mark + b'{"b": 2}', chunk_bytes)[1] != []
 
 
 def test_depth_at_the_limit_is_read() -> None:

@@ -71,6 +71,20 @@ def test_the_old_file_has_the_old_columns_in_their_order() -> None:
     assert content.decode() == ",".join(OLD_COLUMNS + CLASSIFICATION_COLUMNS) + "\n"
 
 
+@pytest.mark.parametrize("is_legacy", [False, True])
+def test_every_validation_in_an_event_is_in_the_file(is_legacy: bool) -> None:
+    """A job of fewer steps than a validation batch is due after has the ends of its epochs alone."""
+    steps = [step(1, 2), step(2, 2, full_valid_loss=0.75, full_valid_mean_token_accuracy=0.5)]
+    if is_legacy:
+        content = result_file.render_legacy(steps, config(n_epochs=1, batch_size=1, num_examples=2))
+        loss, accuracy = "validation_loss", "validation_token_accuracy"
+    else:
+        content = result_file.render(steps)
+        loss, accuracy = "valid_loss", "valid_mean_token_accuracy"
+    rows = table(content)
+    assert [(row[loss], row[accuracy]) for row in rows] == [("", ""), ("0.75000", "0.50000")]
+
+
 def test_cells_are_empty_where_nobody_measured() -> None:
     steps = [
         step(1, 3),
@@ -172,7 +186,8 @@ def test_a_finished_job_of_the_old_api_has_its_file_and_its_name(
     assert all(float(row["training_loss"]) > 0 for row in rows)
     assert all(0 <= float(row["training_token_accuracy"]) <= 1 for row in rows)
     for row, metrics in zip(rows, scene.metrics(job_id), strict=True):
-        assert bool(row["validation_loss"]) == ("valid_loss" in metrics)
-        assert bool(row["validation_token_accuracy"]) == ("valid_loss" in metrics)
+        is_validated = not metrics.keys().isdisjoint({"valid_loss", "full_valid_loss"})
+        assert bool(row["validation_loss"]) == is_validated
+        assert bool(row["validation_token_accuracy"]) == is_validated
     assert any(row["validation_loss"] for row in rows)
     assert not all(row["validation_loss"] for row in rows)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai.types.chat import ChatCompletionMessage
 
 from tests.factories import Json, chat_row, colour_rows, jsonl
 from worker.validate import MAX_PROBLEMS, InvalidFile, Role, Statistics, validate
@@ -183,6 +184,16 @@ BAD_MESSAGES: list[tuple[Any, str, str]] = [
         "invalid_training_file",
         " content text Input should be a valid string",
     ),
+    (
+        {"role": "assistant", "content": "hi", "audio": {"id": "a"}},
+        "invalid_training_file",
+        " audio is not read by this base; leave it out, or null",
+    ),
+    (
+        {"role": "assistant", "content": "hi", "annotations": {}},
+        "invalid_training_file",
+        " annotations Input should be a valid list",
+    ),
     ({"role": "user", "content": "hi", "weight": 1}, "invalid_file_format", ' contains an extra "weight".'),
     ({"role": "user", "content": "hi", "mood": 1}, "invalid_file_format", ' contains an extra "mood".'),
     (
@@ -254,13 +265,49 @@ def test_completion_of_a_wrong_type_is_refused(tmp_path: Path) -> None:
     assert "Example 1 completion Input should be a valid string" in error.message
 
 
-def test_file_of_neither_format_is_refused_as_a_whole(tmp_path: Path) -> None:
-    error = refusal(jsonl([{"text": "a"}] * 10), tmp_path)
+@pytest.mark.parametrize(
+    ("row", "hint"),
+    [
+        ({"question": "a"}, ""),
+        (
+            {"text": "a"},
+            ' These are rows of raw text. Write each as {"prompt": "", "completion": text}.',
+        ),
+        ({"instruction": "a", "input": "", "output": "b"}, " These are Alpaca rows"),
+        ({"instruction": "a", "output": "b"}, " These are Alpaca rows"),
+        ({"input": "a", "output": "b"}, " These are rows of input and output."),
+        ({"conversations": [{"from": "human", "value": "a"}]}, " These are ShareGPT rows"),
+        ({"prompt_id": 1, "chosen": "a", "rejected": "b"}, " These are preference rows"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_file_of_neither_format_is_refused_as_a_whole(
+    tmp_path: Path, row: dict[str, Any], hint: str
+) -> None:
+    error = refusal(jsonl([row] * 10), tmp_path)
     assert error.code == "invalid_training_file"
-    assert error.message == (
+    refused = (
         "The job failed due to an invalid training file. "
         "Unexpected file format, expected either prompt/completion pairs or chat messages."
     )
+    assert error.message.startswith(refused + hint)
+    assert bool(hint) == (error.message != refused)
+
+
+def test_messages_of_openai_s_replies_are_taken_as_they_are(tmp_path: Path) -> None:
+    reply = ChatCompletionMessage(role="assistant", content="hi", annotations=[]).model_dump()
+    assert {"refusal", "annotations", "audio", "function_call", "tool_calls"} <= reply.keys()
+    called = {"role": "tool", "tool_call_id": "call_1", "name": "weather", "content": "sunny"}
+    row = {"messages": [{"role": "user", "content": "x"}, called, reply]}
+    statistics = check(jsonl([row] * 10), tmp_path)
+    assert statistics.num_examples == 10
+
+
+def test_a_refusal_is_learnt_from(tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": None, "refusal": "I will not."}
+    row = {"messages": [{"role": "user", "content": "x"}, answer]}
+    statistics = check(jsonl([row] * 10), tmp_path)
+    assert statistics.num_supervised_bytes == 10 * len("I will not.")
 
 
 def test_preference_file_is_refused_by_its_method(tmp_path: Path) -> None:
