@@ -137,11 +137,12 @@ class Engine:
     async def generate(self, request: Generate) -> AsyncIterator[Delta]:
         """The choice's deltas as they come; the last one has a `finish_reason`.
 
-        Raises what `check` and `check_room` raise, `NotFinite`, and `EngineStopped` if the engine ends
-        before the choice does.
+        The caller has asked `check_room` once for all choices of the request: asked again for each, it could
+        refuse a request in the middle of its reply.
+
+        Raises what `check` raises, `NotFinite`, and `EngineStopped` if the engine ends before the choice does.
         """
         project = request.cache_salt
-        self.check_room(project, 1)
         max_tokens = self.check(request)
         if max_tokens == 0 and request.num_prompt_logprobs is None:
             yield Delta(finish_reason="length", usage=Usage(len(request.prompt), 0, 0))

@@ -317,7 +317,7 @@ async def test_more_sequences_than_a_project_may_have_are_refused(
             while engine.stats().num_waiting == 0:
                 await asyncio.sleep(0.001)
         with pytest.raises(Overloaded, match="limit of 2"):
-            await collect(engine, request)
+            engine.check_room("a", 1)
         with pytest.raises(InvalidRequest, match=r"asks for 3 completions.*At most 2"):
             engine.check_room("b", 3)
         # Others may come, up to an equal share of the whole.
@@ -328,6 +328,20 @@ async def test_more_sequences_than_a_project_may_have_are_refused(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         engine.check_room("a", 2)
+
+
+async def test_requests_that_were_let_in_at_once_are_not_refused_in_the_middle(
+    base_path: Path, tokenizer: Tokenizer
+) -> None:
+    """Two requests of two choices each pass the door before either of them has begun."""
+    async with running_engine(
+        base_path, tokenizer, limits=Limits(max_open_per_project=3)
+    ) as engine:
+        for _ in range(2):
+            engine.check_room("a", 2)
+        request = Generate(prompt=prompt_of(5), max_tokens=4, sampling=GREEDY, cache_salt="a")
+        await asyncio.gather(*(collect(engine, request) for _ in range(4)))
+        engine.check_room("a", 3)
 
 
 async def test_a_model_whose_output_is_not_finite_fails_alone(
