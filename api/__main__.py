@@ -12,13 +12,13 @@ from typing import Any
 
 import orjson
 import structlog
-import uvicorn
 
+from storage.connection_limits import ConnectionLimits, raise_descriptor_limit
 from storage.death_pipe import exit_with_parent
 from storage.settings import Settings
 
 from .app import create_app
-from .server import Server
+from .server import configured
 
 GRACE_S = 3
 """How long open requests may go on after SIGTERM."""
@@ -35,17 +35,17 @@ def main() -> None:
     settings = Settings.from_env().require("database_url", "broker_url", "blob_url")
     app = create_app(settings)
     _collect_garbage_seldom()
-    server = Server(
-        uvicorn.Config(
-            app,
-            host=arguments.host,
-            port=arguments.port,
-            # The app writes a better one.
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=GRACE_S,
-        )
+    limits = ConnectionLimits(
+        max_connections=raise_descriptor_limit(),
+        max_unknown_per_address=settings.connections_per_address,
+        trusted_proxies=settings.trusted_proxies,
+    )
+    server = configured(
+        app,
+        limits,
+        host=arguments.host,
+        port=arguments.port,
+        timeout_graceful_shutdown=GRACE_S,
     )
     with suppress(KeyboardInterrupt):
         server.run()

@@ -1,11 +1,17 @@
-"""The HTTP server: uvicorn, which sends those home first who would otherwise stay."""
+"""The HTTP server: uvicorn, whose connections nobody holds for nothing, and which sends those home first who
+would otherwise stay.
+"""
 
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+
+from storage.connection_limits import ConnectionLimits
+from storage.http_connection import connections
 
 
 class Server(uvicorn.Server):
@@ -17,3 +23,18 @@ class Server(uvicorn.Server):
         if wiring is not None:
             wiring.event_feed.say_goodbye()
         await super().shutdown(sockets)
+
+
+def configured(app: Any, limits: ConnectionLimits, **options: Any) -> Server:
+    """A server of `app`; `options` are uvicorn's."""
+    config = uvicorn.Config(
+        app,
+        http=connections(limits),
+        ws="none",
+        # The app writes a better one.
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        **options,
+    )
+    return Server(config)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from storage.base_models import BaseModel, Catalogue
 from storage.blobs import open_store
+from storage.connection_limits import ConnectionLimits, raise_descriptor_limit
 from storage.death_pipe import exit_with_parent
 from storage.errors import LuthierError
 from storage.settings import BadSetting, Settings
@@ -64,6 +65,8 @@ def _serve(base: BaseModel, settings: Settings, host: str, port: int) -> int:
 
     import uvicorn
 
+    from storage.http_connection import connections
+
     from . import served_base
     from .app import create_app
     from .settings import ServingSettings
@@ -93,6 +96,8 @@ def _serve(base: BaseModel, settings: Settings, host: str, port: int) -> int:
     server = uvicorn.Server(
         uvicorn.Config(
             app,
+            http=connections(ConnectionLimits(max_connections=raise_descriptor_limit())),
+            ws="none",
             host=host,
             port=port,
             access_log=False,

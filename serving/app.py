@@ -77,6 +77,8 @@ def create_app(
             given.encode(), f"Bearer {internal_key}".encode()
         ):
             raise Unauthenticated("Incorrect API key provided.", code="invalid_api_key")
+        # Says to `storage.http_connection` that this connection is no stranger's.
+        request.state.caller = "gateway"
 
     app = FastAPI(title="Luthier inference server", lifespan=lifespan, openapi_url=None)
     app.state.serving = state

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .connection_limits import Network
 from .errors import LuthierError
 
 
@@ -36,7 +38,12 @@ class Settings:
     """How many lines of batches one errands process has at the inference servers at a time."""
     result_file_encoding: str = "base64"
     """`base64` as api.openai.com answers, or `plain`."""
-
+    connections_per_address: int = 256
+    """How many connections without a valid key one address may have; see `connection_limits`."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Addresses or networks of proxies in front of the api, which that bound does not hold for."""
+    streams_per_project: int = 400
+    """How many streams of events one project may have open; one key half as many."""
     webhook_allow_private: bool = False
     """Whether webhooks may go to addresses of the inside, and without TLS."""
 
@@ -63,6 +70,9 @@ class Settings:
             api_url=env.get("LUTHIER_API_URL", "").rstrip("/"),
             batch_concurrency=_count(env, "LUTHIER_BATCH_CONCURRENCY", 8),
             result_file_encoding=encoding,
+            connections_per_address=_count(env, "LUTHIER_CONNECTIONS_PER_ADDRESS", 256, 10_000),
+            trusted_proxies=_networks(env, "LUTHIER_TRUSTED_PROXIES"),
+            streams_per_project=_count(env, "LUTHIER_STREAMS_PER_PROJECT", 400, 2000),
             webhook_allow_private=env.get("LUTHIER_WEBHOOK_ALLOW_PRIVATE", "") == "1",
         )
 
@@ -74,11 +84,19 @@ class Settings:
         return self
 
 
-def _count(env: Mapping[str, str], name: str, default: int) -> int:
+def _count(env: Mapping[str, str], name: str, default: int, maximum: int = 1000) -> int:
     text = env.get(name, "").strip() or str(default)
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 1000:
-        raise BadSetting(f"{name} is {text!r}; it must be a number from 1 to 1000")
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= maximum:
+        raise BadSetting(f"{name} is {text!r}; it must be a number from 1 to {maximum}")
     return int(text)
+
+
+def _networks(env: Mapping[str, str], name: str) -> tuple[Network, ...]:
+    parts = [part.strip() for part in env.get(name, "").split(",") if part.strip()]
+    try:
+        return tuple(ipaddress.ip_network(part, strict=False) for part in parts)
+    except ValueError as error:
+        raise BadSetting(f"{name}: {error}; it must read 10.0.0.7,192.168.0.0/16") from None
 
 
 def _pairs(env: Mapping[str, str], name: str) -> list[tuple[str, str]]:

@@ -15,14 +15,14 @@ from typing import Any
 
 import httpx
 import openai
-import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
-from api.server import Server
+from api.server import configured
 from storage import adapters, api_keys, blobs, models, projects
 from storage.blobs import BlobStore
+from storage.connection_limits import ConnectionLimits
 from storage.database import sessions, sync_engine
 from storage.ids import new_id
 from storage.settings import Settings
@@ -99,21 +99,18 @@ class Api:
 
 
 @contextmanager
-def running_api(settings: Settings) -> Iterator[Api]:
+def running_api(settings: Settings, limits: ConnectionLimits = ConnectionLimits()) -> Iterator[Api]:
     app = create_app(settings)
     engine = sync_engine(settings.database_url)
-    with running(app) as url:
+    with running(app, limits) as url:
         yield Api(url, settings, app, sessions(engine), blobs.open_store(settings.blob_url))
     engine.dispose()
 
 
 @contextmanager
-def running(app: Any) -> Iterator[str]:
+def running(app: Any, limits: ConnectionLimits = ConnectionLimits()) -> Iterator[str]:
     """Any ASGI app on a free port; gives its URL."""
-    config = uvicorn.Config(
-        app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=2
-    )
-    server = Server(config)
+    server = configured(app, limits, port=0, timeout_graceful_shutdown=2)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 10

@@ -60,3 +60,13 @@ def test_missing_requirement_names_its_variable() -> None:
     assert settings.require("database_url") is settings
     with pytest.raises(BadSetting, match="LUTHIER_BLOB_URL is not set"):
         settings.require("database_url", "blob_url")
+
+
+def test_proxies_are_addresses_and_networks() -> None:
+    env = {"LUTHIER_TRUSTED_PROXIES": "10.0.0.7, 2001:db8::1/32,"}
+    assert [str(it) for it in Settings.from_env(env).trusted_proxies] == [
+        "10.0.0.7/32",
+        "2001:db8::/32",
+    ]
+    with pytest.raises(BadSetting, match="LUTHIER_TRUSTED_PROXIES: 'proxy'"):
+        Settings.from_env({"LUTHIER_TRUSTED_PROXIES": "proxy"})
