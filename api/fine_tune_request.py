@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from storage.errors import InvalidRequest
 
-from .fine_tuning_request import Hyperparameters, Name, Suffix
+from .fine_tuning_request import MAX_LEARNING_RATE_MULTIPLIER, Hyperparameters, Name, Suffix
 
 DEFAULT_MODEL = "curie"
 DEFAULT_EPOCHS = 4
@@ -29,7 +29,9 @@ class CreateFineTune(BaseModel):
     model: Name | None = None
     n_epochs: Annotated[int, Field(ge=1, le=50)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=256)] | None = None
-    learning_rate_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    learning_rate_multiplier: (
+        Annotated[float, Field(gt=0, le=MAX_LEARNING_RATE_MULTIPLIER, allow_inf_nan=False)] | None
+    ) = None
     prompt_loss_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     compute_classification_metrics: bool | None = None
     classification_n_classes: Annotated[int, Field(ge=2)] | None = None

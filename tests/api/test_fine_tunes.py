@@ -186,6 +186,7 @@ def test_an_old_name_stands_for_what_the_operator_says(
         ({"n_epochs": 0}, "n_epochs"),
         ({"batch_size": 257}, "batch_size"),
         ({"learning_rate_multiplier": 0}, "learning_rate_multiplier"),
+        ({"learning_rate_multiplier": 1e22}, "learning_rate_multiplier"),
         ({"suffix": "x" * 41}, "suffix"),
         ({"suffix": "a:b"}, "suffix"),
         ({"training_file": "file-unknown"}, "training_file"),
