@@ -38,7 +38,7 @@ from modeling.chat_template import ChatTemplate
 from modeling.lora import initial_A
 from storage.base_models import Catalogue
 from training import batches, dataset
-from training.dataset import Example
+from training.examples import Example
 from training.messages import Start, Started, StepMetrics, TrainConfig
 from training.process import Trainer
 from training.schedule import learning_rate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Literal
 
@@ -69,6 +70,12 @@ def add(
         )
         .on_conflict_do_nothing(index_elements=["job_id", "key"])
     )
+
+
+def warn(session: Session, job_id: str, message: str) -> None:
+    """The same words again, after a resume, are no news."""
+    key = f"warning:{hashlib.sha256(message.encode()).hexdigest()[:16]}"
+    add(session, job_id, key, message, level="warn", data={})
 
 
 def find(session: Session, job_id: str, key: str) -> EventRow | None:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from transformers import PretrainedConfig
 from modeling import adapter_file
 from modeling.adapter_file import AdapterConfig, AdapterError, LoadedAdapter
 
-from .messages import TrainConfig
+from .messages import Param, TrainConfig
 
 _ADAPTER = Path("adapter")
 _OPTIMIZER = Path("state/optimizer.safetensors")
@@ -61,7 +62,9 @@ class Checkpoint:
     moments: dict[str, Tensor]
 
 
-def environment(precision: str, device: torch.device, files: dict[str, Path]) -> dict[str, str]:
+def environment(
+    precision: str, device: torch.device, files: Mapping[Param, Path]
+) -> dict[str, str]:
     """What the bits of a run depend on beside its config; equal environments resume exactly."""
     on_gpu = device.type == "cuda"
     return {
@@ -86,18 +89,20 @@ def save(
 ) -> None:
     """Write the directory `path`, which appears whole and on the disk or not at all.
 
-    `adapter` has PEFT's names; the moments, as those who load them expect.
+    `adapter` has PEFT's names; the moments, as those who load them expect. Raises AdapterError for weights
+    that no base could bear.
     """
-    unfinished = path.with_name(path.name + ".unfinished")
-    for leftover in (unfinished, path):
-        shutil.rmtree(leftover, ignore_errors=True)
-    (unfinished / _STATE).parent.mkdir(parents=True)
     adapter_config = AdapterConfig(
         rank=config.rank,
         alpha=config.alpha,
         target_modules=config.target_modules,
         base_model_name_or_path=config.base_model,
     )
+    adapter_file.check_magnitude(adapter_config, adapter)
+    unfinished = path.with_name(path.name + ".unfinished")
+    for leftover in (unfinished, path):
+        shutil.rmtree(leftover, ignore_errors=True)
+    (unfinished / _STATE).parent.mkdir(parents=True)
     adapter_file.save(unfinished / _ADAPTER, adapter_config, adapter)
     save_file(moments, unfinished / _OPTIMIZER)
     state = {

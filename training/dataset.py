@@ -8,110 +8,163 @@ errors and with 1-based example numbers, is what tokenising brings to light.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from modeling.chat_template import ChatTemplate, TokenizedExample
 from modeling.messages import ChatTemplateError
+
+from .examples import Example, Examples
+
+MAX_PROBLEMS = 50
+"""Where the search for more ends; one bad row is often the first of as many as there are rows."""
 
 
 class DatasetError(Exception):
     """A file that cannot be trained on. `code` and the text are those of OpenAI's job errors."""
 
-    def __init__(self, detail: str, *, code: str = "invalid_file_format") -> None:
+    def __init__(
+        self, detail: str, *, code: str = "invalid_file_format", problems: Sequence[str] = ()
+    ) -> None:
         super().__init__(detail)
         self.code = code
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row. `weights[t]` is the weight of predicting token t from those before it."""
-
-    input_ids: npt.NDArray[np.int32]  # (T,)
-    weights: npt.NDArray[np.float32]  # (T,)
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.input_ids)
-
-    @property
-    def num_supervised_tokens(self) -> int:
-        # Nothing predicts the first token.
-        return int(np.count_nonzero(self.weights[1:]))
-
-    @property
-    def weight(self) -> float:
-        return float(self.weights[1:].sum(dtype=np.float64))
+        self.problems = list(problems) or [detail]
+        """All that is wrong, as far as it was searched for."""
 
 
 @dataclass(frozen=True)
 class Dataset:
     """The examples in the order of the file, and what had to be done to them."""
 
-    examples: list[Example]
+    examples: Sequence[Example]
+    num_tokens: int
+    num_supervised_tokens: int
     num_truncated: int
     num_left_out: int
     """Rows with no token to learn from; they are not among the examples."""
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(example.num_tokens for example in self.examples)
-
-    @property
-    def num_supervised_tokens(self) -> int:
-        return sum(example.num_supervised_tokens for example in self.examples)
+    num_silent: int
+    """Rows that teach the end of a turn right at its beginning."""
+    first_silent: int | None
+    """The 1-based number of the first of them."""
 
 
-def load(
+def load(path: Path, template: ChatTemplate, *, max_seq_len: int) -> Dataset:
+    """As `read`, without a pause."""
+    reading = read(path, template, max_seq_len=max_seq_len)
+    while True:
+        try:
+            next(reading)
+        except StopIteration as done:
+            dataset: Dataset = done.value
+            return dataset
+
+
+def read(
     path: Path,
     template: ChatTemplate,
     *,
     max_seq_len: int,
     check_stop: Callable[[], None] = lambda: None,
-) -> Dataset:
+) -> Generator[int, None, Dataset]:
     """Tokenise every row; those longer than max_seq_len tokens lose their end.
 
-    `check_stop` is called before each row and may raise. Raises DatasetError.
+    Yields after each row how many bytes of the file are read. The examples lie on the disk that the file
+    lies on. `check_stop` is called before each row and may raise. Raises DatasetError, and OSError when
+    the disk is full.
     """
-    examples: list[Example] = []
-    num_truncated = num_left_out = 0
-    for number, row in _rows(path):
+    tally = _Tally(Examples(path.parent), max_seq_len, template.tokenizer.eos_ids)
+    problems: list[DatasetError] = []
+    for number, line, num_bytes in _lines(path):
         check_stop()
-        tokenized = _tokenize(row, number, template)
-        num_truncated += len(tokenized.input_ids) > max_seq_len
+        try:
+            tally.add(number, _tokenize(_row(line, number), number, template))
+        except DatasetError as error:
+            problems.append(error)
+            if error.code != "invalid_file_format" or len(problems) == MAX_PROBLEMS:
+                break
+        yield num_bytes
+    if problems:
+        raise _all_of(problems)
+    return tally.dataset()
+
+
+class _Tally:
+    """What has been read so far."""
+
+    def __init__(self, examples: Examples, max_seq_len: int, eos_ids: frozenset[int]) -> None:
+        self._examples = examples
+        self._max_seq_len = max_seq_len
+        self._eos_ids = eos_ids
+        self._num_tokens = self._num_supervised_tokens = 0
+        self._num_truncated = self._num_left_out = 0
+        self._num_silent = 0
+        self._first_silent: int | None = None
+
+    def add(self, number: int, tokenized: TokenizedExample) -> None:
+        self._num_truncated += len(tokenized.input_ids) > self._max_seq_len
         example = Example(
-            np.array(tokenized.input_ids[:max_seq_len], dtype=np.int32),
-            np.array(tokenized.weights[:max_seq_len], dtype=np.float32),
+            np.array(tokenized.input_ids[: self._max_seq_len], dtype=np.int32),
+            np.array(tokenized.weights[: self._max_seq_len], dtype=np.float32),
         )
-        if example.num_supervised_tokens:
-            examples.append(example)
-        else:
-            num_left_out += 1
-    if not examples:
-        raise DatasetError("No example has a token to learn from.", code="invalid_training_file")
-    return Dataset(examples, num_truncated, num_left_out)
+        num_supervised_tokens = example.num_supervised_tokens
+        if not num_supervised_tokens:
+            self._num_left_out += 1
+            return
+        self._examples.append(example)
+        self._num_tokens += example.num_tokens
+        self._num_supervised_tokens += num_supervised_tokens
+        if _teaches_silence(example, self._eos_ids):
+            self._num_silent += 1
+            self._first_silent = self._first_silent or number
+
+    def dataset(self) -> Dataset:
+        if not self._examples:
+            raise DatasetError(
+                "No example has a token to learn from.", code="invalid_training_file"
+            )
+        return Dataset(
+            self._examples,
+            self._num_tokens,
+            self._num_supervised_tokens,
+            self._num_truncated,
+            self._num_left_out,
+            self._num_silent,
+            self._first_silent,
+        )
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows with their 1-based numbers, which are line numbers; blank lines are passed over."""
+def _teaches_silence(example: Example, eos_ids: frozenset[int]) -> bool:
+    """Whether a learnt turn consists of its end alone."""
+    is_learnt = np.concatenate([[False], example.weights > 0, [False]])
+    starts = np.flatnonzero(is_learnt[1:-1] & ~is_learnt[:-2])
+    is_alone = ~is_learnt[2:][starts]
+    return any(int(token_id) in eos_ids for token_id in example.input_ids[starts[is_alone]])
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes, int]]:
+    """The lines with their 1-based numbers, and where each ends; blank lines are passed over."""
+    num_bytes = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise _cannot_parse(number, f"line is not UTF-8: {error.reason}") from error
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise _cannot_parse(number, f"line contains invalid json: {error}") from error
-            if not isinstance(row, dict):
-                raise _cannot_parse(number, "line is not a json object")
-            yield number, row
+            num_bytes += len(line)
+            if line.strip():
+                yield number, line, num_bytes
+
+
+def _row(line: bytes, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise _cannot_parse(number, f"line is not UTF-8: {error.reason}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise _cannot_parse(number, f"line contains invalid json: {error}") from error
+    if not isinstance(row, dict):
+        raise _cannot_parse(number, "line is not a json object")
+    return row
 
 
 def _cannot_parse(number: int, error: str) -> DatasetError:
@@ -120,6 +173,15 @@ def _cannot_parse(number: int, error: str) -> DatasetError:
 
 def _refusal(detail: str) -> DatasetError:
     return DatasetError(f"Invalid file format. {detail}")
+
+
+def _all_of(problems: list[DatasetError]) -> DatasetError:
+    """The first one, and how many there are besides."""
+    text, others = str(problems[0]), len(problems) - 1
+    if others:
+        at_least = "at least " if len(problems) == MAX_PROBLEMS else ""
+        text += f" ({at_least}{others} more {'problem' if others == 1 else 'problems'})"
+    return DatasetError(text, code=problems[0].code, problems=[str(p) for p in problems])
 
 
 def _tokenize(row: dict[str, Any], number: int, template: ChatTemplate) -> TokenizedExample:
@@ -138,8 +200,12 @@ def _tokenize(row: dict[str, Any], number: int, template: ChatTemplate) -> Token
 def _tokenize_chat(row: dict[str, Any], number: int, template: ChatTemplate) -> TokenizedExample:
     if not isinstance(row["messages"], list):
         raise _refusal(f"Example {number}: 'messages' is not a list.")
+    # What "functions" was before it became "tools".
+    functions = [{"type": "function", "function": f} for f in row.get("functions") or ()]
     try:
-        return template.tokenize_chat(row["messages"], row.get("tools"))
+        return template.tokenize_chat(
+            row["messages"], [*(row.get("tools") or ()), *functions] or None
+        )
     except ChatTemplateError as error:
         raise _refusal(f"Example {number}: {error}.") from error
 

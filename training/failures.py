@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Sequence
+
 import torch
 
 from modeling.adapter_file import AdapterError
@@ -9,7 +12,7 @@ from modeling.adapter_file import AdapterError
 from .checkpoint import CheckpointError
 from .dataset import DatasetError
 from .messages import Failed, Start
-from .train import LossNotFinite
+from .train import Diverged
 
 _FILE_CAUSES = {
     "invalid_file_format": "The job failed due to a file format error in the {file}.",
@@ -25,24 +28,39 @@ class InvalidFile(Exception):
         super().__init__(f"{cause} {error}")
         self.param = param
         self.code = error.code.replace("training_file", param)
+        self.problems = error.problems
 
 
 def describe(error: Exception, start: Start) -> Failed:
     """The report for an error that ended a job."""
 
-    def failed(code: str, message: str, *, param: str | None = None, is_user_error: bool) -> Failed:
+    def failed(
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        is_user_error: bool,
+        problems: Sequence[str] = (),
+    ) -> Failed:
         return Failed(
             job_id=start.job_id,
             code=code,
             message=message,
             param=param,
             is_user_error=is_user_error,
+            problems=list(problems),
         )
 
     match error:
         case InvalidFile():
-            return failed(error.code, str(error), param=error.param, is_user_error=True)
-        case LossNotFinite():
+            return failed(
+                error.code,
+                str(error),
+                param=error.param,
+                is_user_error=True,
+                problems=error.problems,
+            )
+        case Diverged():
             return failed("nan_loss", _advice(error, start), is_user_error=True)
         case AdapterError():
             message = f"The model to continue from cannot be used: {error}"
@@ -50,6 +68,9 @@ def describe(error: Exception, start: Start) -> Failed:
         case CheckpointError():
             message = f"The job cannot resume: {error}"
             return failed("invalid_checkpoint", message, is_user_error=False)
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            message = "The trainer's disk is full"
+            return failed("insufficient_disk", message, is_user_error=False)
         case _ if _is_out_of_memory(error):
             return failed("out_of_memory", _memory_advice(start), is_user_error=False)
         case _:
@@ -57,12 +78,9 @@ def describe(error: Exception, start: Start) -> Failed:
             return failed("server_error", message, is_user_error=False)
 
 
-def _advice(error: LossNotFinite, start: Start) -> str:
+def _advice(error: Diverged, start: Start) -> str:
     multiplier = start.config.learning_rate_multiplier
-    return (
-        f"The training loss became infinite or not a number at step {error.step}. "
-        f"Lower learning_rate_multiplier (it was {multiplier:g}) and try again."
-    )
+    return f"{error}. Lower learning_rate_multiplier (it was {multiplier:g}) and try again."
 
 
 def _memory_advice(start: Start) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+Param = Literal["training_file", "validation_file"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,16 @@ class Ready:
     """The process has imported what it needs and reads commands."""
 
     pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How far the trainer is with one of the job's files; told now and then while that takes long."""
+
+    job_id: str
+    param: Param
+    num_bytes: int
+    total_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,16 +169,18 @@ class Failed:
     param: str | None
     is_user_error: bool
     """True when trying again with the same input cannot help."""
+    problems: list[str] = field(default_factory=list)
+    """What is wrong with the file that `param` names, row by row, as far as it was searched for."""
 
 
 Command = Start | Stop | Exit
-Report = Ready | Started | StepMetrics | CheckpointSaved | Finished | Failed
+Report = Ready | Reading | Started | StepMetrics | CheckpointSaved | Finished | Failed
 
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
         *(Start, Stop, Exit),
-        *(Ready, Started, StepMetrics, CheckpointSaved, Finished, Failed),
+        *(Ready, Reading, Started, StepMetrics, CheckpointSaved, Finished, Failed),
     )
 }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import torch
@@ -18,10 +19,13 @@ from .checkpoint import Checkpoint, Cursor
 from .dataset import Dataset
 from .engine import Engine, load_base
 from .failures import InvalidFile, describe
-from .messages import Finished, Report, Start, Started
+from .messages import Finished, Param, Reading, Report, Start, Started
 from .train import Run, Stopped, StopReason
 
 log = logging.getLogger(__name__)
+
+READING_INTERVAL_S = 10.0
+"""Between two reports on how far a file is read."""
 
 
 class Trainer:
@@ -54,7 +58,7 @@ class Trainer:
         resumed = _load_checkpoint(start, model)
         cursor = resumed.cursor if resumed else Cursor()
         try:
-            training, validation = _load_files(start, stop_reason)
+            training, validation = yield from _read_files(start, stop_reason)
         except Stopped:
             yield Finished(
                 job_id=start.job_id,
@@ -90,14 +94,17 @@ class Trainer:
         return self._base[2]
 
 
-def _files(start: Start) -> dict[str, Path]:
-    files = {"training_file": start.training_file, "validation_file": start.validation_file}
+def _files(start: Start) -> dict[Param, Path]:
+    files: dict[Param, str | None] = {
+        "training_file": start.training_file,
+        "validation_file": start.validation_file,
+    }
     return {param: Path(path) for param, path in files.items() if path}
 
 
-def _load_files(
+def _read_files(
     start: Start, stop_reason: Callable[[], StopReason | None]
-) -> tuple[Dataset, Dataset | None]:
+) -> Generator[Reading, None, tuple[Dataset, Dataset | None]]:
     """Training and validation examples. Raises InvalidFile, Stopped."""
 
     def check_stop() -> None:
@@ -105,15 +112,34 @@ def _load_files(
             raise Stopped(reason)
 
     template = ChatTemplate.load(Path(start.config.base_path))
-    loaded: dict[str, Dataset] = {}
+    loaded: dict[Param, Dataset] = {}
     for param, path in _files(start).items():
         try:
-            loaded[param] = dataset.load(
-                path, template, max_seq_len=start.config.max_seq_len, check_stop=check_stop
-            )
+            loaded[param] = yield from _read_file(start, param, path, template, check_stop)
         except dataset.DatasetError as error:
             raise InvalidFile(param, error) from error
     return loaded["training_file"], loaded.get("validation_file")
+
+
+def _read_file(
+    start: Start, param: Param, path: Path, template: ChatTemplate, check_stop: Callable[[], None]
+) -> Generator[Reading, None, Dataset]:
+    """Reports how far it is, for those who watch and for those who wonder whether it lives."""
+    reading = dataset.read(
+        path, template, max_seq_len=start.config.max_seq_len, check_stop=check_stop
+    )
+    total_bytes, told_at_s = path.stat().st_size, time.monotonic()
+    while True:
+        try:
+            num_bytes = next(reading)
+        except StopIteration as done:
+            found: Dataset = done.value
+            return found
+        if time.monotonic() - told_at_s >= READING_INTERVAL_S:
+            told_at_s = time.monotonic()
+            yield Reading(
+                job_id=start.job_id, param=param, num_bytes=num_bytes, total_bytes=total_bytes
+            )
 
 
 def _load_checkpoint(start: Start, model: PreTrainedModel) -> Checkpoint | None:
@@ -173,5 +199,11 @@ def _dataset_warnings(loaded: Dataset, role: str, max_seq_len: int) -> list[str]
         warnings.append(
             f"{loaded.num_left_out} example(s) of the {role} file have no token to learn from "
             "and were left out"
+        )
+    if loaded.num_silent:
+        warnings.append(
+            f"{loaded.num_silent} example(s) of the {role} file, the first of them example "
+            f"{loaded.first_silent}, have an assistant turn or a completion without text: the model "
+            "learns to say nothing there. If that is not meant, give it text or leave it out"
         )
     return warnings

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from modeling.adapter_file import AdapterError
+
 from . import batches, checkpoint
 from .checkpoint import Cursor
-from .dataset import Dataset, Example
+from .dataset import Dataset
 from .engine import Engine
+from .examples import Example
 from .messages import CheckpointSaved, Finished, StepMetrics, TrainConfig
 from .schedule import learning_rate
 
@@ -33,12 +36,11 @@ class Stopped(Exception):
         self.reason = reason
 
 
-class LossNotFinite(Exception):
-    """The loss or its gradient became NaN or infinite."""
+class Diverged(Exception):
+    """What was trained is no model any more: its loss or its weights are out of all bounds."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"the loss is not finite at step {step}")
-        self.step = step
+    def __init__(self, what: str, step: int) -> None:
+        super().__init__(f"{what} at step {step}")
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Run:
         return self.config.n_epochs * self.steps_per_epoch
 
     def reports(self) -> Iterator[StepMetrics | CheckpointSaved | Finished]:
-        """Train from the cursor to the end. Raises LossNotFinite."""
+        """Train from the cursor to the end. Raises Diverged."""
         metrics: StepMetrics | None = None
         saved_at_s, saved_step = time.monotonic(), self.cursor.step
         try:
@@ -134,7 +136,7 @@ class Run:
             correct += batch_correct
         grad_norm = self.engine.clip_grad_norm(self.config.max_grad_norm)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise LossNotFinite(step)
+            raise Diverged("The training loss became infinite or not a number", step)
         self.engine.optim_step(rate)
         return loss / total_weight, correct / total_weight
 
@@ -150,9 +152,9 @@ class Run:
         order = batches.permutation(len(examples), self.config.seed, epoch=0)
         size = min(self.config.eval_batch_size, len(order))
         first = (number - 1) * size
-        return [examples[order[index % len(order)]] for index in range(first, first + size)]
+        return [examples[int(order[i % len(order)])] for i in range(first, first + size)]
 
-    def _all_examples(self) -> list[Example]:
+    def _all_examples(self) -> Sequence[Example]:
         """All validation examples at the end of an epoch, else none."""
         if self.validation is None or not self._is_end_of_epoch():
             return []
@@ -173,6 +175,8 @@ class Run:
                 batch_loss, batch_correct = self.engine.forward(batch)
                 loss += batch_loss
                 correct += batch_correct
+        if not math.isfinite(loss):
+            raise Diverged("The validation loss became infinite or not a number", self.cursor.step)
         return loss / total_weight, correct / total_weight
 
     def _is_end_of_epoch(self) -> bool:
@@ -180,14 +184,17 @@ class Run:
 
     def _save(self, metrics: StepMetrics) -> CheckpointSaved:
         path = self.output_dir / f"step-{self.cursor.step}"
-        checkpoint.save(
-            path,
-            cursor=self.cursor,
-            config=self.config,
-            environment=self.environment,
-            adapter=self.engine.adapter(),
-            moments=self.engine.moments(),
-        )
+        try:
+            checkpoint.save(
+                path,
+                cursor=self.cursor,
+                config=self.config,
+                environment=self.environment,
+                adapter=self.engine.adapter(),
+                moments=self.engine.moments(),
+            )
+        except AdapterError as error:
+            raise Diverged(f"The weights are of no use ({error})", self.cursor.step) from error
         return CheckpointSaved(
             job_id=self.job_id,
             step=self.cursor.step,

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class JobFailed(Exception):
-    """The job is over: trying again cannot help. Code, message and param are what its owner sees."""
+    """The job is over: trying again cannot help. Code, message and param are what its owner sees.
 
-    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+    `problems` are all that is wrong with the file that `param` names, in order.
+    """
+
+    def __init__(
+        self, code: str, message: str, param: str | None = None, *, problems: Sequence[str] = ()
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.param = param
+        self.problems = list(problems)
 
 
 class Setback(Exception):

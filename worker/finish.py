@@ -19,6 +19,7 @@ from . import publish, result_file
 from .crash_points import crash_point
 from .ending import JobFailed, Setback
 from .lease import Lease
+from .validate import InvalidFile
 from .worker import Worker
 
 PREFETCH_S = 1.0
@@ -92,11 +93,28 @@ def fail(worker: Worker, lease: Lease, error: JobFailed) -> None:
     """End the job with an error that its owner reads. Raises LostLease."""
 
     def write(session: Session) -> None:
+        if error.problems:
+            _tell_problems(session, lease, error)
         jobs.fail(session, lease.claim, code=error.code, message=error.message, param=error.param)
 
     lease.end(write)
     remove_resume_blobs(worker.blobs, lease.job.id)
     log.info("job.failed", job_id=lease.job.id, code=error.code, message=error.message)
+
+
+def _tell_problems(session: Session, lease: Lease, error: JobFailed) -> None:
+    """All that was found, so that a file can be mended in one go.
+
+    The first of it on the file itself, unless another base may read the file.
+    """
+    job = jobs.renew(session, lease.claim)
+    file_id = job.training_file if error.param == "training_file" else job.validation_file
+    if isinstance(error, InvalidFile) and file_id is not None:
+        files.mark_bad(session, file_id, error.problems[0])
+    if len(error.problems) > 1:
+        text = f"Problems in the {(error.param or '').replace('_', ' ')}: {len(error.problems)}"
+        data = {"problems": error.problems}
+        events.add(session, job.id, "problems", text, level="error", data=data)
 
 
 def give_back(lease: Lease) -> None:

@@ -17,7 +17,7 @@ from . import archive, bases, config, resume
 from .crash_points import crash_point
 from .ending import JobFailed, Setback
 from .lease import Lease
-from .validate import InvalidFile, Role, Statistics, validate
+from .validate import Role, Statistics, validate
 from .worker import Worker
 
 
@@ -95,12 +95,8 @@ def _validate(
     statistics: dict[Role, Statistics] = {}
     for role, row in rows.items():
         chunks = _chunks(worker, lease, row, role)
-        try:
-            local = folder / f"{role}.jsonl"
-            statistics[role] = validate(chunks, local, file_id=row.id, role=role)
-        except InvalidFile as error:
-            _tell_problems(lease, row, error)
-            raise
+        local = folder / f"{role}.jsonl"
+        statistics[role] = validate(chunks, local, file_id=row.id, role=role)
     crash_point("after_validation")
     return statistics
 
@@ -217,22 +213,5 @@ def _tell(lease: Lease, key: str, text: str) -> None:
     def write(session: Session) -> None:
         jobs.renew(session, lease.claim)
         events.add(session, lease.job.id, key, text, data={})
-
-    lease.write(write)
-
-
-def _tell_problems(lease: Lease, row: FileRow, error: InvalidFile) -> None:
-    """All that was found, so that a file can be mended in one go; the first of it on the file itself."""
-    if not error.problems:
-        return
-
-    def write(session: Session) -> None:
-        jobs.renew(session, lease.claim)
-        files.mark_bad(session, row.id, error.problems[0])
-        if len(error.problems) == 1:
-            return
-        text = f"Problems in the {(error.param or '').replace('_', ' ')}: {len(error.problems)}"
-        data = {"problems": error.problems}
-        events.add(session, lease.job.id, "problems", text, level="error", data=data)
 
     lease.write(write)

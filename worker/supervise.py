@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import shutil
 import sys
@@ -22,6 +21,7 @@ from training.messages import (
     CheckpointSaved,
     Failed,
     Finished,
+    Reading,
     Report,
     Start,
     Started,
@@ -116,6 +116,8 @@ class _Supervision:
             return
         for report in group:
             match report:
+                case Reading():
+                    self._record_reading(report)
                 case Started():
                     self._record_start(report)
                 case CheckpointSaved():
@@ -124,12 +126,8 @@ class _Supervision:
                     self._keep(report)
                     # All that follows is a Finished, which nobody needs.
                     self._is_finished = self._is_finished or report.is_last
-                case Failed(code="invalid_checkpoint"):
-                    raise UnusableState(report.message)
                 case Failed():
-                    if report.is_user_error:
-                        raise JobFailed(report.code, report.message, report.param)
-                    raise Setback(report.message, code=report.code)
+                    raise _ending(report)
                 case Finished(outcome="stopped"):
                     self._lease.check()
                     if self._lease.is_pausing:
@@ -154,6 +152,18 @@ class _Supervision:
                 rank=self._start.config.rank,
             )
 
+    def _record_reading(self, reading: Reading) -> None:
+        percent = 100 * reading.num_bytes // max(reading.total_bytes, 1)
+        name = reading.param.replace("_", " ")
+
+        def write(session: Session) -> None:
+            self._lease.renew(session)
+            key = f"{reading.param}:{percent}"
+            text = f"Reading the {name}: {percent} % of {reading.total_bytes} bytes"
+            events.add(session, reading.job_id, key, text, data={})
+
+        self._lease.write(write)
+
     def _record_start(self, started: Started) -> None:
         self.step = self._state_step = started.step
 
@@ -162,9 +172,7 @@ class _Supervision:
             row.train_config = {**(row.train_config or {}), "num_examples": started.num_examples}
             events.add(session, started.job_id, "started", "Fine-tuning job started")
             for warning in started.warnings:
-                # The same words again, after a resume, are no news.
-                key = f"warning:{hashlib.sha256(warning.encode()).hexdigest()[:16]}"
-                events.add(session, started.job_id, key, warning, level="warn", data={})
+                events.warn(session, started.job_id, warning)
 
         self._lease.write(write)
         crash_point("after_start")
@@ -219,6 +227,14 @@ class _Supervision:
             _wait_until_free(self.trainer, self._start.job_id)
         except TrainerDied:
             log.warning("trainer.died_while_stopping", job_id=self._start.job_id)
+
+
+def _ending(failed: Failed) -> JobFailed | Setback | UnusableState:
+    if failed.code == "invalid_checkpoint":
+        return UnusableState(failed.message)
+    if failed.is_user_error:
+        return JobFailed(failed.code, failed.message, failed.param, problems=failed.problems)
+    return Setback(failed.message, code=failed.code)
 
 
 def _wait_until_free(trainer: Trainer, job_id: str) -> None:

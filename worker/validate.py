@@ -34,11 +34,7 @@ class Statistics:
 
 
 class InvalidFile(JobFailed):
-    """The file cannot be trained on. `problems` are the texts of what is wrong, in order."""
-
-    def __init__(self, code: str, message: str, param: str, problems: list[str]) -> None:
-        super().__init__(code, message, param)
-        self.problems = problems
+    """The file cannot be trained on."""
 
 
 def validate(chunks: Iterable[bytes], local: Path, *, file_id: str, role: Role) -> Statistics:
@@ -109,7 +105,6 @@ class _Checker:
                 f"{role.capitalize()} file has {self._num_examples} example(s), but must have at "
                 f"least {MIN_EXAMPLES[role]} examples",
                 f"{role}_file",
-                [],
             )
         return Statistics(self._num_examples, self._num_supervised_bytes)
 
@@ -121,4 +116,5 @@ class _Checker:
             at_least = "at least " if len(self._problems) >= MAX_PROBLEMS else ""
             message += f" ({at_least}{others} more {'problem' if others == 1 else 'problems'})"
         code = first.code.replace("training", role)
-        return InvalidFile(code, message, f"{role}_file", [p.text for p in self._problems])
+        problems = [problem.text for problem in self._problems]
+        return InvalidFile(code, message, f"{role}_file", problems=problems)

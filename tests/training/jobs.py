@@ -9,7 +9,7 @@ from typing import Any
 
 from modeling.chat_template import ChatTemplate
 from training import dataset
-from training.dataset import Example
+from training.examples import Example
 from training.messages import Report, Start, TrainConfig
 from training.process import Trainer
 from training.train import StopReason
@@ -76,7 +76,7 @@ def start(base_path: Path, directory: Path, **changes: Any) -> Start:
 
 def examples(base_path: Path, directory: Path, num_examples: int) -> list[Example]:
     path = write_chats(directory / "examples.jsonl", num_examples)
-    return dataset.load(path, ChatTemplate.load(base_path), max_seq_len=128).examples
+    return list(dataset.load(path, ChatTemplate.load(base_path), max_seq_len=128).examples)
 
 
 def run(

@@ -15,8 +15,8 @@ from modeling import adapter_file
 from tests.training import jobs
 from training import batches
 from training.batches import Batch
-from training.dataset import Example
 from training.engine import Engine, UnsupportedBase, load_base
+from training.examples import Example
 from training.messages import TrainConfig
 
 

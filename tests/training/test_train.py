@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
+from transformers import AutoConfig
 
+from modeling import adapter_file
 from tests.training import jobs
 from training.messages import CheckpointSaved, Failed, Finished, Report, Start, Started, StepMetrics
 from training.process import Trainer
@@ -215,6 +222,42 @@ def test_diverging_job_fails_with_advice(base_path: Path, tmp_path: Path) -> Non
     assert isinstance(failed, Failed)
     assert (failed.code, failed.is_user_error) == ("nan_loss", True)
     assert "Lower learning_rate_multiplier (it was 1e+33)" in failed.message
+
+
+@settings(max_examples=12, deadline=None)
+@given(exponent=st.floats(-3, 36))
+@example(exponent=3)
+@example(exponent=19.5)
+def test_no_rate_leaves_an_adapter_that_serving_would_refuse(
+    base_path: Path, exponent: float
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        changes = {"learning_rate": 10**exponent, "n_epochs": 1, "checkpoint_interval_s": 0}
+        job = jobs.start(base_path, Path(directory), **changes)
+        job = dataclasses.replace(job, validation_file=None)
+        reports = list(jobs.run(job))
+        base_config = AutoConfig.from_pretrained(base_path)
+        for saved in checkpoints_of(reports):
+            adapter_file.load(Path(saved.path) / "adapter", base_config)
+    last = reports[-1]
+    if exponent < -1:
+        assert isinstance(last, Finished)
+    if exponent > 5:
+        assert isinstance(last, Failed)
+        assert (last.code, last.is_user_error) == ("nan_loss", True)
+        assert re.search(r" at step \d+\. Lower learning_rate_multiplier", last.message)
+
+
+def test_validation_loss_that_is_not_finite_fails_the_job(
+    base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.engine.Engine.forward", lambda *_: (math.nan, 0.0))
+    failed = list(jobs.run(jobs.start(base_path, tmp_path)))[-1]
+    assert isinstance(failed, Failed)
+    assert failed.code == "nan_loss"
+    assert failed.message.startswith(
+        "The validation loss became infinite or not a number at step 3. Lower"
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 LUTHIER_FAKE_TRAINER holds JSON: {"step_s": seconds a step, "checkpoint_every": steps, "die_at": steps at
 which it kills itself, "die_once": folder (each of them once), "hang_at": a step after which it freezes,
-"refuse": steps of states that it cannot resume from, "failed": the fields of a Failed that follows the Start, "fail_at": the step that it waits for}.
+"refuse": steps of states that it cannot resume from, "failed": the fields of a Failed that follows the Start, "fail_at": the step that it waits for,
+"reading": how many of 100 bytes are read, one report each}.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from training.messages import (
     Exit,
     Failed,
     Finished,
+    Reading,
     Ready,
     Report,
     Start,
@@ -98,6 +100,8 @@ class Run:
                 )
             )
             return
+        for num_bytes in SCRIPT.get("reading", []):
+            say(Reading(job_id=job_id, param="training_file", num_bytes=num_bytes, total_bytes=100))
         say(
             Started(
                 job_id=job_id,
