@@ -25,6 +25,8 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from .deadlines import Connection
+
 PING_AFTER_IDLE_S = 1.0
 
 Timestamp = Annotated[datetime, mapped_column(DateTime(timezone=True))]
@@ -61,7 +63,7 @@ def psycopg_url(url: str) -> URL:
 @dataclass(frozen=True)
 class TimeLimits:
     """What the server is told to give up by itself. A server that hangs does not: who must not wait for
-    one needs a deadline of its own, as the api has (`api/database.py`).
+    one needs a deadline of its own: `storage.deadlines` for threads, `api/database.py` for the api's tasks.
     """
 
     statement_ms: int
@@ -103,6 +105,11 @@ def sync_engine(url: str, *, pool_size: int = 4) -> Engine:
         psycopg_url(url), pool_size=pool_size, max_overflow=2, **_engine_options(WORK_LIMITS)
     )
     _ping_when_idle(engine)
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_: Any, __: Any, arguments: Any, options: Any) -> Connection:
+        return Connection.connect(*arguments, **options)
+
     return engine
 
 

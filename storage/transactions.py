@@ -15,9 +15,13 @@ from sqlalchemy import String, cast, exc, func, select
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.types import UserDefinedType
 
+from .deadlines import answered_by
+
 T = TypeVar("T")
 
 RETRY_S = 0.5
+ATTEMPT_S = 8.0
+"""A statement takes milliseconds: a connection that is silent for so long is given up for another."""
 
 log = structlog.get_logger()
 
@@ -44,12 +48,16 @@ class Transaction(Generic[T]):
         self._pending: tuple[str, T] | None = None
         """Id and result of a transaction that may be committed."""
 
-    def run(self, check: Callable[[], None]) -> T:
-        """Try until it is done; `check` is asked before each attempt and raises when it is too late."""
+    def run(self, deadline: Callable[[], float]) -> T:
+        """Try until it is done.
+
+        `deadline` is asked before each attempt: until when, on the monotonic clock, an answer is worth
+        waiting for. It raises when it is too late.
+        """
         while True:
-            check()
             try:
-                return self.attempt()
+                with answered_by(min(deadline(), time.monotonic() + ATTEMPT_S)):
+                    return self.attempt()
             except OUT_OF_REACH as error:
                 log.warning("transaction.database_out_of_reach", error=str(error))
                 time.sleep(RETRY_S)

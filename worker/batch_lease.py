@@ -31,14 +31,15 @@ class Patience:
         self._errands = errands
         self._ends_at: float | None = None
 
-    def check(self) -> None:
-        """Raises Unavailable and Stopped."""
+    def check(self) -> float:
+        """Until when, on the monotonic clock. Raises Unavailable and Stopped."""
         if self._ends_at is None:
             self._ends_at = time.monotonic() + PATIENCE_S
         elif self._errands.is_stopping.is_set():
             raise Stopped
         elif time.monotonic() > self._ends_at:
             raise Unavailable(f"the database has not answered for {PATIENCE_S:.0f} seconds")
+        return self._ends_at
 
 
 class BatchLease:

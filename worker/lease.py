@@ -68,10 +68,7 @@ class Lease:
 
     def check(self) -> None:
         """Raises LostLease if the lease is lost or as good as lost."""
-        if time.monotonic() - self._renewed_at > jobs.LEASE_S - MARGIN_S:
-            self._lose()
-        if self._lost.is_set():
-            raise LostLease(self.job.id)
+        self._deadline()
 
     def check_pausing(self) -> None:
         """Raises Paused if the job's owner asked for that."""
@@ -86,7 +83,7 @@ class Lease:
         """
         transaction = Transaction(self._sessions, work)
         try:
-            result = transaction.run(self.check)
+            result = transaction.run(self._deadline)
         except LostLease:
             self._lose()
             raise
@@ -114,6 +111,15 @@ class Lease:
             except Exception:
                 # A heart that stops without a word would leave the trainer running for nobody.
                 log.exception("lease.heartbeat_failed", job_id=self.job.id)
+
+    def _deadline(self) -> float:
+        """Until when the lease surely lasts, if nothing renews it. Raises LostLease if that is over."""
+        deadline = self._renewed_at + jobs.LEASE_S - MARGIN_S
+        if time.monotonic() > deadline:
+            self._lose()
+        if self._lost.is_set():
+            raise LostLease(self.job.id)
+        return deadline
 
     def _lose(self) -> None:
         if not self._lost.is_set():

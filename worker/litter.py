@@ -1,4 +1,6 @@
-"""Blobs that no row needs: what crashes leave between a blob and its row, and cancelled jobs behind them."""
+"""What nobody needs any more: what has expired, and blobs without a row, as crashes leave them between a blob
+and its row, and cancelled jobs behind them.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,30 @@ from itertools import islice
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from storage import adapters, files, jobs, upload_parts
+from storage import (
+    adapters,
+    files,
+    idempotency_keys,
+    jobs,
+    stored_completions,
+    upload_parts,
+    uploads,
+)
 from storage.blobs import BlobStore
 
 from . import publish
+from .rounds import Rounds
 
 STATES_INTERVAL_S = 60.0
 ORPHANS_INTERVAL_S = 3600.0
 _BATCH = 1000
 
 
-class Litter:
-    """Keeps in mind when it last looked, and what it suspected then."""
+class Litter(Rounds):
+    """Keeps in mind when it last looked for what, and what it suspected then."""
+
+    name = "litter"
+    interval_s = 10.0
 
     def __init__(
         self,
@@ -27,14 +41,15 @@ class Litter:
         blobs: BlobStore,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__()
         self._sessions = sessions
         self._blobs = blobs
         self._clock = clock
         self._states_due_at = self._orphans_due_at = clock()
         self._suspects: set[str] = set()
 
-    def collect(self) -> None:
-        """Do what is due."""
+    def once(self) -> None:
+        self._remove_expired()
         now = self._clock()
         if now >= self._states_due_at:
             self._states_due_at = now + STATES_INTERVAL_S
@@ -42,6 +57,13 @@ class Litter:
         if now >= self._orphans_due_at:
             self._orphans_due_at = now + ORPHANS_INTERVAL_S
             self._remove_orphans()
+
+    def _remove_expired(self) -> None:
+        with self._sessions.begin() as session:
+            expired = files.remove_expired(session) + uploads.remove_expired(session)
+            stored_completions.remove_expired(session)
+            idempotency_keys.remove_expired(session)
+        publish.delete(self._blobs, expired)
 
     def _remove_states(self) -> None:
         """What was kept to resume jobs from that have ended."""

@@ -49,9 +49,10 @@ def _claim(worker: Worker, claiming: Transaction[Claim | None]) -> Claim | None:
         return None
     deadline = time.monotonic() + CLAIM_S
 
-    def check() -> None:
+    def check() -> float:
         if time.monotonic() > deadline:
             raise Unavailable("The database did not answer; the sweep will ring again.")
+        return deadline
 
     return claiming.run(check)
 

@@ -1,15 +1,14 @@
 """The sweep: finds what a lost message, a crash or a cancel left undone, every few seconds.
 
-It decides nothing: it rings for jobs that somebody may claim, and takes away blobs that nobody needs.
-Any number of workers may run one; an advisory lock lets one at a time do the work.
+It decides nothing: it rings for jobs that somebody may claim. Any number of workers may run one; an advisory
+lock lets one at a time do the work. What is to be taken away is the business of `worker.litter`, on another
+thread, for that may take as long as the blob store likes.
 """
 
 from __future__ import annotations
 
-from storage import files, idempotency_keys, jobs, queue, stored_completions, uploads
+from storage import jobs, queue
 
-from . import publish
-from .litter import Litter
 from .rounds import Rounds, try_lock
 from .worker import Worker
 
@@ -24,7 +23,6 @@ class Sweep(Rounds):
     def __init__(self, worker: Worker) -> None:
         super().__init__()
         self._worker = worker
-        self._litter = Litter(worker.sessions, worker.blobs)
 
     def once(self) -> None:
         self._worker.bury_dead()
@@ -32,11 +30,6 @@ class Sweep(Rounds):
             if not try_lock(session, _LOCK):
                 return
             runnable = jobs.runnable(session, limit=queue.MAX_RINGS)
-            expired = files.remove_expired(session) + uploads.remove_expired(session)
-            stored_completions.remove_expired(session)
-            idempotency_keys.remove_expired(session)
-        publish.delete(self._worker.blobs, expired)
         # Whoever gets a message takes the job whose turn it is: only their number matters.
         for job_id in runnable[queue.depth() :]:
             queue.ring(job_id)
-        self._litter.collect()

@@ -12,6 +12,7 @@ from storage import queue
 from storage.errors import LuthierError
 from storage.settings import Settings
 
+from .litter import Litter
 from .run import run
 from .sweep import Sweep
 from .worker import Worker
@@ -27,6 +28,7 @@ class _Process:
 
     worker: Worker
     sweep: Sweep
+    litter: Litter
 
 
 @queue.app.task(name=queue.RUN_JOB, max_retries=0)
@@ -55,17 +57,20 @@ def _open(**_: Any) -> None:
         log.warning("worker.cannot_bury_dead", error=str(error))
     _Process.worker = worker
     _Process.sweep = Sweep(worker)
+    _Process.litter = Litter(worker.sessions, worker.blobs)
 
 
 @signals.worker_ready.connect
 def _begin(**_: Any) -> None:
     _Process.sweep.start()
+    _Process.litter.start()
 
 
 @signals.worker_shutting_down.connect
 def _stop(**_: Any) -> None:
     # In a signal handler: only raise flags.
     _Process.sweep.stop()
+    _Process.litter.stop()
     _Process.worker.stop()
 
 

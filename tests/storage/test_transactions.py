@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import threading
 
 import psycopg
@@ -74,7 +75,7 @@ def test_commit_that_goes_on_without_its_client_is_waited_for_and_not_repeated(
             transaction.attempt()
         with pytest.raises(Undecided):
             transaction.attempt()
-    assert transaction.run(lambda: None) == 1
+    assert transaction.run(lambda: math.inf) == 1
     assert runs == [1]
     assert counted(database) == 1
     engine.dispose()
@@ -90,7 +91,7 @@ def test_work_that_breaks_off_before_its_commit_is_done_again(database: Database
             session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
         return runs[-1]
 
-    assert Transaction(database, work).run(lambda: None) == 1
+    assert Transaction(database, work).run(lambda: math.inf) == 1
     assert runs == [1, 1]
     assert counted(database) == 1
 
@@ -102,7 +103,7 @@ def test_error_of_the_work_is_raised_and_nothing_is_written(database: Database) 
         raise ValueError
 
     with pytest.raises(ValueError):  # noqa: PT011
-        Transaction(database, work).run(lambda: None)
+        Transaction(database, work).run(lambda: math.inf)
     assert counted(database) == 0
 
 
@@ -110,9 +111,10 @@ def test_transaction_is_given_up_when_it_is_too_late(database_url: str) -> None:
     nowhere = sessions(sync_engine("postgresql://127.0.0.1:1/nothing"))
     tries = threading.Semaphore(2)
 
-    def check() -> None:
+    def check() -> float:
         if not tries.acquire(blocking=False):
             raise TimeoutError
+        return math.inf
 
     with pytest.raises(TimeoutError):
         Transaction(nowhere, lambda _: None).run(check)

@@ -19,8 +19,8 @@ from tests.worker.scene import (
 )
 from worker import supervise, trainer
 from worker.crash_points import ENV, NAMES
+from worker.litter import Litter
 from worker.run import run
-from worker.sweep import Sweep
 
 
 def test_worker_killed_at_every_crash_point_in_turn_loses_and_doubles_nothing(
@@ -38,7 +38,7 @@ def test_worker_killed_at_every_crash_point_in_turn_loses_and_doubles_nothing(
     worker = scene.worker()
     worker.bury_dead()
     run(worker)
-    Sweep(worker).once()
+    Litter(scene.sessions, scene.blobs).once()
     assert_as_if_nothing_broke(scene, job_id, finished)
 
 
@@ -223,7 +223,7 @@ def test_cancelled_job_stops_at_once_and_leaves_no_state(
     run(worker)
     assert worker.trainer().pid == pid
     assert scene.blob_keys(f"jobs/{job_id}/")
-    Sweep(worker).once()
+    Litter(scene.sessions, scene.blobs).once()
     assert scene.blob_keys("jobs/") == []
 
 

@@ -1,15 +1,28 @@
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from storage import events, jobs
+from storage import events, jobs, transactions
 from storage.jobs import Claim, LostLease
-from tests.worker.scene import Scene, wait_for
+from tests.factories import colour_rows
+from tests.worker.scene import (
+    FAKE,
+    Scene,
+    assert_as_if_nothing_broke,
+    run_on_thread,
+    script,
+    wait_for,
+)
 from worker import lease as lease_module
 from worker.lease import Lease
 
@@ -95,3 +108,73 @@ def test_database_out_of_reach_for_long_loses_the_lease(
         other.execute(text("SELECT 1 FROM jobs FOR UPDATE"))
         with pytest.raises(LostLease):
             lease.write(write)
+
+
+@contextmanager
+def frozen(pids: Callable[[], Iterable[int]]) -> Iterator[Callable[[], None]]:
+    """What is called inside stops processes of the database; they go on afterwards."""
+    stopped: list[int] = []
+
+    def stop() -> None:
+        for pid in pids():
+            os.kill(pid, signal.SIGSTOP)
+            stopped.append(pid)
+
+    try:
+        yield stop
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_backend_that_freezes_in_the_middle_of_a_write_loses_the_lease_in_time(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "MARGIN_S", jobs.LEASE_S - 1.0)
+    monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(transactions, "ATTEMPT_S", 0.3)
+    claimed = claim(scene)
+    backends: list[int] = []
+    lost = threading.Event()
+    with frozen(lambda: backends) as stop, Lease(scene.sessions, claimed) as lease:
+        lease.on_lost = lost.set
+
+        def write(session: Session) -> None:
+            jobs.renew(session, claimed)
+            if not backends:
+                # It holds the job's row, and will not answer any more.
+                backends.append(session.scalars(text("SELECT pg_backend_pid()")).one())
+                stop()
+            session.execute(text("SELECT 1"))
+
+        with pytest.raises(LostLease):
+            lease.write(write)
+        assert lost.wait(10)
+
+
+def test_backends_that_freeze_cost_seconds_and_not_the_job(
+    scene: Scene, finished: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transactions, "ATTEMPT_S", 2.0)
+    monkeypatch.setenv(FAKE, script(step_s=0.1))
+    job_id = scene.job(validation=colour_rows(10))
+    worker = scene.worker()
+    pids: set[int] = set()
+
+    @event.listens_for(worker.engine, "connect")
+    def note(connection: Any, _: Any) -> None:
+        pids.add(connection.info.backend_pid)
+
+    def idle() -> list[int]:
+        """The worker's backends, without one that holds the job's row."""
+        asked = text("SELECT pid FROM pg_stat_activity WHERE pid = ANY(:pids) AND state = 'idle'")
+        with scene.sessions() as session:
+            return list(session.scalars(asked, {"pids": list(pids)}))
+
+    with frozen(idle) as stop:
+        thread = run_on_thread(worker)
+        wait_for(lambda: len(scene.steps(job_id)) >= 2, what="a step")
+        stop()
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+        assert_as_if_nothing_broke(scene, job_id, finished)

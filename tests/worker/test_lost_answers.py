@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -100,7 +101,7 @@ def told(scene: Scene, job_id: str) -> dict[str, Any]:
 
 def write_all(worker: Worker, job_id: str, writes: list[Write], end: Write) -> list[object]:
     claiming = Transaction(worker.sessions, lambda s: jobs.claim(s, job_id, "me"))
-    claim = claiming.run(lambda: None)
+    claim = claiming.run(lambda: math.inf)
     assert claim is not None
     lease = Lease(worker.sessions, claim)
     results = [write(worker, lease, number) for number, write in enumerate(writes, 1)]

@@ -14,6 +14,7 @@ from storage.files import FileRow
 from tests.worker.scene import Scene, wait_for
 from worker import litter
 from worker.litter import Litter
+from worker.rounds import Rounds
 from worker.sweep import Sweep
 
 
@@ -73,7 +74,7 @@ def test_expired_file_goes_with_its_blob(scene: Scene) -> None:
             session.query(FileRow).filter_by(id=expired).update({"expires_at": func.now()})
         )
     )
-    Sweep(scene.worker()).once()
+    Litter(scene.sessions, scene.blobs).once()
     with scene.sessions() as session:
         assert files.find(session, scene.project_id, expired) is None
     assert scene.blob_keys("files/") == [files.blob_key(scene.project_id, kept)]
@@ -123,7 +124,7 @@ def test_states_of_ended_jobs_are_removed_and_those_of_others_kept(scene: Scene)
     scene.change(lambda session: jobs.cancel(session, scene.project_id, cancelled))
     for job_id in (active, cancelled, "ftjob-unknown"):
         put(scene, f"jobs/{job_id}/attempts/1/step-5.tar")
-    Litter(scene.sessions, scene.blobs).collect()
+    Litter(scene.sessions, scene.blobs).once()
     assert scene.blob_keys("jobs/") == [f"jobs/{active}/attempts/1/step-5.tar"]
 
 
@@ -133,14 +134,41 @@ def test_blob_without_a_row_is_removed_after_an_hour_without_one(scene: Scene) -
     kept = scene.file(b"{}\n")
     put(scene, "adapters/adapter-orphan.tar")
     put(scene, f"files/{scene.project_id}/file-orphan")
-    collector.collect()
+    collector.once()
     put(scene, "adapters/adapter-young.tar")
     now += litter.ORPHANS_INTERVAL_S - 1
-    collector.collect()
+    collector.once()
     assert len(scene.blob_keys("")) == 4
     now += 1
-    collector.collect()
+    collector.once()
     assert scene.blob_keys("") == [
         "adapters/adapter-young.tar",
         files.blob_key(scene.project_id, kept),
     ]
+
+
+def test_blob_store_that_hangs_keeps_no_job_waiting(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in (Sweep, Litter):
+        monkeypatch.setattr(kind, "interval_s", 0.02)
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def delete(_key: str) -> None:
+        hangs.set()
+        goes_on.wait(20)
+
+    worker = scene.worker()
+    monkeypatch.setattr(worker.blobs, "delete", delete)
+    put(scene, "jobs/ftjob-unknown/attempts/1/step-5.tar")
+    running: list[Rounds] = [Litter(worker.sessions, worker.blobs), Sweep(worker)]
+    for rounds in running:
+        rounds.start()
+    assert hangs.wait(20)
+    scene.job()
+    wait_for(lambda: queue.depth() == 1, what="the ring")
+    assert not goes_on.is_set()
+    goes_on.set()
+    for rounds in running:
+        rounds.stop()
+        rounds._thread.join(timeout=20)
