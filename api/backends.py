@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import httpx
 import structlog
 
-from storage.errors import InvalidRequest, Unavailable
+from storage.errors import ModelNotServed, Unavailable
 
 log = structlog.get_logger()
 
@@ -63,14 +63,11 @@ class Backends:
     ) -> httpx.Response:
         """POST to the first server that takes it; the reply's body is not read yet.
 
-        Raises InvalidRequest if the base has no server, Unavailable if none of them answers.
+        Raises ModelNotServed if the base has no server, Unavailable if none of them answers.
         """
         urls = self.order(base_model, key)
         if not urls:
-            raise InvalidRequest(
-                f"No inference server of this installation serves the base model '{base_model}'.",
-                code="model_not_served",
-            )
+            raise ModelNotServed(base_model, self._urls)
         for url in urls:
             try:
                 reply = await self._post(url + path, content, headers)

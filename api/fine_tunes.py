@@ -14,9 +14,10 @@ from sqlalchemy.orm import Session
 from storage import files, fine_tunes, queue
 from storage.api_keys import Caller
 from storage.base_models import Catalogue
-from storage.errors import InvalidRequest
+from storage.errors import InvalidRequest, ModelNotServed
 from storage.files import FileRow
 from storage.jobs import JobRow
+from storage.settings import Settings
 
 from . import bodies, fine_tune_events, fine_tuning_jobs, job_stream
 from .auth import ProjectCaller
@@ -99,7 +100,9 @@ async def create_fine_tune(
     caller: ProjectCaller,
     wiring: Wired,
 ) -> FineTuneWithEvents:
-    fine_tune = await wiring.database.run(_create, caller, body, wiring.catalogue())
+    fine_tune = await wiring.database.run(
+        _create, caller, body, wiring.settings, wiring.catalogue()
+    )
     await ring(queue.ring, fine_tune.id)
     return fine_tune
 
@@ -149,11 +152,15 @@ async def list_fine_tune_events(
 
 
 def _create(
-    session: Session, caller: Caller, body: CreateFineTune, catalogue: Catalogue
+    session: Session,
+    caller: Caller,
+    body: CreateFineTune,
+    settings: Settings,
+    catalogue: Catalogue,
 ) -> FineTuneWithEvents:
     body.check()
     asked = body.model or DEFAULT_MODEL
-    start = _starting_point(session, caller, asked, catalogue)
+    start = _starting_point(session, caller, asked, settings, catalogue)
     fine_tuning_jobs.check_files(session, caller, body.training_file, body.validation_file)
     row = fine_tuning_jobs.new_row(
         caller,
@@ -176,12 +183,15 @@ def _create(
 
 
 def _starting_point(
-    session: Session, caller: Caller, asked: str, catalogue: Catalogue
+    session: Session, caller: Caller, asked: str, settings: Settings, catalogue: Catalogue
 ) -> StartingPoint:
     try:
-        return fine_tuning_jobs.starting_point(session, caller, asked, catalogue)
+        return fine_tuning_jobs.starting_point(session, caller, asked, settings, catalogue)
+    except ModelNotServed:
+        raise
     except InvalidRequest as error:
-        known = ", ".join(base.id for base in catalogue.all())
+        available = (base.id for base in catalogue.all() if settings.is_available(base.id))
+        known = ", ".join(available)
         raise InvalidRequest(
             f"{error.message} A name of old stands for one of this server's bases ({known}) once its "
             f"operator says which: luthier serve --alias {asked.partition(':')[0]}=BASE",

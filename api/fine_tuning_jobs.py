@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 from storage import aliases, files, jobs, models, pauses, queue
 from storage.api_keys import Caller
 from storage.base_models import Catalogue
-from storage.errors import InvalidRequest
+from storage.errors import InvalidRequest, ModelNotServed
 from storage.ids import new_id
 from storage.jobs import JobRow
+from storage.settings import Settings
 
 from . import bodies, metadata_filter
 from .auth import ProjectCaller
@@ -104,7 +105,7 @@ async def create_job(
     caller: ProjectCaller,
     wiring: Wired,
 ) -> FineTuningJob:
-    row = await wiring.database.run(_create, caller, body, wiring.catalogue())
+    row = await wiring.database.run(_create, caller, body, wiring.settings, wiring.catalogue())
     await ring(queue.ring, row.id)
     return FineTuningJob.from_row(row)
 
@@ -161,16 +162,20 @@ async def resume_job(
     fine_tuning_job_id: str, caller: ProjectCaller, wiring: Wired
 ) -> FineTuningJob:
     """Training goes on exactly where it stopped. A pause that has not come yet is called off."""
-    row = await wiring.database.run(pauses.resume, caller.project_id, fine_tuning_job_id)
+    row = await wiring.database.run(_resume, caller.project_id, fine_tuning_job_id, wiring.settings)
     await ring(queue.ring, row.id)
     return FineTuningJob.from_row(row)
 
 
 def _create(
-    session: Session, caller: Caller, body: CreateFineTuningJob, catalogue: Catalogue
+    session: Session,
+    caller: Caller,
+    body: CreateFineTuningJob,
+    settings: Settings,
+    catalogue: Catalogue,
 ) -> JobRow:
     method = body.method_type()
-    start = starting_point(session, caller, body.model, catalogue)
+    start = starting_point(session, caller, body.model, settings, catalogue)
     check_files(session, caller, body.training_file, body.validation_file)
     integrations = [i.model_dump(exclude_none=True) for i in body.integrations or ()]
     row = new_row(
@@ -189,6 +194,12 @@ def _create(
     return jobs.create(session, row)
 
 
+def _resume(session: Session, project_id: str, job_id: str, settings: Settings) -> JobRow:
+    row = pauses.resume(session, project_id, job_id)
+    _check_available(row.base_model, settings)
+    return row
+
+
 @dataclass(frozen=True)
 class StartingPoint:
     """What a job goes on from: a model's resolved name, its base, and its adapter if it is tuned."""
@@ -199,11 +210,12 @@ class StartingPoint:
 
 
 def starting_point(
-    session: Session, caller: Caller, name: str, catalogue: Catalogue
+    session: Session, caller: Caller, name: str, settings: Settings, catalogue: Catalogue
 ) -> StartingPoint:
     """What `model` asks for. Raises InvalidRequest."""
     base = aliases.find_base(session, caller.project_id, name, catalogue)
     if base is not None:
+        _check_available(base.id, settings)
         return StartingPoint(base.id, base.id, None)
     found = models.find_to_train(session, caller.project_id, name)
     if found is None or catalogue.get(found[0].base_model) is None:
@@ -212,7 +224,19 @@ def starting_point(
             code="model_not_available",
         )
     model, adapter = found
+    _check_available(model.base_model, settings)
     return StartingPoint(model.name, model.base_model, adapter.id)
+
+
+def _check_available(base_model: str, settings: Settings) -> None:
+    """Raises ModelNotServed rather than have a job end in a model that nobody can call."""
+    if not settings.is_available(base_model):
+        raise ModelNotServed(
+            base_model,
+            settings.backends,
+            " A model trained on it could not be called; to train for the weights alone, set "
+            "LUTHIER_TRAIN_UNSERVED=1.",
+        )
 
 
 def new_row(

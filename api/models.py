@@ -1,4 +1,4 @@
-"""/v1/models: the bases, and the tuned models and checkpoints that the project can use, by their names.
+"""/v1/models: the bases that are served, and the tuned models and checkpoints that the project can use, by their names.
 
 Aliases are not listed, neither the operator's nor the project's own (`/v1/luthier/aliases` lists those): the
 list holds each model once, under the name that jobs report. They can be retrieved and used like models.
@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session
 from storage import adapters, aliases, models
 from storage.adapters import AdapterRow
 from storage.base_models import Catalogue
-from storage.errors import ModelNotFound, NotFound, PermissionDenied
+from storage.errors import ModelNotFound, ModelNotServed, NotFound, PermissionDenied
 from storage.models import ModelRow
+from storage.settings import Settings
 
 from .auth import ProjectCaller
 from .blobs import delete_blobs
@@ -57,14 +58,18 @@ class ModelDeleted(BaseModel):
 async def list_models(caller: ProjectCaller, wiring: Wired) -> ModelList:
     """Never paginated, as in OpenAI's API."""
     rows = await wiring.database.run(models.all, caller.project_id)
-    bases = [_base(base.id) for base in wiring.catalogue().all()]
+    bases = [
+        _base(base.id) for base in wiring.catalogue().all() if wiring.settings.is_available(base.id)
+    ]
     return ModelList(data=bases + [Model.from_row(row) for row in rows])
 
 
 @router.get("/{model:path}")
 async def retrieve_model(model: str, caller: ProjectCaller, wiring: Wired) -> Model:
     """By its name or an alias; the reply's id is what was asked for."""
-    return await wiring.database.run(_retrieve, caller.project_id, model, wiring.catalogue())
+    return await wiring.database.run(
+        _retrieve, caller.project_id, model, wiring.settings, wiring.catalogue()
+    )
 
 
 @router.delete("/{model:path}")
@@ -86,8 +91,13 @@ def _base(name: str) -> Model:
     return Model(id=name, created=BASE_CREATED, owned_by="system")
 
 
-def _retrieve(session: Session, project_id: str, name: str, catalogue: Catalogue) -> Model:
-    if aliases.find_base(session, project_id, name, catalogue) is not None:
+def _retrieve(
+    session: Session, project_id: str, name: str, settings: Settings, catalogue: Catalogue
+) -> Model:
+    base = aliases.find_base(session, project_id, name, catalogue)
+    if base is not None:
+        if not settings.is_available(base.id):
+            raise ModelNotServed(base.id, settings.backends, status=404)
         return _base(name)
     found = models.find(session, project_id, name)
     if found is not None:

@@ -2,6 +2,7 @@
 
 LuthierError
 ├── InvalidRequest           400  the request cannot be done as it stands
+│   └── ModelNotServed
 ├── Unauthenticated          401
 ├── PermissionDenied         403
 ├── NotFound                 404
@@ -21,6 +22,11 @@ LuthierError
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class LuthierError(Exception):
@@ -108,6 +114,21 @@ class ModelNotFound(NotFound):
     def __init__(self, model: str) -> None:
         super().__init__(
             f"The model '{model}' does not exist", param="model", code="model_not_found"
+        )
+
+
+class ModelNotServed(InvalidRequest):
+    def __init__(
+        self, base_model: str, served: Iterable[str], advice: str = "", *, status: int | None = None
+    ) -> None:
+        known = ", ".join(sorted(served)) or "none"
+        super().__init__(
+            f"No inference server of this installation serves the base model '{base_model}'; served "
+            f"are: {known}. Its operator can change that: luthier serve --base {base_model}, or "
+            f"LUTHIER_BACKENDS={base_model}=URL where the api runs by itself.{advice}",
+            param="model",
+            code="model_not_served",
+            status=status,
         )
 
 

@@ -30,6 +30,8 @@ class Settings:
     """Model names that stand for a base: `gpt-4o-mini=smollm2-135m-instruct,…`."""
     backends: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Base model id -> URLs of the inference servers that serve it."""
+    train_unserved: bool = False
+    """Whether jobs may train on bases that no inference server serves, for their weights alone."""
     internal_key: str = ""
     """Bearer between Luthier's own processes: who holds it may act for any project."""
     api_url: str = ""
@@ -66,6 +68,7 @@ class Settings:
             bases_dir=Path(env.get("LUTHIER_BASES_DIR", data_dir / "bases")),
             aliases=dict(_pairs(env, "LUTHIER_ALIASES")),
             backends=backends,
+            train_unserved=env.get("LUTHIER_TRAIN_UNSERVED", "") == "1",
             internal_key=env.get("LUTHIER_INTERNAL_KEY", ""),
             api_url=env.get("LUTHIER_API_URL", "").rstrip("/"),
             batch_concurrency=_count(env, "LUTHIER_BATCH_CONCURRENCY", 8),
@@ -75,6 +78,10 @@ class Settings:
             streams_per_project=_count(env, "LUTHIER_STREAMS_PER_PROJECT", 400, 2000),
             webhook_allow_private=env.get("LUTHIER_WEBHOOK_ALLOW_PRIVATE", "") == "1",
         )
+
+    def is_available(self, base_model: str) -> bool:
+        """Whether a project can do anything with the base."""
+        return self.train_unserved or base_model in self.backends
 
     def require(self, *names: str) -> Settings:
         """Fail with the variable's name rather than with a driver's stack trace later."""

@@ -44,7 +44,7 @@ def api(
     aliases = {"gpt-4o-mini": "tiny-random"}
     with (
         servers.fresh_settings(
-            postgres, database_template, valkey, path, aliases=aliases
+            postgres, database_template, valkey, path, aliases=aliases, train_unserved=True
         ) as settings,
         running_api(settings) as running,
     ):

@@ -16,6 +16,7 @@ INSTANCES: list[tuple[LuthierError, int]] = [
     (errors.FileNotFound("file-x"), 404),
     (errors.JobNotFound("ftjob-x"), 404),
     (errors.ModelNotFound("ft:x"), 404),
+    (errors.ModelNotServed("base", ["other"]), 400),
     (errors.BatchNotFound("batch_x"), 404),
     (errors.AliasNotFound("a"), 404),
     (errors.PermissionNotFound("cp_x"), 404),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def test_everything_is_read_from_the_environment() -> None:
             "LUTHIER_BACKENDS": "base=http://a:1/,base=http://b:2,second=http://c:3?x=y",
             "LUTHIER_INTERNAL_KEY": "key",
             "LUTHIER_RESULT_FILE_ENCODING": "plain",
+            "LUTHIER_TRAIN_UNSERVED": "1",
         }
     )
     assert settings.database_url == "postgresql://db"
@@ -36,6 +38,11 @@ def test_everything_is_read_from_the_environment() -> None:
     }
     assert settings.internal_key == "key"
     assert settings.result_file_encoding == "plain"
+    assert settings.train_unserved
+    assert settings.is_available("anything")
+    unset = replace(settings, train_unserved=False)
+    assert (unset.is_available("base"), unset.is_available("third")) == (True, False)
+    assert not Settings.from_env({}).train_unserved
     assert Settings.from_env({"LUTHIER_BASES_DIR": "/b"}).bases_dir == Path("/b")
 
 
