@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import tokenizers
 
+from .token_bytes import ByteStream, TokenBytes
+
 # The library would spread batches over threads of its own, and warn when the process forks later.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -50,6 +52,7 @@ class Tokenizer:
         }
         self.special_ids = frozenset(self.special_tokens.values())
         self._tokenizer = _load(parsed)
+        self._token_bytes = TokenBytes(parsed, self._tokenizer)
         after_special = _without_word_start(parsed, first_only=True)
         continuation = _without_word_start(parsed, first_only=False)
         self._encoders: dict[Position, tokenizers.Tokenizer] = {
@@ -143,8 +146,10 @@ class Tokenizer:
         """Text of `ids`; bytes that are not UTF-8 become U+FFFD."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
-    def decode_stream(self, prompt_ids: Sequence[int]) -> DecodeStream:
+    def decode_stream(self, prompt_ids: Sequence[int]) -> DecodeStream | ByteStream:
         """Text of tokens that arrive one by one after `prompt_ids`."""
+        if self._token_bytes.are_the_text:
+            return ByteStream(self._token_bytes)
         return DecodeStream(self, prompt_ids)
 
     def _encode_trusted(self, text: str, position: Position) -> list[int]:
@@ -192,6 +197,11 @@ class DecodeStream:
         self._tokenizer = tokenizer
         self._window = list(prompt_ids[-MAX_HELD_TOKENS:])
         self._num_read = len(self._window)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a character has begun whose last token is not there yet."""
+        return len(self._window) > self._num_read
 
     def step(self, token_id: int) -> str | None:
         """The text that `token_id` completes, or None while a character is unfinished."""

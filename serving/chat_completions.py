@@ -93,21 +93,23 @@ class ChatCompletion(Reply):
     def _logprobs(self, tokens: list[GeneratedToken]) -> Wire | None:
         if not self._request.logprobs:
             return None
-        entries = [token.logprob for token in tokens if token.logprob is not None]
         return {
             "content": [
                 {
-                    **self._token(entry.token_id, entry.logprob),
+                    **self._token(token.token_id, entry.logprob, token.text),
                     "top_logprobs": [self._token(*pair) for pair in entry.top],
                 }
-                for entry in entries
+                for token in tokens
+                if (entry := token.logprob) is not None
             ],
             "refusal": None,
         }
 
-    def _token(self, token_id: int, logprob: float) -> Wire:
+    def _token(self, token_id: int, logprob: float, text: str | None = None) -> Wire:
+        """`text` is what the token added to the reply, if that is known."""
+        added = self._vocabulary.bytes_of(token_id) if text is None else text.encode()
         return {
             "token": self._vocabulary.text_of(token_id),
             "logprob": logprob,
-            "bytes": list(self._vocabulary.bytes_of(token_id)),
+            "bytes": list(added),
         }

@@ -53,6 +53,8 @@ GivenPrompt = Annotated[
 class Prompt:
     token_ids: list[int]
     text: str
+    shows_special: bool = False
+    """Special tokens are part of the text, as they are written."""
 
 
 class CompletionRequest(GenerationRequest):
@@ -137,4 +139,4 @@ def encode_prompt(given: str | list[int], tokenizer: Tokenizer, *, max_seq_len: 
     if not given or min(given) < 0 or max(given) >= tokenizer.vocab_size:
         # The engine says what is wrong with it.
         return Prompt(given, "")
-    return Prompt(given, tokenizer.decode(given, skip_special=False))
+    return Prompt(given, tokenizer.decode(given, skip_special=False), shows_special=True)

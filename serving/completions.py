@@ -74,10 +74,6 @@ class Completion(Reply):
         self._prompts = prompts
         self._vocabulary = vocabulary
         self._first_tokens = first_tokens
-        # Where in its choice's text the next token begins.
-        self._offsets = [
-            0 if request.echo else len(self._prompt(i).text) for i in range(self._num_candidates)
-        ]
 
     async def collect(self, deltas: AsyncGenerator[tuple[int, Delta]]) -> Wire:
         """The whole reply."""
@@ -145,22 +141,25 @@ class Completion(Reply):
     def _add_logprobs(self, logprobs: _Logprobs, index: int, delta: Delta) -> None:
         if self._request.logprobs is None:
             return
+        prompt = self._prompt(index)
         if delta.prompt_logprobs is not None:
-            token_ids = self._prompt(index).token_ids
-            entries = [self._first_tokens.get(token_ids[0]), *delta.prompt_logprobs[1:]]
-            for token_id, entry in zip(token_ids, entries, strict=True):
-                self._add_token(logprobs, index, token_id, entry)
+            entries = [self._first_tokens.get(prompt.token_ids[0]), *delta.prompt_logprobs[1:]]
+            offsets = self._vocabulary.offsets(
+                prompt.token_ids, prompt.text, with_special=prompt.shows_special
+            )
+            for place in zip(prompt.token_ids, entries, offsets, strict=True):
+                self._add_token(logprobs, *place)
+        # As OpenAI counts them: from the prompt's beginning, whether it is echoed or not.
+        start = len(prompt.text)
         for token in delta.tokens:
-            self._add_token(logprobs, index, token.token_id, token.logprob)
+            self._add_token(logprobs, token.token_id, token.logprob, start + token.offset)
 
     def _add_token(
-        self, logprobs: _Logprobs, index: int, token_id: int, entry: TokenLogprob | None
+        self, logprobs: _Logprobs, token_id: int, entry: TokenLogprob | None, offset: int
     ) -> None:
         text = self._vocabulary.text_of(token_id)
         logprobs.tokens.append(text)
-        logprobs.text_offset.append(self._offsets[index])
-        if not text.startswith("bytes:"):
-            self._offsets[index] += len(text)
+        logprobs.text_offset.append(offset)
         if entry is None:
             logprobs.token_logprobs.append(None)
             logprobs.top_logprobs.append(None)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modeling.tokenizer import Tokenizer
 
 from .sampling import TokenLogprob
+
+REPLACEMENT = "\ufffd"
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedToken:
     token_id: int
     logprob: TokenLogprob | None
+    offset: int = 0
+    """How many characters of the generated text were complete before it."""
+    text: str | None = None
+    """What it adds to the text; None where it has a part in a character only."""
 
 
 @dataclass
@@ -38,14 +44,18 @@ class TextStream:
         self._stop = tuple(stop)
         self._held_text = ""
         self._num_released_chars = 0
-        # Each held token with the span of characters that it added to the text.
-        self._held_tokens: deque[tuple[GeneratedToken, int, int]] = deque()
+        # Each held token with the end of the last character that it has a part in.
+        self._held_tokens: deque[tuple[GeneratedToken, int]] = deque()
 
     def push(self, token: GeneratedToken) -> Piece:
         """Take one more token."""
+        was_unfinished = self._decoder.is_unfinished
         new = self._decoder.step(token.token_id) or ""
+        is_unfinished = self._decoder.is_unfinished
+        is_whole = not was_unfinished and not is_unfinished and REPLACEMENT not in new
         start = self._num_released_chars + len(self._held_text)
-        self._held_tokens.append((token, start, start + len(new)))
+        placed = replace(token, offset=start, text=new if is_whole else None)
+        self._held_tokens.append((placed, start + len(new) + is_unfinished))
         return self._append(new)
 
     def flush(self) -> Piece:
@@ -54,7 +64,9 @@ class TextStream:
         if piece.is_stopped:
             return piece
         rest = self._release(len(self._held_text))
-        return Piece(piece.text + rest.text, piece.tokens + rest.tokens)
+        left = [token for token, _ in self._held_tokens]
+        self._held_tokens.clear()
+        return Piece(piece.text + rest.text, piece.tokens + rest.tokens + left)
 
     def _append(self, new: str) -> Piece:
         num_old_chars = len(self._held_text)
@@ -63,7 +75,7 @@ class TextStream:
         if cut is None:
             return self._release(len(self._held_text) - self._num_undecided_chars())
         end = self._num_released_chars + cut
-        tokens = [token for token, start, _ in self._held_tokens if start < end]
+        tokens = [token for token, _ in self._held_tokens if token.offset < end]
         piece = Piece(self._held_text[:cut], tokens, is_stopped=True)
         self._held_text = ""
         self._held_tokens.clear()
@@ -92,6 +104,6 @@ class TextStream:
         text, self._held_text = self._held_text[:num_chars], self._held_text[num_chars:]
         self._num_released_chars += num_chars
         tokens = []
-        while self._held_tokens and self._held_tokens[0][2] <= self._num_released_chars:
+        while self._held_tokens and self._held_tokens[0][1] <= self._num_released_chars:
             tokens.append(self._held_tokens.popleft()[0])
         return Piece(text, tokens)

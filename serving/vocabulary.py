@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import json
-from functools import lru_cache
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
-from modeling.bytelevel import CHAR_TO_BYTE
-
-WORD_START = "▁"
+from modeling.token_bytes import TokenBytes
 
 
 class Vocabulary:
@@ -19,11 +17,10 @@ class Vocabulary:
 
     def __init__(self, definition: str) -> None:
         """`definition` is the JSON of a tokenizer.json."""
-        parsed = json.loads(definition)
-        self._tokenizer = tokenizers.Tokenizer.from_str(definition)
-        self._added = {t["id"]: t["content"] for t in parsed.get("added_tokens", ())}
-        self._is_byte_level = "ByteLevel" in _types(parsed.get("decoder"))
-        self.bytes_of = lru_cache(maxsize=65536)(self._bytes_of)
+        tokenizer = tokenizers.Tokenizer.from_str(definition)
+        self._bytes = TokenBytes(json.loads(definition), tokenizer)
+        self.bytes_of = self._bytes.shown
+        """What a token adds to generated text: nothing if it is special."""
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
@@ -35,32 +32,26 @@ class Vocabulary:
 
         So tokens of different bytes never have the same text.
         """
-        raw = self.bytes_of(token_id)
+        raw = self._bytes.written(token_id)
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
-    def _bytes_of(self, token_id: int) -> bytes:
-        if token_id in self._added:
-            return str(self._added[token_id]).encode()
-        token = self._tokenizer.id_to_token(token_id)
-        if token is None:
-            # Models pad their vocabulary; such an id stands for nothing.
-            return b""
-        if self._is_byte_level:
-            return b"".join(
-                bytes([CHAR_TO_BYTE[char]]) if char in CHAR_TO_BYTE else char.encode()
-                for char in token
-            )
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-            return bytes([int(token[3:5], 16)])
-        return token.replace(WORD_START, " ").encode()
+    def offsets(self, token_ids: Iterable[int], text: str, *, with_special: bool) -> list[int]:
+        """How many characters of `text` are complete before each of the tokens that it consists of.
 
-
-def _types(part: Any) -> set[str]:
-    """The types of a tokenizer's decoder and of the decoders it is made of."""
-    if not isinstance(part, dict):
-        return set()
-    nested = (_types(p) for p in part.get("decoders", ()))
-    return {part.get("type", "")}.union(*nested)
+        `with_special` says whether special tokens are part of the text as they are written.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        of_token = self._bytes.written if with_special else self._bytes.shown
+        offsets, num_chars, is_start = [], 0, True
+        for token_id in token_ids:
+            offsets.append(num_chars)
+            raw = of_token(token_id)
+            if raw and is_start and not text.startswith(" "):
+                # The mark that a word starts here is no space where the text itself starts.
+                raw = raw.removeprefix(b" ")
+            is_start = is_start and not raw
+            num_chars += len(decoder.decode(raw))
+        return offsets

@@ -82,6 +82,8 @@ def test_the_stop_string_that_is_complete_first_wins(
 
 def test_stop_string_within_one_token_keeps_the_token_that_began_before_it() -> None:
     class OneToken:
+        is_unfinished = False
+
         def step(self, _token_id: int) -> str:
             return "ab\n"
 
