@@ -143,6 +143,7 @@ def process(settings: Settings, **env: str) -> Iterator[tuple[str, subprocess.Po
             "LUTHIER_BACKENDS": ",".join(
                 f"{b}={u}" for b, us in settings.backends.items() for u in us
             ),
+            "LUTHIER_TRAIN_UNSERVED": "1" if settings.train_unserved else "",
             **env,
         },
     )
