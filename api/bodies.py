@@ -1,10 +1,13 @@
 """JSON bodies, read under a cap and only after the caller is known.
 
-FastAPI would read a declared body before it asks who sends it, and to any length.
+FastAPI would read a declared body before it asks who sends it, and to any length. Parsing holds everybody
+up, on a thread too, for the parser keeps the interpreter to itself; so what a route has no use for is not
+read.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -16,39 +19,82 @@ from pydantic import BaseModel
 from storage.errors import InvalidRequest, TooLarge
 
 from .auth import of_project
+from .validation import validate
 
-MAX_BODY_BYTES = 16 * 1024 * 1024
+MAX_BODY_BYTES = 1024 * 1024
+"""Of what describes a resource."""
+MAX_LONG_BODY_BYTES = 8 * 1024 * 1024
+"""Of what holds texts: some times the longest context there is, as UTF-8."""
+MAX_SHALLOW = 200
+"""So many brackets cannot be nested too deeply to be written again."""
 
 T = TypeVar("T", bound=BaseModel)
 
 
-async def read_object(request: Request, *, is_required: bool = True) -> dict[str, Any]:
+async def read_object(
+    request: Request, *, is_required: bool = True, max_bytes: int | None = None
+) -> dict[str, Any]:
     """The body as a JSON object. Standard JSON only: no NaN, no lone surrogates, bounded depth.
 
-    One that is not required may be empty, which gives `{}`.
+    One that is not required may be empty, which gives `{}`. `max_bytes` is MAX_BODY_BYTES if left out.
     """
-    content = bytearray()
-    async with aclosing(request.stream()) as stream:
-        async for chunk in stream:
-            content += chunk
-            if len(content) > MAX_BODY_BYTES:
-                raise TooLarge(f"Maximum content size limit ({MAX_BODY_BYTES}) exceeded.")
+    content = await _read(request, MAX_BODY_BYTES if max_bytes is None else max_bytes)
     if not is_required and not content:
         return {}
-    try:
-        value = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(
-            "We could not parse the JSON body of your request. The API expects a JSON payload, but "
-            f"what was sent was not valid JSON: {error}"
-        ) from None
+    value = _parsed(content)
     if not isinstance(value, dict):
         raise InvalidRequest("The JSON body of your request must be an object.")
     return value
 
 
+async def _read(request: Request, max_bytes: int) -> bytearray:
+    declared = request.headers.get("content-length", "")
+    content = bytearray()
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    async with aclosing(request.stream()) as stream:
+        async for chunk in stream:
+            content += chunk
+            if len(content) > max_bytes:
+                raise _too_large(max_bytes)
+    return content
+
+
+def _parsed(content: bytearray) -> Any:
+    # A million small arrays would be looked through again and again while they are made.
+    gc.disable()
+    try:
+        value = orjson.loads(content)
+        if content.count(b"[") + content.count(b"{") > MAX_SHALLOW:
+            orjson.dumps(value)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(
+            "We could not parse the JSON body of your request. The API expects a JSON payload, but "
+            f"what was sent was not valid JSON: {error}"
+        ) from None
+    except orjson.JSONEncodeError:
+        raise InvalidRequest(
+            "We could not parse the JSON body of your request: its arrays and objects are nested "
+            "too deeply. At most 254 may stand within each other."
+        ) from None
+    finally:
+        gc.enable()
+    return value
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(
+        f"Maximum content size limit ({max_bytes}) exceeded. The body of this request may have "
+        f"{max_bytes} bytes."
+    )
+
+
 def json_body(
-    model: type[T], *, by: Callable[..., Any] = of_project, is_required: bool = True
+    model: type[T],
+    *,
+    by: Callable[..., Any] = of_project,
+    is_required: bool = True,
+    max_bytes: int | None = None,
 ) -> Callable[..., Awaitable[T]]:
     """A dependency that gives the body as a `model`; document it with `document(model)`.
 
@@ -56,7 +102,8 @@ def json_body(
     """
 
     async def read(request: Request, _: Any = Depends(by)) -> T:
-        return model.model_validate(await read_object(request, is_required=is_required))
+        value = await read_object(request, is_required=is_required, max_bytes=max_bytes)
+        return validate(model, value)
 
     return read
 

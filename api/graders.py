@@ -126,7 +126,9 @@ class GraderRun(BaseModel):
 
 @router.post("/run", openapi_extra=bodies.document(RunGrader))
 async def run_grader(
-    body: Annotated[RunGrader, Depends(bodies.json_body(RunGrader))],
+    body: Annotated[
+        RunGrader, Depends(bodies.json_body(RunGrader, max_bytes=bodies.MAX_LONG_BODY_BYTES))
+    ],
     caller: ProjectCaller,
     wiring: Wired,
 ) -> GraderRun:
@@ -143,7 +145,10 @@ async def run_grader(
 
 @router.post("/validate", openapi_extra=bodies.document(ValidateGrader))
 async def validate_grader(
-    body: Annotated[ValidateGrader, Depends(bodies.json_body(ValidateGrader))],
+    body: Annotated[
+        ValidateGrader,
+        Depends(bodies.json_body(ValidateGrader, max_bytes=bodies.MAX_LONG_BODY_BYTES)),
+    ],
     caller: ProjectCaller,
     wiring: Wired,
 ) -> ValidatedGrader:

@@ -112,7 +112,7 @@ async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) 
 
 async def _exchange(path: str, request: Request, caller: Caller, wiring: Wiring) -> Exchange:
     """Read the body, which nothing but what is to be sent remains of."""
-    body = await bodies.read_object(request)
+    body = await bodies.read_object(request, max_bytes=bodies.MAX_LONG_BODY_BYTES)
     target = await targets.resolve(wiring, caller, targets.model_name(body))
     return Exchange(
         wiring,

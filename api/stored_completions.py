@@ -19,6 +19,7 @@ from . import bodies, metadata_filter
 from .auth import ProjectCaller
 from .fine_tuning_request import MetadataKey, MetadataValue
 from .pages import After, PageWithIds, ends, limit
+from .validation import validate
 from .wiring import Wired
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["stored completions"])
@@ -52,7 +53,7 @@ class Keeping(BaseModel):
     def of(cls, body: Mapping[str, Any]) -> Keeping | None:
         """None if nothing is to be stored. Raises InvalidRequest."""
         try:
-            keeping = cls.model_validate({k: body.get(k) for k in ("store", "metadata")})
+            keeping = validate(cls, {k: body.get(k) for k in ("store", "metadata")})
         except ValidationError as error:
             raise explain(error.errors()) from None
         if not keeping.store:

@@ -16,6 +16,9 @@ from storage.models import ModelRow
 
 from .wiring import Wiring
 
+MAX_NAME_CHARS = 1024
+"""No model's name is that long."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -85,5 +88,12 @@ def model_name(body: dict[str, Any]) -> str:
     if not isinstance(name, str) or "\0" in name:
         raise InvalidRequest(
             "Invalid type for 'model': expected a model's name.", param="model", code="invalid_type"
+        )
+    if len(name) > MAX_NAME_CHARS:
+        raise InvalidRequest(
+            f"Invalid 'model': string too long. Expected a string with maximum length "
+            f"{MAX_NAME_CHARS}, but got a string with length {len(name)} instead.",
+            param="model",
+            code="string_above_max_length",
         )
     return name

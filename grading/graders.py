@@ -71,7 +71,7 @@ class TextPart(BaseModel):
 
 class Message(BaseModel):
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | TextPart | list[str | TextPart]
+    content: str | TextPart | Annotated[list[str | TextPart], Field(fail_fast=True)]
     type: Literal["message"] = "message"
 
     @model_validator(mode="before")
@@ -94,7 +94,7 @@ class Message(BaseModel):
         return [part if isinstance(part, str) else part.text for part in parts]
 
 
-Messages = Annotated[list[Message], Field(min_length=1, max_length=256)]
+Messages = Annotated[list[Message], Field(min_length=1, max_length=256, fail_fast=True)]
 
 
 class SamplingParams(BaseModel):
@@ -122,7 +122,7 @@ class ScoreModelGrader(BaseModel):
     model: str
     input: Messages
     range: Annotated[
-        list[float], Field(min_length=2, max_length=2), AfterValidator(_check_range)
+        list[float], Field(min_length=2, max_length=2, fail_fast=True), AfterValidator(_check_range)
     ] = [0.0, 1.0]
     sampling_params: SamplingParams | None = None
 
@@ -132,8 +132,8 @@ class LabelModelGrader(BaseModel):
     name: Name
     model: str
     input: Messages
-    labels: Annotated[list[str], Field(min_length=1, max_length=256)]
-    passing_labels: list[str]
+    labels: Annotated[list[str], Field(min_length=1, max_length=256, fail_fast=True)]
+    passing_labels: Annotated[list[str], Field(max_length=256, fail_fast=True)]
     sampling_params: SamplingParams | None = None
 
 

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+MAX_MESSAGE_CHARS = 4000
+
 
 class LuthierError(Exception):
     """An error with OpenAI's `message`, `type`, `param` and `code`, and its HTTP status."""
@@ -59,7 +61,8 @@ class LuthierError(Exception):
         """The JSON body of the reply."""
         return {
             "error": {
-                "message": self.message,
+                # It may tell back what somebody sent, however long that was.
+                "message": self.message[:MAX_MESSAGE_CHARS],
                 "type": self.type,
                 "param": self.param,
                 "code": self.code,

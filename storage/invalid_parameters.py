@@ -7,6 +7,9 @@ from typing import Any
 
 from .errors import InvalidRequest
 
+MAX_SHOWN_CHARS = 200
+"""Of a name or a value; the message shall be read."""
+
 
 def explain(errors: Sequence[Any]) -> InvalidRequest:
     """The first of pydantic's errors in OpenAI's words."""
@@ -14,9 +17,14 @@ def explain(errors: Sequence[Any]) -> InvalidRequest:
     loc = list(error["loc"])
     if loc and loc[0] in ("body", "query", "path", "header"):
         loc = loc[1:]
-    param = ".".join(map(str, loc))
+    param = ".".join(shortened(str(part)) for part in loc)
     message, code = _words(param, error["type"], error)
     return InvalidRequest(message, param=param or None, code=code)
+
+
+def shortened(text: str) -> str:
+    """What somebody sent, as it may be told back."""
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[: MAX_SHOWN_CHARS - 3]}..."
 
 
 _EXPECTED = {
@@ -82,8 +90,9 @@ def _words(param: str, kind: str, error: Any) -> tuple[str, str | None]:
             "array_above_max_length" if isinstance(value, list) else "object_above_max_properties",
         )
     if kind == "literal_error":
-        return f"Invalid value: {value!r}. Supported values are: {context['expected']}.", (
-            "invalid_value"
+        return (
+            f"Invalid value: {shortened(repr(value))}. Supported values are: {context['expected']}.",
+            ("invalid_value"),
         )
     return f"Invalid '{param}': {error['msg']}", "invalid_value"
 
