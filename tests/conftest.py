@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import loopback_only
+
 if TYPE_CHECKING:
     from embedded.postgres import Postgres
     from embedded.valkey import Valkey
 
+loopback_only.install()
 # Libraries phone home unless told not to.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
 

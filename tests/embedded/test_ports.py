@@ -36,4 +36,4 @@ def test_foreign_address_cannot_be_listened_on() -> None:
 
 def test_unknown_host_cannot_be_listened_on() -> None:
     with pytest.raises(CannotStart, match="cannot listen on"):
-        ports.check_free("no such host", 8000)
+        ports.check_free("no-such-host.invalid", 8000)

@@ -39,7 +39,7 @@ def test_addresses_of_the_internet_are_public(address: str) -> None:
     "url",
     [
         "http://1.1.1.1/", "ftp://1.1.1.1/", "https://", "https:///x", "x", "", "https://u:p@1.1.1.1/",
-        "https://1.1.1.1/#x", "https://1.1.1.1:0/", "https://1.1.1.1:99999/", "https://[::1", "https://a b/",
+        "https://1.1.1.1/#x", "https://1.1.1.1:0/", "https://1.1.1.1:99999/", "https://[::1", "https://a b.invalid/",
         "https://1.1.1.1/" + "x" * 2048, "https://no-such-name.invalid/", "https://127.0.0.1/",
         "https://localhost/", "https://[::1]/", "https://127.1/", "https://2130706433/",
         "https://0x7f.0.0.1/", "https://[::ffff:10.0.0.1]/", "https://169.254.169.254/latest/meta-data",
