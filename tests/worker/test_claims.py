@@ -23,6 +23,7 @@ from tests.worker.scene import (
     script,
     wait_for,
 )
+from worker import tasks
 from worker.run import run
 
 
@@ -109,6 +110,23 @@ def test_job_of_a_killed_worker_goes_on_before_younger_ones_that_wait_in_the_que
     run(worker)
     assert_as_if_nothing_broke(scene, job_id, finished)
     assert {scene.row(each).attempt for each in younger} == {0}
+
+
+def test_worker_that_starts_frees_what_a_dead_one_had_before_it_hears_a_message(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = scene.job()
+    dead = one_run.start(scene, **{FAKE: script(step_s=0.05)})
+    wait_for(lambda: scene.steps(job_id), what="a step")
+    dead.kill()
+    dead.join()
+    assert scene.runnable() == []
+    monkeypatch.setattr(tasks, "Worker", lambda _settings: scene.worker())
+    monkeypatch.setattr(tasks, "_Process", type("Process", (), {}))
+    for name in ("database_url", "broker_url", "blob_url"):
+        monkeypatch.setenv(f"LUTHIER_{name.upper()}", getattr(scene.settings, name))
+    tasks._open()
+    assert scene.runnable() == [job_id]
 
 
 def test_projects_take_turns_whatever_the_messages_name(scene: Scene) -> None:
