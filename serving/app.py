@@ -232,6 +232,8 @@ async def create_completion(
         vocab_size=served.engine.vocab_size,
         num_logprobs=body.num_logprobs,
     )
+    # Before the rest is let in: what was let in must begin, and count, at once.
+    first_tokens = await _first_tokens(served, body, prompts, adapter, headers.cache_salt)
     deltas = served.generate(
         [
             Generate(
@@ -247,7 +249,6 @@ async def create_completion(
             for sampling in params
         ]
     )
-    first_tokens = await _first_tokens(served, body, prompts, adapter, headers.cache_salt)
     completion = Completion(body, prompts, served.vocabulary, first_tokens)
     if body.stream:
         return EventStream(completion.stream(deltas))

@@ -34,7 +34,7 @@ from .slot_linear import Run
 
 log = logging.getLogger(__name__)
 
-# Sequences that fail one after the other: the model itself, not one request, must be broken.
+# Steps one after the other in which everything fails: the model itself, not one request, must be broken.
 MAX_FAILURES = 5
 _FAILED = "The inference engine failed at this request. Please try again."
 
@@ -227,30 +227,38 @@ class Engine:
     def _try_step(self) -> None:
         """One step. If it fails, each of its sequences is tried alone, so that one cannot harm another."""
         work = self._scheduler.plan()
+        for sequence in self._scheduler.unstartable:
+            sequence.deliver(LuthierError(_FAILED))
+        self._scheduler.unstartable.clear()
+        if not work:
+            return
         try:
-            if work:
-                self._step(work)
-                self._num_failures = 0
-        except Exception:
+            self._step(work)
+            self._num_failures = 0
+        except Exception as error:
             log.exception("a step of %d sequences failed", len(work))
-            for item in work:
-                self._try_alone(item)
+            num_computed = sum(map(self._try_alone, work))
+            if num_computed:
+                self._num_failures = 0
+                return
+            self._num_failures += 1
+            if self._num_failures >= MAX_FAILURES:
+                raise RuntimeError("everything failed, step after step") from error
 
-    def _try_alone(self, item: Work) -> None:
+    def _try_alone(self, item: Work) -> bool:
+        """Whether the item could be computed, now or before the step failed."""
         row = item.chunk.row
         is_undone = item.is_last or row.num_computed == item.chunk.start
         if item.sequence.row is not row or not is_undone:
-            return
+            return True
         row.num_computed = item.chunk.start
         try:
             self._step([item])
-            self._num_failures = 0
         except Exception:
-            self._num_failures += 1
-            if self._num_failures >= MAX_FAILURES:
-                raise
             log.exception("a sequence failed")
             self._fail(item.sequence, LuthierError(_FAILED))
+            return False
+        return True
 
     def _fail(self, sequence: Sequence, error: LuthierError) -> None:
         """End a sequence whose computation went wrong; nothing of what it computed is used again."""

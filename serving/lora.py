@@ -125,9 +125,11 @@ class AdapterSlots:
         self._runs.set(runs, self._device)
 
     def _load(self, slot: int, adapter: Adapter | None) -> None:
-        self._adapters[slot] = adapter
+        # Whatever goes wrong on the way, nobody finds an adapter of which some layers are missing.
+        self._adapters[slot] = None
         for name, layer in self._layers.items():
             layer.put(slot, adapter.pairs.get(name) if adapter is not None else None)
+        self._adapters[slot] = adapter
 
 
 def _replace_linears(model: PreTrainedModel, num_slots: int, runs: Runs) -> dict[str, SlotLinear]:

@@ -15,6 +15,7 @@ is none, gets one of a project above its share.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -25,6 +26,8 @@ from .fair_turns import DECODE_COST, FairTurns, fair_shares
 from .kv_cache import CacheKey, KvCache
 from .lora import AdapterSlots
 from .sequence import Sequence
+
+log = logging.getLogger(__name__)
 
 # Room that a new row gets for generated tokens before it has to grow.
 HEADROOM_TOKENS = 128
@@ -42,8 +45,8 @@ class Limits:
     step_tokens: int = 256
     """Tokens computed in one step."""
     shared_tokens: int = 12
-    """Of a step that one project leads, what all the others together get. A step of so many single tokens
-    takes a processor about twice as long as a step of one."""
+    """Of a step that one project leads, what all the others together get, a token each at least. A step of
+    so many single tokens takes a processor about twice as long as a step of one."""
     drain_after_s: float = 2.0
     """Once a sequence has waited this long for a slot, nobody who needs one is admitted before it."""
     max_open: int = 4096
@@ -88,6 +91,8 @@ class Scheduler:
         self._clock = clock
         self._turns = FairTurns()
         self._num_turns = 0
+        # Sequences that could not be given a place, for a reason of their own; the engine takes them out.
+        self.unstartable: list[Sequence] = []
 
     @property
     def num_waiting(self) -> int:
@@ -147,7 +152,9 @@ class Scheduler:
         wanted = {p: sum(map(_num_missing, sequences)) for p, sequences in by_project.items()}
         lead, *others = sorted(wanted, key=self._turns.served)
         demands = {p: wanted[p] for p in others}
-        shares = fair_shares(demands, min(self._limits.shared_tokens, self._limits.step_tokens - 1))
+        # Many projects with a chat each are no crowd beside a leader: each gets its token.
+        shared_tokens = max(self._limits.shared_tokens, len(others))
+        shares = fair_shares(demands, min(shared_tokens, self._limits.step_tokens - 1))
         rest = self._limits.step_tokens - sum(shares.values())
         return [(by_project[p], share) for p, share in [(lead, rest), *shares.items()]]
 
@@ -177,7 +184,15 @@ class Scheduler:
                 is_held = is_draining and key.adapter_id is not None and not self._is_overdue(head)
                 if is_held:
                     continue
-                if self._start(head) or self._start_at_cost(head, num_projects):
+                try:
+                    has_started = self._start(head) or self._start_at_cost(head, num_projects)
+                except Exception:
+                    log.exception("a sequence cannot be given a place")
+                    self._release(head)
+                    self.unstartable.append(head)
+                    self._advance(key)
+                    continue
+                if has_started:
                     self._advance(key)
                     has_admitted = True
                 elif self._is_full:

@@ -5,16 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from modeling.tokenizer import Tokenizer
-from serving.engine import MAX_FAILURES, Engine
-from serving.failures import ContextLengthExceeded, EngineStopped, NotFinite, Overloaded
+from serving.failures import ContextLengthExceeded, EngineStopped, Overloaded
 from serving.lora import Adapter
 from serving.sampling import SamplingParams
-from serving.schedule import Limits, Work
+from serving.schedule import Limits
 from serving.sequence import Generate
-from storage.errors import InvalidRequest, LuthierError
+from storage.errors import InvalidRequest
 from tests.serving.parts import (
     ALL_TARGETS,
     GREEDY,
@@ -342,85 +340,6 @@ async def test_requests_that_were_let_in_at_once_are_not_refused_in_the_middle(
         request = Generate(prompt=prompt_of(5), max_tokens=4, sampling=GREEDY, cache_salt="a")
         await asyncio.gather(*(collect(engine, request) for _ in range(4)))
         engine.check_room("a", 3)
-
-
-async def test_a_model_whose_output_is_not_finite_fails_alone(
-    base_path: Path, tokenizer: Tokenizer, adapters: list[Adapter]
-) -> None:
-    huge = Adapter(
-        "adapter-huge", {n: (a * 1e25, b * 1e25) for n, (a, b) in adapters[1].pairs.items()}
-    )
-    prompts = [prompt_of(20 + 30 * i, i) for i in range(4)]
-    async with running_engine(base_path, tokenizer) as engine:
-        found = await asyncio.gather(
-            *(greedy(engine, prompt) for prompt in prompts),
-            *(
-                collect(
-                    engine,
-                    Generate(
-                        prompt=prompt, adapter=huge, sampling=sampling, num_prompt_logprobs=num
-                    ),
-                )
-                for prompt in prompts
-                for sampling in (GREEDY, SamplingParams(temperature=1.0))
-                for num in (None, 1)
-            ),
-            return_exceptions=True,
-        )
-        assert engine.is_alive
-        # Nothing of it is left where the next one computes.
-        again = [await greedy(engine, prompt) for prompt in prompts]
-        assert await engine.unload("adapter-huge")
-    expected = [expected_ids(base_path, prompt) for prompt in prompts]
-    assert [ids for ids, _ in found[:4]] == expected  # type: ignore[misc]
-    assert {type(error) for error in found[4:]} == {NotFinite}
-    assert [ids for ids, _ in again] == expected
-
-
-async def test_a_sequence_that_breaks_a_step_fails_alone(
-    base_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    poison = prompt_of(33, 99)
-    forward = Engine._forward
-
-    def fail(engine: Engine, work: list[Work]) -> Tensor:
-        if any(item.sequence.request.prompt == poison for item in work):
-            raise RuntimeError("out of luck")
-        return forward(engine, work)
-
-    monkeypatch.setattr(Engine, "_forward", fail)
-    prompts = [prompt_of(20 + 30 * i, i) for i in range(3)]
-    async with running_engine(base_path, tokenizer) as engine:
-        broken = asyncio.create_task(greedy(engine, poison))
-        found = await asyncio.gather(*(greedy(engine, prompt) for prompt in prompts))
-        with pytest.raises(LuthierError, match="failed at this request"):
-            await broken
-    assert [ids for ids, _ in found] == [expected_ids(base_path, prompt) for prompt in prompts]
-
-
-async def test_an_engine_at_which_everything_fails_ends(
-    base_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with running_engine(base_path, tokenizer) as engine:
-        request = Generate(prompt=prompt_of(5), max_tokens=1500, sampling=GREEDY)
-        streams = [engine.generate(request) for _ in range(MAX_FAILURES)]
-        for stream in streams:
-            await anext(stream)
-        monkeypatch.setattr(Engine, "_forward", _fail)
-        async with asyncio.timeout(TIMEOUT_S):
-            for stream in streams:
-                with pytest.raises(LuthierError, match="failed") as caught:
-                    async for _ in stream:
-                        pass
-                assert caught.value.status == 500
-        assert isinstance(caught.value, EngineStopped)
-        assert not engine.is_alive
-        with pytest.raises(EngineStopped):
-            await collect(engine, Generate(prompt=prompt_of(5)))
-
-
-def _fail(*_: object) -> None:
-    raise RuntimeError("out of luck")
 
 
 async def test_closing_fails_open_requests(base_path: Path, tokenizer: Tokenizer) -> None:

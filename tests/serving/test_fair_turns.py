@@ -151,6 +151,14 @@ def test_what_others_get_beside_the_leader_goes_round(tokenizer: Tokenizer) -> N
     assert max(s.num_generated for s in crowd) - min(s.num_generated for s in crowd) <= 1
 
 
+def test_many_projects_with_a_chat_each_are_all_in_every_step(tokenizer: Tokenizer) -> None:
+    load = Load(tokenizer)
+    chats = [load.add(f"project-{n}", prompt_of(1, n), max_tokens=20) for n in range(40)]
+    for _ in range(20):
+        load.step()
+    assert {chat.num_generated for chat in chats} == {20}
+
+
 def test_work_is_shared_evenly_between_projects_that_want_all(tokenizer: Tokenizer) -> None:
     load = Load(tokenizer, num_pages=2000)
     for seed in range(100):
