@@ -17,7 +17,7 @@ from storage.errors import InvalidRequest, LuthierError, NotFound, StorageFull, 
 from storage.invalid_parameters import explain as explain
 
 RETRY_AFTER_S = 2
-"""Told with each 503; clients of OpenAI wait that long and try again."""
+"""Told with each 429 and 503; clients of OpenAI wait that long and try again."""
 
 log = structlog.get_logger()
 
@@ -50,6 +50,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
         404: "There is no such thing, or it is another project's.",
         408: "The body stopped coming.",
         413: "The body is too large.",
+        429: "Too much of the kind is open or under way for this key or project.",
         500: "A fault of the server.",
         503: "Try again after `retry-after` seconds.",
         504: "The model did not answer in time.",
@@ -75,7 +76,7 @@ def reply(
 ) -> JSONResponse:
     """`request`, where it is known: OpenAI's files service tells its errors a second time."""
     headers = dict(headers or {})
-    if error.status == 503:
+    if error.status in (429, 503):
         headers.setdefault("retry-after", str(RETRY_AFTER_S))
     if error.status == 401:
         headers.setdefault("www-authenticate", "Bearer")

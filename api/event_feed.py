@@ -2,19 +2,23 @@
 
 One task asks the database what is new, for all the jobs that somebody follows at once; those who follow
 wait in memory. So a thousand streams cost two queries every half second, and hold no connection.
+
+What is past is read page by page, in turns: who begins a hundred streams at once holds up only those. A
+page that is full never changes, and is kept for the others who are told the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import structlog
 from sqlalchemy.orm import Session
 
 from storage import events, jobs
+from storage.errors import Unavailable
 from storage.events import EventRow
 
 from .database import Database
@@ -22,6 +26,9 @@ from .database import Database
 POLL_S = 0.5
 KEPT_ROWS = 256
 """Of each job, in memory; who is further behind reads from the database until it has caught up."""
+PAGE_ROWS = 200
+KEPT_PAGES = 50
+TURN_TIMEOUT_S = 5.0
 MAX_ROWS = 5000
 """In one look; the rest comes with the next."""
 
@@ -73,6 +80,43 @@ class EventFeed:
         self._database = database
         self._topics: dict[str, Topic] = {}
         self._task: asyncio.Task[None] | None = None
+        self._turns = asyncio.Lock()
+        self._pages: OrderedDict[tuple[str, int], list[EventRow]] = OrderedDict()
+        """By the job and what they stand behind; the least recently used first."""
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Inside, one stream begins or catches up; the others wait, first come, first served.
+
+        Raises Unavailable if it takes too long.
+        """
+        try:
+            async with asyncio.timeout(TURN_TIMEOUT_S):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise Unavailable(
+                "Too many streams are beginning at once. Please try again shortly."
+            ) from None
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    async def past(self, job_id: str, seq: int) -> list[EventRow]:
+        """The events behind `seq` as far as a page goes, oldest first."""
+        async with self.turn():
+            page = self._pages.get((job_id, seq))
+            if page is not None:
+                self._pages.move_to_end((job_id, seq))
+                # However many are caught up from memory: everybody else comes in between.
+                await asyncio.sleep(0)
+                return page
+            page = await self._database.read(events.since, job_id, seq, limit=PAGE_ROWS)
+            if len(page) == PAGE_ROWS:
+                self._pages[job_id, seq] = page
+                if len(self._pages) > KEPT_PAGES:
+                    self._pages.popitem(last=False)
+            return page
 
     @contextmanager
     def follow(self, job_id: str, seq: int, *, is_over: bool) -> Iterator[Topic]:

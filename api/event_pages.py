@@ -12,6 +12,7 @@ from sqlalchemy import Row
 from storage import event_pages
 from storage.errors import JobNotFound
 from storage.event_pages import Question
+from storage.events import EventRow
 from storage.pages import Page
 
 from . import fine_tuning_event
@@ -41,11 +42,12 @@ class EventPages:
         return {question: self._render(page) for question, page in pages.items()}
 
     def _render(self, page: Page[Row[Any]]) -> bytes:
-        events = b",".join(self._render_event(row) for row in page.rows)
+        events = b",".join(self.rendered(row) for row in page.rows)
         has_more = b"true" if page.has_more else b"false"
         return b'{"object":"list","data":[' + events + b'],"has_more":' + has_more + b"}"
 
-    def _render_event(self, row: Row[Any]) -> bytes:
+    def rendered(self, row: EventRow | Row[Any]) -> bytes:
+        """As JSON, made once for all who poll or follow."""
         rendered = self._rendered.get(row.id)
         if rendered is None:
             rendered = self._rendered[row.id] = fine_tuning_event.render(row)

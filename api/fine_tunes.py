@@ -146,9 +146,8 @@ async def list_fine_tune_events(
     if not stream:
         fine_tune = await wiring.database.run(_retrieve, caller.project_id, fine_tune_id)
         return FineTuneEventList(data=fine_tune.events)
-    job_stream.check_room(wiring)
-    place = await wiring.database.run(_place, caller.project_id, fine_tune_id)
-    return JobStream(_chunks(wiring, caller.project_id, place))
+    place, seat = await job_stream.begin(wiring, caller, _place, caller.project_id, fine_tune_id)
+    return JobStream(_chunks(wiring, caller.project_id, place), seat)
 
 
 def _create(

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from storage import jobs
 from storage.events import EventRow
 
-from . import fine_tuning_event, job_stream
+from . import job_stream
 from .auth import ProjectCaller, caller_of, of_project
 from .event_stream import MEDIA_TYPE
 from .fine_tuning_event import FineTuningJobEvent
@@ -89,11 +89,10 @@ async def list_events(
             caller.project_id, fine_tuning_job_id, after=after, limit=limit
         )
         return Response(page, media_type="application/json")
-    job_stream.check_room(wiring)
-    place = await wiring.database.run(
-        _place, caller.project_id, fine_tuning_job_id, last_event_id or after
+    place, seat = await job_stream.begin(
+        wiring, caller, _place, caller.project_id, fine_tuning_job_id, last_event_id or after
     )
-    return JobStream(_chunks(wiring, place))
+    return JobStream(_chunks(wiring, place), seat)
 
 
 def _place(session: Session, project_id: str, job_id: str, after: str | None) -> Place:
@@ -106,11 +105,11 @@ async def _chunks(wiring: Wiring, place: Place) -> AsyncIterator[bytes]:
             if isinstance(it, Mark):
                 yield job_stream.DONE if it is Mark.END else job_stream.HEARTBEAT
             else:
-                for chunk in job_stream.joined(_sse(row) for row in it):
+                for chunk in job_stream.joined(_sse(wiring, row) for row in it):
                     yield chunk
 
 
-def _sse(row: EventRow) -> bytes:
+def _sse(wiring: Wiring, row: EventRow) -> bytes:
     # "message" is what a browser's EventSource takes to be the default.
-    data = fine_tuning_event.render(row)
+    data = wiring.event_pages.rendered(row)
     return b"id: %b\nevent: message\ndata: %b\n\n" % (row.id.encode(), data)

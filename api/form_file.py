@@ -23,8 +23,6 @@ from .multipart import FormReader
 FORM_BYTES = 64 * 1024
 """What a form may need around its file."""
 WRITE_BYTES = 1024 * 1024
-STALL_TIMEOUT_S = 60.0
-"""How long a client may send nothing."""
 
 
 @dataclass(frozen=True)
@@ -100,19 +98,10 @@ def missing(param: str) -> InvalidRequest:
 
 
 async def _chunks(request: Request, field: str, max_bytes: int) -> AsyncGenerator[bytes]:
-    """The body, no longer than it may be and no slower."""
+    """The body, no longer than it may be. Who sends it too slowly loses the connection."""
     num_bytes = 0
     async with aclosing(request.stream()) as stream:
-        while True:
-            try:
-                with anyio.fail_after(STALL_TIMEOUT_S):
-                    chunk = await anext(stream, b"")
-            except TimeoutError:
-                raise InvalidRequest(
-                    f"The upload stalled for {STALL_TIMEOUT_S:.0f} seconds.", status=408
-                ) from None
-            if not chunk:
-                return
+        async for chunk in stream:
             num_bytes += len(chunk)
             if num_bytes > max_bytes + FORM_BYTES:
                 raise _too_large(field, max_bytes)

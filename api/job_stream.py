@@ -1,35 +1,35 @@
 """Server-sent events of a job, from the first or from a place in its order until it ends.
 
-A stream keeps nothing but its place. A reader that is slow falls back to reading pages from the database;
-one that takes nothing for a minute is let go.
+A stream keeps nothing but its place. One whose reader does not read stands still and costs nothing, until
+the connection ends; a slow one falls back to reading pages from the database.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import Concatenate, ParamSpec
 
-import anyio
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
-from starlette.types import Message, Send
+from starlette.types import Receive, Scope, Send
 
 from storage import events, jobs
-from storage.errors import InvalidRequest, Unavailable
+from storage.api_keys import Caller
+from storage.errors import InvalidRequest
 from storage.events import EventRow
 from storage.jobs import JobRow
 
 from .event_stream import MEDIA_TYPE
+from .stream_seats import Seat
 from .wiring import Wiring
+
+P = ParamSpec("P")
 
 HEARTBEAT_S = 15.0
 """Proxies close what is silent for longer, and a reader that is gone is noticed."""
-STALL_TIMEOUT_S = 60.0
-PAGE_ROWS = 200
-MAX_STREAMS = 2000
-"""In one process; each costs a socket."""
 
 HEARTBEAT = b": the job goes on\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -83,7 +83,7 @@ async def follow(wiring: Wiring, place: Place) -> AsyncGenerator[list[EventRow] 
             news = topic.news
             rows = topic.behind(seq)
             if rows is None:
-                rows = await wiring.database.read(events.since, place.job_id, seq, limit=PAGE_ROWS)
+                rows = await feed.past(place.job_id, seq)
             if rows:
                 seq = rows[-1].seq
                 yield rows
@@ -92,7 +92,8 @@ async def follow(wiring: Wiring, place: Place) -> AsyncGenerator[list[EventRow] 
                 yield Mark.END
                 return
             try:
-                await asyncio.wait_for(news.wait(), HEARTBEAT_S)
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await news.wait()
             except TimeoutError:
                 yield Mark.STILL_HERE
 
@@ -109,27 +110,36 @@ def joined(parts: Iterable[bytes]) -> Iterator[bytes]:
         yield bytes(chunk)
 
 
-def check_room(wiring: Wiring) -> None:
-    """Raises Unavailable when so many follow jobs already that others could not be served."""
-    if wiring.event_feed.num_followers >= MAX_STREAMS:
-        raise Unavailable("Too many streams are open on this server. Please try again shortly.")
+async def begin(
+    wiring: Wiring,
+    caller: Caller,
+    find: Callable[Concatenate[Session, P], Place],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> tuple[Place, Seat]:
+    """Where the stream begins, and its seat, which a JobStream releases. Raises TooManyStreams,
+    Unavailable and what `find` raises.
+    """
+    seat = wiring.stream_seats.take(caller)
+    try:
+        async with wiring.event_feed.turn():
+            return await wiring.database.run(find, *args, **kwargs), seat
+    except BaseException:
+        seat.release()
+        raise
 
 
 class JobStream(StreamingResponse):
-    """Ends when the client goes away, and also when it stays but takes nothing."""
+    """Ends when the client goes away."""
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], seat: Seat) -> None:
         super().__init__(chunks, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        self._seat = seat
 
-    async def stream_response(self, send: Send) -> None:
-        async def send_in_time(message: Message) -> None:
-            with anyio.fail_after(STALL_TIMEOUT_S):
-                await send(message)
-
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().stream_response(send_in_time)
-        except TimeoutError:
-            # Whoever answers without an end has the connection closed by the server.
-            return
+            await super().__call__(scope, receive, send)
+        finally:
+            self._seat.release()

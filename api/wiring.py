@@ -25,6 +25,7 @@ from .gather import Gather
 from .large_bodies import LargeBodies
 from .metering import Meter
 from .metrics import Metrics
+from .stream_seats import StreamSeats
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 600.0
@@ -39,6 +40,7 @@ class Wiring:
     """By their keys; see `auth`."""
     event_pages: EventPages
     event_feed: EventFeed
+    stream_seats: StreamSeats
     blobs: BlobStore
     large_bodies: LargeBodies
     http: httpx.AsyncClient
@@ -73,6 +75,7 @@ async def wire(settings: Settings, metrics: Metrics) -> AsyncIterator[Wiring]:
             callers=Gather(lambda keys: database.read(api_keys.find_callers, keys)),
             event_pages=EventPages(database),
             event_feed=event_feed,
+            stream_seats=StreamSeats(settings.streams_per_project),
             blobs=open_store(settings.blob_url),
             large_bodies=LargeBodies(),
             http=http,

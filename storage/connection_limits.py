@@ -33,7 +33,7 @@ class ConnectionLimits:
     head_timeout_s: float = 10.0
     """From the connection's begin, or the end of what it carried before, to the end of a request's head."""
     body_window_s: float = 30.0
-    min_body_bytes: int = 4096
+    min_body_bytes: int = 4 * 1024
     """Of a request's body in each window, as long as somebody here waits for it."""
     linger_s: float = 10.0
     """How long the rest of a body may still come, and be dropped, when the answer has been given."""

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,7 +9,9 @@ import httpx
 import pytest
 
 from api import files, form_file
-from tests.api.stack import Api, Tenant, wait_until
+from storage.connection_limits import ConnectionLimits
+from storage.settings import Settings
+from tests.api.stack import Api, Tenant, running_api, wait_until
 from tests.api.test_multipart import CONTENT_TYPE, form, part
 
 
@@ -152,18 +153,17 @@ def test_a_client_that_goes_away_leaves_nothing(
     wait_until(lambda: not leftovers(api, tenant))
 
 
-def test_a_client_that_sends_nothing_is_let_go(
-    api: Api, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(form_file, "STALL_TIMEOUT_S", 0.1)
-    done = threading.Event()
-
-    def stalled() -> Iterator[bytes]:
-        yield part("purpose", b"user_data")
-        done.wait(0.5)
-        yield b"--b--\r\n"
-
-    reply = post(api, tenant, stalled())
-    done.set()
-    assert error(reply)[0] == 408
-    assert leftovers(api, tenant) == []
+def test_a_client_that_sends_nothing_is_let_go(settings: Settings) -> None:
+    limits = ConnectionLimits(body_window_s=0.1, sweep_s=0.02)
+    with running_api(settings, limits) as own:
+        tenant = own.tenant()
+        address = urlsplit(own.url)
+        with socket.create_connection((address.hostname or "", address.port or 0), 5) as peer:
+            peer.sendall(
+                b"POST /v1/files HTTP/1.1\r\nhost: x\r\n"
+                + f"content-type: {CONTENT_TYPE}\r\ncontent-length: 100000\r\n".encode()
+                + f"authorization: Bearer {tenant.key}\r\n\r\n".encode()
+                + part("purpose", b"user_data")
+            )
+            assert peer.recv(1000).startswith(b"HTTP/1.1 408")
+        wait_until(lambda: not leftovers(own, tenant))
