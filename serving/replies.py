@@ -21,15 +21,33 @@ class Reply:
         self._id = new_id(id_prefix)
         self._model = model
         self._created_at = int(time.time())
-        self._num_prompts = len(prompt_lengths)
-        self.usages = [Usage(n, 0, 0) for n in prompt_lengths for _ in range(num_choices)]
+        self._num_choices = num_choices
+        self._prompt_tokens = sum(prompt_lengths)
+        self._usages = [Usage(n, 0, 0) for n in prompt_lengths for _ in range(num_choices)]
+        # Sums, because each chunk of a reply of many choices may ask for them.
+        self._completion_tokens = 0
+        self._cached_tokens = 0
+        self._num_unfinished = [num_choices] * len(prompt_lengths)
 
     def count(self, index: int, delta: Delta) -> None:
         """Keep the usage of choice `index` up to date."""
-        before = self.usages[index]
+        before = self._usages[index]
         num_generated = before.completion_tokens + len(delta.tokens)
         # Only the last delta knows of cached tokens, and of generated ones that have no text.
-        self.usages[index] = delta.usage or Usage(before.prompt_tokens, num_generated, 0)
+        usage = delta.usage or Usage(before.prompt_tokens, num_generated, 0)
+        self._usages[index] = usage
+        self._completion_tokens += usage.completion_tokens - before.completion_tokens
+        if delta.usage is not None:
+            self._finish(index // self._num_choices)
+
+    def _finish(self, prompt: int) -> None:
+        """Choices of one prompt are neighbours. The later ones reuse what the first one computed; that is no
+        saving to report."""
+        self._num_unfinished[prompt] -= 1
+        if not self._num_unfinished[prompt]:
+            begin = prompt * self._num_choices
+            of_prompt = self._usages[begin : begin + self._num_choices]
+            self._cached_tokens += min(usage.cached_tokens for usage in of_prompt)
 
     def head(self, kind: str) -> Wire:
         """The fields that a whole reply and each of its chunks begin with."""
@@ -42,18 +60,12 @@ class Reply:
         }
 
     def usage_body(self) -> Wire:
-        """Of all choices. Choices of one prompt are neighbours, and their prompt counts once."""
-        n = len(self.usages) // self._num_prompts
-        by_prompt = [self.usages[i : i + n] for i in range(0, len(self.usages), n)]
-        prompt_tokens = sum(usages[0].prompt_tokens for usages in by_prompt)
-        # Later choices reuse what the first one computed; that is no saving to report.
-        cached_tokens = sum(min(u.cached_tokens for u in usages) for usages in by_prompt)
-        completion_tokens = sum(usage.completion_tokens for usage in self.usages)
+        """Of all choices; the prompt of several counts once."""
         return {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": cached_tokens, "audio_tokens": 0},
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": self._completion_tokens,
+            "total_tokens": self._prompt_tokens + self._completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self._cached_tokens, "audio_tokens": 0},
             "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
         }
 
