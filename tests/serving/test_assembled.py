@@ -34,7 +34,17 @@ async def both(running: Running, path: str, body: dict[str, Any]) -> tuple[Any, 
         del reply["id"], reply["created"]
         # The second request finds the first one's prompt in memory.
         del reply["usage"]["prompt_tokens_details"]
-    return replies
+    whole, assembled = (_rounded(reply) for reply in replies)
+    return whole, assembled
+
+
+def _rounded(value: Any) -> Any:
+    """Without the last digits of log-probabilities, which depend on what else a step computed."""
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return [_rounded(entry) for entry in value] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize(
