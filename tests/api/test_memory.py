@@ -54,8 +54,8 @@ def test_400_mb_pass_through_in_little_memory(api: Api, tenant: Tenant, tmp_path
 def test_large_bodies_of_a_project_are_in_memory_one_after_the_other(
     api: Api, tenant: Tenant
 ) -> None:
-    """Four of them, each of 12 MB, all sent at once."""
-    content = b'{"model": "tiny-random", "messages": [], "user": "%s"}' % (b"x" * 12 * MIB)
+    """Four of them, each nearly as long as it may be, all sent at once."""
+    content = b'{"model": "tiny-random", "messages": [], "user": "%s"}' % (b"x" * 7 * MIB)
 
     def post(http: httpx.Client) -> int:
         return http.post("/v1/chat/completions", content=content).status_code
@@ -71,5 +71,5 @@ def test_large_bodies_of_a_project_are_in_memory_one_after_the_other(
             post(http)
             before = peak_rss_bytes(child.pid)
             assert set(threads.map(post, [http] * 4)) == {200}
-            assert peak_rss_bytes(child.pid) - before < 48 * MIB
-    assert [len(body["user"]) for body, _ in backend.requests] == [12 * MIB] * 5
+            assert peak_rss_bytes(child.pid) - before < 28 * MIB
+    assert [len(body["user"]) for body, _ in backend.requests] == [7 * MIB] * 5

@@ -5,6 +5,7 @@ import pytest
 
 from storage import adapters, models
 from storage.base_models import BaseModel, add
+from storage.errors import MAX_MESSAGE_CHARS
 from tests.api.fake_backend import FakeBackend
 from tests.api.stack import Api, Tenant
 from tests.api.test_fine_tuning_jobs import create
@@ -47,7 +48,7 @@ def test_an_unknown_model_is_404_in_openai_s_words(client: openai.OpenAI, name: 
         with pytest.raises(openai.NotFoundError) as caught:
             call(name)
         assert caught.value.body == {
-            "message": f"The model '{name}' does not exist",
+            "message": f"The model '{name}' does not exist"[:MAX_MESSAGE_CHARS],
             "type": "invalid_request_error",
             "param": "model",
             "code": "model_not_found",
