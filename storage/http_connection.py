@@ -13,7 +13,11 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from .connection_limits import ConnectionLimits, ConnectionTable
 from .errors import InvalidRequest, Unavailable
@@ -26,7 +30,7 @@ CALLER = "caller"
 """A request whose scope's state holds this has shown a valid key."""
 RETRY_AFTER_S = 1
 MAX_PIPELINED = 16
-"""Requests that came before the one before them was answered."""
+"""Requests that came before the one before them was answered. These are answered, and more are not taken."""
 OVERHEAD = 8
 """Bytes that may come beside each byte of a body: chunks have sizes."""
 
@@ -53,6 +57,10 @@ class HttpConnection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.limits = self.table.limits
         self._has_carried_key = False
+        self._answering: RequestResponseCycle | None = None
+        """What the application is at, while `cycle` is what came last."""
+        self._is_full = False
+        """As many requests wait as may. They are answered, and what comes behind them is passed over."""
         self._phase = Phase.HEAD
         self._since_s = self.loop.time()
         """When the phase began; of a body, its window."""
@@ -73,8 +81,8 @@ class HttpConnection(HttpToolsProtocol):
 
     @property
     def is_known(self) -> bool:
-        if not self._has_carried_key and self.cycle is not None:
-            self._has_carried_key = CALLER in self.cycle.scope.get("state", {})
+        if not self._has_carried_key and self._answering is not None:
+            self._has_carried_key = CALLER in self._answering.scope.get("state", {})
         return self._has_carried_key
 
     @property
@@ -139,17 +147,23 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.table.remove(self)
+        if self._answering is not None and not self._answering.response_complete:
+            # uvicorn tells what came last only.
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._takes_no_more:
             return
         self._num_spare_bytes += len(data)
         super().data_received(data)
-        if self._num_spare_bytes > self.limits.max_head_bytes and not self.transport.is_closing():
+        if self._num_spare_bytes > self.limits.max_head_bytes and not self._takes_no_more:
             self._refuse_head()
 
     def on_message_begin(self) -> None:
+        if self._takes_no_more:
+            return
         super().on_message_begin()
         self._enter(Phase.HEAD)
 
@@ -159,32 +173,41 @@ class HttpConnection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self.transport.is_closing():
+        if self._takes_no_more:
             return
         # The request before may have shown a key, and this one need not.
         self._has_carried_key = self.is_known
-        if self._is_head_too_large() or len(self.pipeline) >= MAX_PIPELINED:
+        if self._is_head_too_large():
             self._refuse_head()
+            return
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._is_full = True
+            self.cycle.keep_alive = False
+            self._enter(Phase.NOTHING)
             return
         self._enter(Phase.BODY)
         self._answered_at_s = None
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answering = self.cycle
 
     def on_body(self, body: bytes) -> None:
-        if self.transport.is_closing():
+        if self._takes_no_more:
             return
         self._num_body_bytes += len(body)
         self._num_spare_bytes = max(0, self._num_spare_bytes - len(body) * (1 + OVERHEAD))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self.transport.is_closing():
+        if self._takes_no_more:
             return
         self._num_spare_bytes = 0
         self._enter(Phase.HEAD if self.cycle.response_complete else Phase.NOTHING)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        if self.pipeline and not self.transport.is_closing():
+            self._answering, _ = self.pipeline[-1]
         super().on_response_complete()
         if not self.cycle.response_complete:
             return  # It was of the request before.
@@ -203,6 +226,10 @@ class HttpConnection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(f"{msg} It is not HTTP/1.1 as it should be.", 400)
+
+    @property
+    def _takes_no_more(self) -> bool:
+        return self._is_full or self.transport.is_closing()
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
