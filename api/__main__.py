@@ -35,9 +35,10 @@ def main() -> None:
     settings = Settings.from_env().require("database_url", "broker_url", "blob_url")
     app = create_app(settings)
     _collect_garbage_seldom()
+    max_connections = raise_descriptor_limit()
     limits = ConnectionLimits(
-        max_connections=raise_descriptor_limit(),
-        max_unknown_per_address=settings.connections_per_address,
+        max_connections=max_connections,
+        max_unknown_per_address=min(settings.connections_per_address, max_connections // 2 or 1),
         trusted_proxies=settings.trusted_proxies,
     )
     server = configured(

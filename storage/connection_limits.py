@@ -24,7 +24,7 @@ IPV6_PREFIX = 64
 @dataclass(frozen=True)
 class ConnectionLimits:
     max_connections: int = MAX_CONNECTIONS
-    max_unknown_per_address: int = 256
+    max_unknown_per_address: int = 512
     """Connections of one address that have carried no valid key yet."""
     trusted_proxies: tuple[Network, ...] = ()
     """Whose connections are other people's: the bound for an address does not hold for them."""

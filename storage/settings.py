@@ -40,7 +40,7 @@ class Settings:
     """How many lines of batches one errands process has at the inference servers at a time."""
     result_file_encoding: str = "base64"
     """`base64` as api.openai.com answers, or `plain`."""
-    connections_per_address: int = 256
+    connections_per_address: int = 512
     """How many connections without a valid key one address may have; see `connection_limits`."""
     trusted_proxies: tuple[Network, ...] = ()
     """Addresses or networks of proxies in front of the api, which that bound does not hold for."""
@@ -73,7 +73,7 @@ class Settings:
             api_url=env.get("LUTHIER_API_URL", "").rstrip("/"),
             batch_concurrency=_count(env, "LUTHIER_BATCH_CONCURRENCY", 8),
             result_file_encoding=encoding,
-            connections_per_address=_count(env, "LUTHIER_CONNECTIONS_PER_ADDRESS", 256, 10_000),
+            connections_per_address=_count(env, "LUTHIER_CONNECTIONS_PER_ADDRESS", 512, 10_000),
             trusted_proxies=_networks(env, "LUTHIER_TRUSTED_PROXIES"),
             streams_per_project=_count(env, "LUTHIER_STREAMS_PER_PROJECT", 400, 2000),
             webhook_allow_private=env.get("LUTHIER_WEBHOOK_ALLOW_PRIVATE", "") == "1",
