@@ -16,6 +16,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .kept_rows import KeptRows
 from .kv_pool import KvPool, Region
 
 # A shorter match costs more to look after than to compute again.
@@ -56,8 +57,7 @@ class KvCache:
     def __init__(self, pool: KvPool) -> None:
         self.pool = pool
         self._running: dict[CacheKey, list[Row]] = defaultdict(list)
-        # Least recently used first.
-        self._kept: list[Row] = []
+        self._kept = KeptRows()
 
     @property
     def num_kept_rows(self) -> int:
@@ -66,7 +66,7 @@ class KvCache:
     def is_being_computed(self, key: CacheKey, tokens: list[int]) -> bool:
         """Whether it pays to wait for a running row that has yet to compute what it shares with `tokens`."""
         num_coming = num_there = 0
-        for row in self._rows(key):
+        for row in self._candidates(key, tokens):
             num_common = min(_common_prefix_len(row.tokens, tokens), row.num_prompt_tokens)
             if row.is_running and row.num_computed < num_common:
                 num_coming = max(num_coming, num_common)
@@ -113,29 +113,30 @@ class KvCache:
         row.is_running = False
         row.tokens = row.tokens[: row.num_computed]
         self.pool.shrink(row.region, row.num_computed - row.prefix_len)
-        self._kept.append(row)
         if not keep:
             # Nobody may find it; whoever reads it already is of the same key.
             row.num_computed, row.tokens = 0, []
+        self._kept.add(row)
         if row.num_computed < MIN_REUSED_TOKENS and row.num_children == 0:
             self._drop(row)
 
     def forget(self, adapter_id: str) -> None:
         """Drop the kept rows of an adapter."""
-        for row in [r for r in self._kept if r.key.adapter_id == adapter_id]:
+        for row in self._kept.of_adapter(adapter_id):
             if row.num_children == 0:
                 self._drop(row)
 
     def _best(self, key: CacheKey, tokens: list[int]) -> Row | None:
-        """The row with most computed tokens in common; of equals one that can be taken over."""
+        """A row with most computed tokens in common; rather one that can be taken over."""
         return max(
-            self._rows(key),
+            self._candidates(key, tokens),
             key=lambda row: (_usable(row, tokens), not row.is_running and row.num_children == 0),
             default=None,
         )
 
-    def _rows(self, key: CacheKey) -> list[Row]:
-        return [*self._running.get(key, ()), *(row for row in self._kept if row.key == key)]
+    def _candidates(self, key: CacheKey, tokens: list[int]) -> list[Row]:
+        """Rows, one of which has as much in common with `tokens` as any."""
+        return [*self._running.get(key, ()), *self._kept.nearest(key, tokens)]
 
     def _can_take_over(self, row: Row, num_usable: int) -> bool:
         """Nobody else needs the row, and little of it would be lost."""
@@ -149,7 +150,7 @@ class KvCache:
         row.num_computed = num_usable
         if not self.extend(row, len(tokens) + headroom_tokens):
             row.tokens = row.tokens[:num_usable]
-            self._kept.append(row)
+            self._kept.add(row)
             return None
         row.tokens, row.is_running = tokens, True
         row.num_prompt_tokens = len(tokens)
@@ -197,8 +198,7 @@ class KvCache:
             root.num_children += 1
             if not root.is_running:
                 # Used just now: as young as a row that was finished just now.
-                self._kept.remove(root)
-                self._kept.append(root)
+                self._kept.touch(root)
         return Row(
             key=key,
             tokens=tokens,

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import random
+from itertools import takewhile
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import LlamaConfig
 
+from serving import kv_cache
+from serving.kept_rows import KeptRows
 from serving.kv_cache import MIN_REUSED_TOKENS, MIN_SHARED_TOKENS, CacheKey, KvCache, Row
-from serving.kv_pool import PAGE_TOKENS, KvPool
+from serving.kv_pool import PAGE_TOKENS, KvPool, Region
 
 BASE = CacheKey(None, "")
 CONFIG = LlamaConfig(
@@ -210,3 +215,52 @@ def test_rows_hold_the_right_keys_through_any_history() -> None:
     while cache._evict_one():
         continue
     assert cache.pool.num_used_tokens == 0
+
+
+def test_a_thousand_kept_rows_are_not_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = make_cache(num_pages=1100)
+    prompt = list(range(40))
+    for number in range(1000):
+        finished(cache, [*range(20), 1000 + number, *range(50)])
+    assert cache.num_kept_rows == 1000
+    num_looks = 0
+    look = kv_cache._common_prefix_len
+
+    def counted(a: list[int], b: list[int], limit: int | None = None) -> int:
+        nonlocal num_looks
+        num_looks += 1
+        return look(a, b, limit)
+
+    monkeypatch.setattr(kv_cache, "_common_prefix_len", counted)
+    assert not cache.is_being_computed(BASE, prompt)
+    row = open_row(cache, prompt)
+    assert row.num_computed == 20
+    assert num_looks < 20
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=30),
+    st.lists(st.integers(0, 2), max_size=6),
+    st.data(),
+)
+def test_the_nearest_kept_rows_share_the_longest_prefix(
+    contents: list[list[int]], tokens: list[int], data: st.DataObject
+) -> None:
+    kept = KeptRows()
+    region = Region(0, PAGE_TOKENS)
+    rows = [Row(BASE, content, region, len(content)) for content in contents]
+    for row in rows:
+        kept.add(row)
+    for row in data.draw(st.lists(st.sampled_from(rows), unique_by=id) if rows else st.just([])):
+        kept.remove(row)
+        rows.remove(row)
+    assert list(kept) == rows
+    found = kept.nearest(BASE, tokens)
+    assert all(row in rows for row in found)
+    assert max((_num_common(row.tokens, tokens) for row in found), default=0) == max(
+        (_num_common(row.tokens, tokens) for row in rows), default=0
+    )
+
+
+def _num_common(a: list[int], b: list[int]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
