@@ -5,7 +5,7 @@ from itertools import takewhile
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig
 
@@ -238,6 +238,7 @@ def test_a_thousand_kept_rows_are_not_looked_at_one_by_one(monkeypatch: pytest.M
     assert num_looks < 20
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=30),
     st.lists(st.integers(0, 2), max_size=6),
