@@ -7,6 +7,7 @@ import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -225,7 +226,10 @@ async def create_completion(
     body.check_supported()
     given = body.given_prompts
     served.engine.check_room(headers.cache_salt, len(given) * body.num_candidates)
-    prompts = [await _encode(one, request, served, headers.cache_salt) for one in given]
+    # Many short prompts are as much work as a long one, and each of them is a turn of its own.
+    size_bytes = sum(map(len, given))
+    encode = partial(_encode, request, served, headers.cache_salt, size_bytes=size_bytes)
+    prompts = [await encode(one) for one in given]
     adapter = await _find_adapter(served, body.model, headers)
     params = body.sampling(
         num_choices=body.num_candidates,
@@ -256,12 +260,13 @@ async def create_completion(
 
 
 async def _encode(
-    given: str | list[int], request: Request, served: ServedBase, project: str
+    request: Request, served: ServedBase, project: str, given: str | list[int], *, size_bytes: int
 ) -> Prompt:
+    """One of the request's prompts; `size_bytes` is that of all of them."""
     return await _state(request).texts.run(
         project,
         lambda: encode_prompt(given, served.tokenizer, max_seq_len=served.engine.max_seq_len),
-        size_bytes=len(given),
+        size_bytes=size_bytes,
     )
 
 
