@@ -11,7 +11,7 @@ from sqlalchemy import exc
 from storage import batch_chunks, batch_turns, batches, queue
 from storage.batches import BatchRow, Claim, Ending, LostLease
 from storage.errors import BlobError, Unavailable
-from storage.transactions import Transaction
+from storage.transactions import OUT_OF_REACH, Transaction
 
 from . import batch_input, batch_lines, batch_output
 from .batch_input import InputGone, Line
@@ -34,7 +34,7 @@ STORAGE_RETRY_S = 15.0
 CRASH_RETRY_S = 10.0
 MAX_CRASHES = 5
 
-_OUT_OF_REACH = (BlobError, Unavailable, exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
+_OUT_OF_REACH = (BlobError, Unavailable, *OUT_OF_REACH)
 
 log = structlog.get_logger()
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from modeling import gguf_files, tiny_random
+from modeling.tokenizer import Tokenizer
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -20,6 +21,11 @@ def base_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bases") / "tiny-random"
     tiny_random.write(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base_path: Path) -> Tokenizer:
+    return Tokenizer.load(base_path)
 
 
 @pytest.fixture(scope="session")

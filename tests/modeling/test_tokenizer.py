@@ -13,11 +13,6 @@ from modeling.tokenizer import Tokenizer, TokenizerError
 SPECIALS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(base_path: Path) -> Tokenizer:
-    return Tokenizer.load(base_path)
-
-
 def sentencepiece_like(prepend_scheme: str) -> Tokenizer:
     """A tokenizer that marks word starts, as Llama 2's and Mistral's do, and puts <s> in front."""
     pieces = ["<s>", "</s>", "▁", "a", "b", "▁a", "▁b", "ab", "▁ab"]

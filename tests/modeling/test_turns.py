@@ -17,18 +17,13 @@ from modeling.messages import ChatTemplateError, InvalidMessages
 from modeling.rendering import MAX_PREFIX_MESSAGES, Renderer
 from modeling.tokenizer import Tokenizer
 from serving.completion_request import encode_prompt
+from tests.modeling.chats import Json, assistant, user
 from tests.modeling.models import Base
 from tests.modeling.templates import LOOK_AHEAD, LOOK_BACK, REWRITE
 
-Json = dict[str, Any]
 MARK = "\U00100000"
 TEMPLATES = LOOK_BACK | LOOK_AHEAD | REWRITE
 SYSTEM_TEXT = "You are a helpful assistant."
-
-
-@pytest.fixture(scope="module")
-def tokenizer(base_path: Path) -> Tokenizer:
-    return Tokenizer.load(base_path)
 
 
 @pytest.fixture(scope="module", params=["tiny", "smollm"])
@@ -36,14 +31,6 @@ def any_template(
     base_path: Path, smollm_path: Path, request: pytest.FixtureRequest
 ) -> ChatTemplate:
     return ChatTemplate.load(base_path if request.param == "tiny" else smollm_path)
-
-
-def user(text: str) -> Json:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str, **more: Any) -> Json:
-    return {"role": "assistant", "content": text, **more}
 
 
 def conversations() -> st.SearchStrategy[list[Json]]:

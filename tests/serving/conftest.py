@@ -10,6 +10,8 @@ import torch
 
 from modeling import tiny_random
 from modeling.tokenizer import Tokenizer
+from serving.lora import Adapter
+from tests.serving.parts import ALL_TARGETS, read_adapter, write_adapter
 from tests.serving.server import Running, running_server
 
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -27,6 +29,26 @@ def base_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(base_path: Path) -> Tokenizer:
     return Tokenizer.load(base_path)
+
+
+@pytest.fixture(scope="session")
+def adapter_folders(base_path: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """PEFT's files of two adapters of different rank, targets and scaling."""
+    parent = tmp_path_factory.mktemp("adapters")
+    return [
+        write_adapter(base_path, parent / "a", rank=4, targets=("q_proj", "v_proj"), seed=1),
+        write_adapter(
+            base_path, parent / "b", rank=7, targets=ALL_TARGETS, use_rslora=True, seed=2
+        ),
+    ]
+
+
+@pytest.fixture(scope="session")
+def adapters(base_path: Path, adapter_folders: list[Path]) -> list[Adapter]:
+    return [
+        read_adapter(base_path, folder, f"adapter-{name}")
+        for folder, name in zip(adapter_folders, "ab", strict=True)
+    ]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

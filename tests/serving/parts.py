@@ -24,7 +24,7 @@ from serving.adapters import AdapterRef
 from serving.engine import Engine
 from serving.lora import Adapter
 from serving.sampling import SamplingParams
-from serving.schedule import Limits
+from serving.schedule import Limits, Scheduler, Work
 from serving.sequence import Delta, Generate, Usage
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -170,3 +170,14 @@ def expected_ids(
     new: list[int] = out[0, len(prompt) :].tolist()
     eos_ids = {model.generation_config.eos_token_id}
     return [i for i in new if i not in eos_ids]
+
+
+def one_step(scheduler: Scheduler) -> list[Work]:
+    """A step without a model: every sequence that has read its prompt generates an "a"."""
+    work = scheduler.plan()
+    for item in work:
+        is_last = item.is_last
+        item.chunk.row.num_computed = item.chunk.end
+        if is_last and item.sequence.accept(ord("a"), None):
+            scheduler.remove(item.sequence)
+    return work

@@ -14,7 +14,6 @@ from serving.schedule import Limits
 from serving.sequence import Generate
 from storage.errors import InvalidRequest
 from tests.serving.parts import (
-    ALL_TARGETS,
     GREEDY,
     TIMEOUT_S,
     collect,
@@ -26,26 +25,6 @@ from tests.serving.parts import (
     running_engine,
     write_adapter,
 )
-
-
-@pytest.fixture(scope="module")
-def adapter_folders(base_path: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two adapters of different rank, targets and scaling."""
-    parent = tmp_path_factory.mktemp("adapters")
-    return [
-        write_adapter(base_path, parent / "a", rank=4, targets=("q_proj", "v_proj"), seed=1),
-        write_adapter(
-            base_path, parent / "b", rank=7, targets=ALL_TARGETS, use_rslora=True, seed=2
-        ),
-    ]
-
-
-@pytest.fixture(scope="module")
-def adapters(base_path: Path, adapter_folders: list[Path]) -> list[Adapter]:
-    return [
-        read_adapter(base_path, folder, f"adapter-{name}")
-        for folder, name in zip(adapter_folders, "ab", strict=True)
-    ]
 
 
 async def test_base_and_adapters_in_one_batch_say_what_peft_says(

@@ -18,7 +18,7 @@ from serving.kv_pool import PAGE_TOKENS, KvPool
 from serving.lora import Adapter, AdapterSlots
 from serving.schedule import Limits, Scheduler, Work
 from serving.sequence import Generate, Sequence
-from tests.serving.parts import prompt_of
+from tests.serving.parts import one_step, prompt_of
 
 CONFIG = LlamaConfig(
     hidden_size=2, num_attention_heads=1, num_key_value_heads=1, num_hidden_layers=1
@@ -64,13 +64,7 @@ class Load:
         return sequence
 
     def step(self) -> list[Work]:
-        work = self.scheduler.plan()
-        for item in work:
-            is_last = item.is_last
-            item.chunk.row.num_computed = item.chunk.end
-            if is_last and item.sequence.accept(ord("a"), None):
-                self.scheduler.remove(item.sequence)
-        return work
+        return one_step(self.scheduler)
 
     def run(self, max_steps: int) -> int:
         """Steps until all is done; fails beyond `max_steps`."""

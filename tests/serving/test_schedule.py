@@ -11,7 +11,7 @@ from serving.kv_pool import PAGE_TOKENS, KvPool
 from serving.lora import Adapter, AdapterSlots
 from serving.schedule import Limits, Scheduler, Work
 from serving.sequence import Generate, Sequence
-from tests.serving.parts import load_model, prompt_of
+from tests.serving.parts import load_model, one_step, prompt_of
 
 
 class Clock:
@@ -59,14 +59,7 @@ class Setup:
         return sequence
 
     def step(self) -> list[Work]:
-        """One step, in which every sequence that has read its prompt generates an "a"."""
-        work = self.scheduler.plan()
-        for item in work:
-            is_last = item.is_last
-            item.chunk.row.num_computed = item.chunk.end
-            if is_last and item.sequence.accept(ord("a"), None):
-                self.scheduler.remove(item.sequence)
-        return work
+        return one_step(self.scheduler)
 
     def spans(self, work: list[Work]) -> dict[Sequence, int]:
         return {item.sequence: item.chunk.end - item.chunk.start for item in work}

@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from storage import files, jobs
+from storage import batches, files, jobs
+from storage.batches import BatchRow
 from storage.blobs import BlobInfo
 from storage.files import FileRow
 from storage.ids import new_id
@@ -32,6 +33,18 @@ def add_job(session: Session, project_id: str, **values: Any) -> JobRow:
         }
     )
     return jobs.create(session, row)
+
+
+def add_batch(session: Session, project_id: str) -> BatchRow:
+    return batches.create(
+        session,
+        new_id("batch_"),
+        project_id=project_id,
+        endpoint="/v1/chat/completions",
+        input_file_id="file-1",
+        metadata=None,
+        output_expires_after_s=None,
+    )
 
 
 def add_file(session: Session, project_id: str, **values: Any) -> FileRow:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from storage import batch_turns, batches, projects
 from storage.batches import BatchRow, Claim, LostLease
-from storage.ids import new_id
+from tests.storage.rows import add_batch
 
 Database = sessionmaker[Session]
 
@@ -25,18 +25,7 @@ def project(database: Database) -> str:
 
 def add(database: Database, project_id: str, count: int = 1) -> list[str]:
     with database.begin() as session:
-        return [
-            batches.create(
-                session,
-                new_id("batch_"),
-                project_id=project_id,
-                endpoint="/v1/completions",
-                input_file_id="file-1",
-                metadata=None,
-                output_expires_after_s=None,
-            ).id
-            for _ in range(count)
-        ]
+        return [add_batch(session, project_id).id for _ in range(count)]
 
 
 def claim(database: Database, num_places: int = 8, owner: str = "me") -> Claim | None:

@@ -13,9 +13,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from storage import batches, idempotency_keys, jobs
 from storage.batches import BatchRow
 from storage.idempotency_keys import Owner, Reply
-from storage.ids import new_id
 from storage.jobs import JobRow
-from tests.storage.rows import add_job
+from tests.storage.rows import add_batch, add_job
 
 Database = sessionmaker[Session]
 
@@ -68,15 +67,7 @@ def test_job_that_was_let_go_of_takes_no_late_write(database: Database, project_
 def test_batch_that_was_let_go_of_takes_no_late_write(database: Database, project_id: str) -> None:
     for let_go, late in itertools.product(LET_GO_OF_BATCH, LATE_FOR_BATCH):
         with database.begin() as session:
-            batch_id = batches.create(
-                session,
-                new_id("batch_"),
-                project_id=project_id,
-                endpoint="/v1/chat/completions",
-                input_file_id="file-1",
-                metadata=None,
-                output_expires_after_s=None,
-            ).id
+            batch_id = add_batch(session, project_id).id
             claim = batches.claim(session, batch_id, "me")
             assert claim is not None
             let_go(session, claim)
