@@ -5,5 +5,5 @@ from __future__ import annotations
 import subprocess
 import sys
 
-for name in ("train", "serve", "poll", "hostile"):
+for name in ("train", "memory", "serve", "poll", "hostile"):
     subprocess.run([sys.executable, "-m", f"bench.{name}"], check=True)

@@ -211,6 +211,27 @@ def write_chats(path: Path) -> Path:
     return path
 
 
+def bench_config(
+    base_path: Path, *, batch_size: int = 8, rank: int = 16, num_threads: int = 0
+) -> TrainConfig:
+    return TrainConfig(
+        base_model=BASE,
+        base_path=str(base_path),
+        n_epochs=100,
+        batch_size=batch_size,
+        learning_rate_multiplier=1.0,
+        learning_rate=1e-3,
+        warmup_steps=5,
+        seed=1,
+        rank=rank,
+        alpha=32.0,
+        target_modules=TARGET_MODULES,
+        max_seq_len=2048,
+        num_threads=num_threads,
+        checkpoint_interval_s=float("inf"),
+    )
+
+
 def measure(start: Start, num_steps: int) -> tuple[Course, Course, list[int], str]:
     """Luthier's steps and the peer's, the tokens of each step, and Luthier's precision."""
     config = start.config
@@ -266,21 +287,11 @@ def main() -> None:
         base = Catalogue.load(None, {}).get(BASE)
         assert base is not None
         base_path = importer.ensure_imported(base, arguments.bases_dir or Path(directory))
-        config = TrainConfig(
-            base_model=BASE,
-            base_path=str(base_path),
-            n_epochs=100,
+        config = bench_config(
+            base_path,
             batch_size=arguments.batch_size,
-            learning_rate_multiplier=1.0,
-            learning_rate=1e-3,
-            warmup_steps=5,
-            seed=1,
             rank=arguments.rank,
-            alpha=32.0,
-            target_modules=TARGET_MODULES,
-            max_seq_len=2048,
             num_threads=arguments.threads,
-            checkpoint_interval_s=float("inf"),
         )
         start = Start(
             job_id="bench",
