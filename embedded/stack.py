@@ -1,6 +1,7 @@
 """The whole service on one machine: what `luthier serve` runs.
 
-This process starts and watches all others, and does no work of its own:
+This process starts and watches all others, restarts what dies or answers nobody any more, and does no
+work of its own:
 
     postgres, valkey     unless LUTHIER_DATABASE_URL, LUTHIER_BROKER_URL name others
     serving-<base>       one inference server for each base
@@ -28,6 +29,7 @@ from storage.errors import LuthierError
 from storage.settings import Settings
 
 from . import cores, data_dir, ports
+from .liveness import HealthPage
 from .logs import Console
 from .postgres import Postgres
 from .process import CannotStart, Command
@@ -151,7 +153,12 @@ class _Stack:
         env = self._environment()
         for base, port in self._ports.items():
             argv = ["serving", "--base", base, "--host", "127.0.0.1", "--port", str(port)]
-            supervisor.start(_python(f"serving-{base}", argv, env), StopPhase.ENGINES)
+            supervisor.start(
+                _python(f"serving-{base}", argv, env),
+                StopPhase.ENGINES,
+                # Unlike /healthz it says when the weights are loaded; it asks nobody else either.
+                page=HealthPage("127.0.0.1", port, "/readyz"),
+            )
         for server in (self._postgres, self._valkey):
             if server is not None:
                 supervisor.wait_until(
@@ -161,7 +168,8 @@ class _Stack:
         keys = {name: os.environ[name] for name in _KEYS if name in os.environ}
         supervisor.run_to_end(_python("first_keys", ["storage.first_keys"], {**env, **keys}))
         argv = ["api", "--host", options.host, "--port", str(options.port)]
-        supervisor.start(_python("api", argv, env), StopPhase.CLIENTS)
+        page = HealthPage(self._reachable_host(), options.port, "/healthz")
+        supervisor.start(_python("api", argv, env), StopPhase.CLIENTS, page=page)
         supervisor.wait_until(self._is_ready, "the api and the inference servers")
         if options.with_worker:
             self._start_workers(env)

@@ -1,4 +1,4 @@
-"""Keeps children running: restarts what dies, and stops all of them in order.
+"""Keeps children running: restarts what dies or answers nobody, and stops all of them in order.
 
 Everything happens in the thread that calls; signal handlers only leave a note.
 """
@@ -18,10 +18,13 @@ from pathlib import Path
 from types import FrameType
 
 from . import process
+from .liveness import HealthPage, Liveness, Patience
 from .logs import ChildLog, Console
 from .process import CannotStart, Command
 
 _TICK_S = 0.1
+_GAP_S = 5.0
+"""Between two ticks: this process was stopped itself, with the whole machine, maybe."""
 _SAY_AFTER_S = 15.0
 _TRIES_AT_START = 3
 """A child that dies so often before the stack was ready keeps it from starting."""
@@ -52,6 +55,11 @@ class _Child:
     phase: StopPhase
     niceness: int
     log: ChildLog
+    page: HealthPage | None = None
+    liveness: Liveness | None = None
+    """Of the process, if it has a page to ask for."""
+    complaint: str | None = None
+    """Why it was killed from here."""
     process: subprocess.Popen[bytes] | None = None
     reader: threading.Thread | None = None
     started_at: float = 0.0
@@ -70,14 +78,24 @@ class Supervisor:
     max_backoff_s: float = 30.0
     healthy_after_s: float = 60.0
     stop_deadlines_s: dict[StopPhase, float] = field(default_factory=lambda: _DEADLINES_S)
+    patience: Patience = field(default_factory=Patience)
+    clock: Callable[[], float] = time.monotonic
+    _ticked_at: float = field(init=False, default=0.0)
     _children: list[_Child] = field(init=False, default_factory=list)
     # Plain flags: a signal handler that takes an Event's lock can find its own thread holding it.
     _is_stopping: bool = field(init=False, default=False)
     _is_killing: bool = field(init=False, default=False)
 
-    def start(self, command: Command, phase: StopPhase, *, niceness: int = 0) -> None:
-        """Spawn a child and look after it from now on."""
-        child = _Child(command, phase, niceness, self._log(command.name))
+    def start(
+        self,
+        command: Command,
+        phase: StopPhase,
+        *,
+        niceness: int = 0,
+        page: HealthPage | None = None,
+    ) -> None:
+        """Spawn a child and look after it from now on; one with a page is killed if it falls silent."""
+        child = _Child(command, phase, niceness, self._log(command.name), page)
         self._children.append(child)
         self._spawn(child)
 
@@ -162,32 +180,50 @@ class Supervisor:
         if self._is_stopping:
             raise Stopped
         time.sleep(_TICK_S)
-        now = time.monotonic()
+        now = self.clock()
+        was_away = now - self._ticked_at > _GAP_S
+        self._ticked_at = now
         for child in self._children:
             if child.process is None:
                 if now >= child.restart_at:
                     self._spawn(child)
             elif child.process.poll() is not None:
                 self._note_crash(child, now)
+            elif child.liveness is not None:
+                if was_away:
+                    child.liveness.start_anew()
+                self._end_if_silent(child, child.liveness)
+
+    def _end_if_silent(self, child: _Child, liveness: Liveness) -> None:
+        if child.complaint is None and child.process is not None:
+            child.complaint = liveness.complaint()
+            if child.complaint is not None:
+                process.kill(child.process)  # the next tick finds it dead
 
     def _note_crash(self, child: _Child, now: float) -> None:
         assert child.process is not None
         status = child.process.returncode
-        if now - child.started_at >= self.healthy_after_s:
+        was_ready = child.liveness is None or child.liveness.has_been_ready
+        if was_ready and now - child.started_at >= self.healthy_after_s:
             child.num_crashes = 0
         child.num_crashes += 1
         delay_s = min(self.max_backoff_s, self.first_backoff_s * 2 ** (child.num_crashes - 1))
         child.restart_at = now + delay_s
         self._bury(child)
+        reason = f"killed: {child.complaint}" if child.complaint else _reason(status)
         self.console.say(
-            f"{child.command.name} ended ({_reason(status)}); starting it again in {delay_s:g} s. "
+            f"{child.command.name} ended ({reason}); starting it again in {delay_s:g} s. "
             f"Its log: {child.log.path}"
         )
 
     def _spawn(self, child: _Child) -> None:
-        child.started_at = time.monotonic()
+        child.started_at = self.clock()
         child.process = process.spawn(child.command, subprocess.PIPE)
         child.reader = child.log.follow(child.process)
+        child.complaint = None
+        if child.page is not None:
+            child.liveness = Liveness(child.page, self.patience, self.clock)
+            child.liveness.watch()
         if child.niceness:
             with suppress(ProcessLookupError):  # it may have ended already
                 os.setpriority(os.PRIO_PROCESS, child.process.pid, child.niceness)
@@ -195,6 +231,8 @@ class Supervisor:
     def _bury(self, child: _Child) -> None:
         if child.process is None:
             return
+        if child.liveness is not None:
+            child.liveness.end()
         # What it left behind in its group goes, too; nobody else holds the other end of its pipes.
         process.kill_group(child.process)
         process.stop(child.process)

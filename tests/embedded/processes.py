@@ -35,7 +35,10 @@ def named(directory: Path, word: str) -> int:
 
 
 def _program(pid: int) -> str:
-    line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+    except OSError:
+        return ""  # it has ended
     return Path(os.fsdecode(line.partition(b" ")[0])).name
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -41,7 +42,7 @@ def python(name: str, code: str, *arguments: object) -> Command:
 
 
 @contextmanager
-def supervising(tmp_path: Path, **options: float) -> Iterator[tuple[Supervisor, io.StringIO]]:
+def supervising(tmp_path: Path, **options: Any) -> Iterator[tuple[Supervisor, io.StringIO]]:
     said = io.StringIO()
     deadlines = {StopPhase.CLIENTS: 0.5, StopPhase.ENGINES: 0.6, StopPhase.SERVERS: 0.7}
     supervisor = Supervisor(
