@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 import orjson
 import structlog
 
+from storage import garbage
 from storage.connection_limits import ConnectionLimits, raise_descriptor_limit
 from storage.death_pipe import exit_with_parent
 from storage.settings import Settings
@@ -34,7 +34,7 @@ def main() -> None:
     _configure_log()
     settings = Settings.from_env().require("database_url", "broker_url", "blob_url")
     app = create_app(settings)
-    _collect_garbage_seldom()
+    garbage.collect_seldom()
     max_connections = raise_descriptor_limit()
     limits = ConnectionLimits(
         max_connections=max_connections,
@@ -52,13 +52,6 @@ def main() -> None:
         server.run()
     if not server.started:
         sys.exit(COULD_NOT_START)
-
-
-def _collect_garbage_seldom() -> None:
-    """What is loaded stays, so it need not be looked through again and again; requests leave few cycles."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 def _json(value: object, default: Callable[[Any], Any], **_: object) -> bytes:

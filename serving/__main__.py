@@ -12,6 +12,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from storage import garbage
 from storage.base_models import BaseModel, Catalogue
 from storage.blobs import open_store
 from storage.connection_limits import ConnectionLimits, raise_descriptor_limit
@@ -76,7 +77,7 @@ def _serve(base: BaseModel, settings: Settings, host: str, port: int) -> int:
     aliases = {alias for alias, base_id in catalogue.aliases.items() if base_id == base.id}
 
     async def load() -> ServedBase:
-        return await served_base.load(
+        served = await served_base.load(
             base,
             frozenset({base.id, *aliases}),
             bases_dir=settings.bases_dir,
@@ -84,6 +85,8 @@ def _serve(base: BaseModel, settings: Settings, host: str, port: int) -> int:
             blobs=open_store(settings.blob_url) if settings.blob_url else None,
             settings=serving_settings,
         )
+        garbage.collect_seldom()
+        return served
 
     has_failed = False
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
 
 from serving.__main__ import main
+from storage import garbage
 
 
 @pytest.mark.parametrize(
@@ -27,3 +31,30 @@ def test_start_that_makes_no_sense_says_so(
     monkeypatch.setattr("sys.argv", ["serving", *arguments])
     assert main() == 2
     assert words in capsys.readouterr().err
+
+
+def test_garbage_is_collected_seldom_once_the_base_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking through what is loaded would hold everybody up for some tenths of a second."""
+    ready_bases: list[bool] = []
+
+    async def serve(app: Any) -> None:
+        async with app.router.lifespan_context(app):
+            while not app.state.serving.is_ready:
+                await asyncio.sleep(0.01)
+
+    def run(server: uvicorn.Server) -> None:
+        asyncio.run(serve(server.config.app))
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr(
+        garbage, "collect_seldom", lambda: ready_bases.append((tmp_path / "bases").exists())
+    )
+    monkeypatch.setenv("LUTHIER_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("LUTHIER_SERVING_KV_BYTES", str(1 << 20))
+    for name, value in (("OMP_WAIT_POLICY", "passive"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", ["serving", "--base", "tiny-random"])
+    assert main() == 0
+    assert ready_bases == [True]
