@@ -10,12 +10,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from storage.errors import InvalidRequest
+from storage.invalid_parameters import MAX_PROPERTIES
 
 from .sampling import SamplingParams
 
 MAX_STOP = 4
 MAX_STOP_CHARS = 500
-MAX_BIASES = 1024
 SEED_RANGE = (-(2**63), 2**63 - 1)
 
 Wire = dict[str, Any]
@@ -115,7 +115,8 @@ class GenerationRequest(BaseModel):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: (
-        Annotated[dict[str, Annotated[Number, Field(ge=-100, le=100)]], at_most(MAX_BIASES)] | None
+        Annotated[dict[str, Annotated[Number, Field(ge=-100, le=100)]], at_most(MAX_PROPERTIES)]
+        | None
     ) = None
     seed: Annotated[Whole, Field(ge=SEED_RANGE[0], le=SEED_RANGE[1])] | None = None
     stop: Stop | None = None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import InvalidRequest
 
 MAX_SHOWN_CHARS = 200
 """Of a name or a value; the message shall be read."""
+MAX_PROPERTIES = 1024
+"""Of an object that is a parameter of a completion: as many biases as OpenAI takes, and more than others have."""
 
 
 def explain(errors: Sequence[Any]) -> InvalidRequest:
@@ -20,6 +22,14 @@ def explain(errors: Sequence[Any]) -> InvalidRequest:
     param = ".".join(shortened(str(part)) for part in loc)
     message, code = _words(param, error["type"], error)
     return InvalidRequest(message, param=param or None, code=code)
+
+
+def refuse_large_objects(body: Mapping[str, Any]) -> None:
+    """Raises `InvalidRequest` for a parameter with more properties than any has, whatever they are."""
+    for param, value in body.items():
+        if isinstance(value, dict) and len(value) > MAX_PROPERTIES:
+            context = {"max_length": MAX_PROPERTIES}
+            raise explain([{"loc": (param,), "type": "too_long", "input": value, "ctx": context}])
 
 
 def shortened(text: str) -> str:

@@ -17,6 +17,7 @@ from sqlalchemy import select
 from api import inference
 from api.metrics import Metrics
 from api.wiring import wire
+from storage import invalid_parameters
 from storage.api_keys import Caller
 from storage.errors import LuthierError, NotFound
 from storage.usage import UsageRow
@@ -157,6 +158,28 @@ def test_a_request_without_a_model_s_name_is_400(
         reply = http.post("/v1/chat/completions", json=body)
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == "model"
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+@pytest.mark.parametrize("param", ["logit_bias", "stream_options", "unknown"])
+def test_an_object_with_too_many_properties_is_400_and_no_backend_hears_of_it(
+    api: Api, tenant: Tenant, path: str, param: str
+) -> None:
+    backend = FakeBackend()
+    most = invalid_parameters.MAX_PROPERTIES
+    asked = {"model": "tiny-random", "messages": MESSAGES, "prompt": "x"}
+    with gateway(api, backend) as front, front.http(tenant) as http:
+        for num, status in ((most, 200), (most + 1, 400)):
+            body = {**asked, param: {str(i): "wrong" for i in range(num)}}
+            reply = http.post(f"/v1/{path}", json=body)
+            assert reply.status_code == status
+    assert len(backend.requests) == 1
+    assert reply.json()["error"] == {
+        "message": f"Invalid '{param}': too many items. Expected at most {most}, but got {most + 1} instead.",
+        "type": "invalid_request_error",
+        "param": param,
+        "code": "object_above_max_properties",
+    }
 
 
 def openai_error(status: int, message: str, **headers: str) -> Response:

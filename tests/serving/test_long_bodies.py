@@ -12,7 +12,7 @@ from modeling.chat_template import ChatTemplate
 from modeling.tokenizer import Tokenizer
 from serving.chat_request import ChatCompletionRequest
 from serving.completion_request import CompletionRequest
-from serving.requests import MAX_BIASES
+from storage.invalid_parameters import MAX_PROPERTIES
 from tests.serving.server import HELLO, MODEL, Running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -52,7 +52,7 @@ async def test_the_first_error_is_enough(model: type[BaseModel], field: str) -> 
 
 
 async def test_wrong_biases_are_told_of_up_to_the_most_that_are_allowed() -> None:
-    for num, expected in ((MAX_BIASES, MAX_BIASES), (MAX_BIASES + 1, 1)):
+    for num, expected in ((MAX_PROPERTIES, MAX_PROPERTIES), (MAX_PROPERTIES + 1, 1)):
         bias = {str(i): "x" for i in range(num)}
         body = {"model": "m", "prompt": "p", "logit_bias": bias}
         assert num_errors(CompletionRequest, body) == expected
