@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
+import anyio
 import httpx
 import structlog
 
@@ -22,6 +23,10 @@ log = structlog.get_logger()
 FIRST_PAUSE_S = 1.0
 MAX_PAUSE_S = 30.0
 UNLOAD_TIMEOUT_S = 2.0
+LOOK_INTERVAL_S = 2.0
+LOOK_TIMEOUT_S = 5.0
+MAX_UNANSWERED_LOOKS = 2
+"""In a row. A server that answers no look lives, maybe, but takes no request for the time being."""
 BUSY = frozenset({502, 503})
 """Replies that say "not me, not now": another server may do it."""
 
@@ -47,6 +52,43 @@ class Backends:
         self._headers = {"authorization": f"Bearer {internal_key}"} if internal_key else {}
         self._clock = clock
         self._failures = {url: _Failures() for group in urls.values() for url in group}
+        self._num_unanswered = dict.fromkeys(self._failures, 0)
+        """Looks in a row, of each server."""
+        self._waiting: dict[str, set[anyio.CancelScope]] = {url: set() for url in self._failures}
+        """For the head of a server's reply."""
+
+    async def watch(self) -> None:
+        """Look after each server until cancelled, so that nobody waits for one that is frozen.
+
+        One that cannot be reached is found out at once by the request that tries.
+        """
+
+        async def keep_looking(url: str) -> None:
+            while True:
+                await asyncio.sleep(LOOK_INTERVAL_S)
+                await self._look(url)
+
+        await asyncio.gather(*(keep_looking(url) for url in self._failures))
+
+    async def _look(self, url: str) -> None:
+        """Whether a server answers at all, whatever it answers."""
+        was_silent = self._is_silent(url)
+        try:
+            await self._http.get(f"{url}/healthz", timeout=LOOK_TIMEOUT_S)
+            self._num_unanswered[url] = 0
+        except httpx.TimeoutException:
+            self._num_unanswered[url] += 1
+        except httpx.HTTPError:
+            self._num_unanswered[url] = 0
+        if self._is_silent(url) == was_silent:
+            return
+        log.warning("backend.answers_again" if was_silent else "backend.silent", url=url)
+        if not was_silent:
+            for scope in self._waiting[url]:
+                scope.cancel()
+
+    def _is_silent(self, url: str) -> bool:
+        return self._num_unanswered[url] >= MAX_UNANSWERED_LOOKS
 
     def order(self, base_model: str, key: str) -> list[str]:
         """The base's servers as they should be tried; those known to be down come last."""
@@ -63,20 +105,23 @@ class Backends:
     ) -> httpx.Response:
         """POST to the first server that takes it; the reply's body is not read yet.
 
-        Raises ModelNotServed if the base has no server, Unavailable if none of them answers.
+        A server that falls silent is not waited for, but a reply that has begun is nobody's to end: it
+        may go on. Raises ModelNotServed if the base has no server, Unavailable if none of them answers.
         """
         urls = self.order(base_model, key)
         if not urls:
             raise ModelNotServed(base_model, self._urls)
         for url in urls:
             try:
-                reply = await self._post(url + path, content, headers)
+                reply = await self._post_unless_silent(url, path, content, headers)
             except httpx.ReadTimeout as error:
                 # It has the request and works on it: a second server would do the same.
                 log.warning("backend.timeout", url=url, error=repr(error))
                 raise Unavailable("The model did not answer in time.", status=504) from None
             except httpx.TransportError as error:
                 self._note_failure(url, error)
+                continue
+            if reply is None:
                 continue
             self._failures[url] = _Failures()
             if reply.status_code in BUSY and url != urls[-1]:
@@ -101,6 +146,19 @@ class Backends:
                 log.warning("backend.not_unloaded", url=url, adapter=adapter_id, error=repr(error))
 
         await asyncio.gather(*(ask(url) for url in self._urls.get(base_model, ())))
+
+    async def _post_unless_silent(
+        self, url: str, path: str, content: bytes, headers: Mapping[str, str]
+    ) -> httpx.Response | None:
+        if self._is_silent(url):
+            return None
+        with anyio.CancelScope() as scope:
+            self._waiting[url].add(scope)
+            try:
+                return await self._post(url + path, content, headers)
+            finally:
+                self._waiting[url].discard(scope)
+        return None
 
     async def _post(self, url: str, content: bytes, headers: Mapping[str, str]) -> httpx.Response:
         async def once() -> AsyncIterator[bytes]:

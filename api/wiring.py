@@ -67,7 +67,8 @@ async def wire(settings: Settings, metrics: Metrics) -> AsyncIterator[Wiring]:
         # A proxy of the environment is meant for the world outside.
         trust_env=False,
     )
-    metering = asyncio.create_task(meter.run())
+    backends = Backends(http, settings.backends, settings.internal_key)
+    running = [asyncio.create_task(meter.run()), asyncio.create_task(backends.watch())]
     try:
         yield Wiring(
             settings=settings,
@@ -79,14 +80,15 @@ async def wire(settings: Settings, metrics: Metrics) -> AsyncIterator[Wiring]:
             blobs=open_store(settings.blob_url),
             large_bodies=LargeBodies(),
             http=http,
-            backends=Backends(http, settings.backends, settings.internal_key),
+            backends=backends,
             metrics=metrics,
             meter=meter,
         )
     finally:
         await event_feed.close()
-        metering.cancel()
-        await asyncio.gather(metering, return_exceptions=True)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         await meter.flush()
         await http.aclose()
         await database.close()

@@ -26,6 +26,8 @@ class FakeBackend:
     """The stream is sent in pieces of this many bytes."""
     breaks_after: int | None = None
     """The connection breaks after this many events."""
+    is_frozen: bool = False
+    """Nothing is answered, and what has been begun goes on."""
     is_unable_to_unload: bool = False
     unloaded: list[str] = field(default_factory=list)
     """Ids of adapters."""
@@ -37,12 +39,18 @@ class FakeBackend:
         app = FastAPI()
         app.post("/v1/chat/completions", response_model=None)(self._complete)
         app.post("/v1/completions", response_model=None)(self._complete)
-        app.get("/readyz")(self._readyz)
+        app.get("/healthz")(self._healthz)
+        app.get("/readyz")(self._healthz)
         app.delete("/v1/luthier/adapters/{adapter_id}", response_model=None)(self._unload)
         return app
 
-    async def _readyz(self) -> dict[str, str]:
+    async def _healthz(self) -> dict[str, str]:
+        await self._thaw()
         return {"status": "ok"}
+
+    async def _thaw(self) -> None:
+        while self.is_frozen:
+            await asyncio.sleep(0.01)
 
     async def _unload(self, adapter_id: str) -> Response:
         if self.is_unable_to_unload:
@@ -53,6 +61,7 @@ class FakeBackend:
     async def _complete(self, request: Request) -> Response:
         body = orjson.loads(await request.body())
         self.requests.append((body, dict(request.headers)))
+        await self._thaw()
         if self.answer is not None:
             return self.answer
         if body.get("stream"):

@@ -15,6 +15,7 @@ import httpx
 import openai
 import pytest
 
+from embedded.liveness import SILENT_AFTER_S
 from tests.e2e import jobs
 from tests.e2e.stack import Stack, free_port, serving, start, wait_for, wait_until_ready
 from tests.factories import colour_rows
@@ -105,6 +106,27 @@ def test_the_api_and_serving_come_back(stack: Stack, client: openai.OpenAI) -> N
     time.sleep(0.2)
     wait_until_ready(stack)
     assert jobs.ask(client, "tiny-random", "Hello?") is not None
+
+
+def test_serving_that_is_frozen_is_started_again(stack: Stack, client: openai.OpenAI) -> None:
+    (frozen,) = stack.processes("-m serving")
+    os.kill(frozen, signal.SIGSTOP)
+    # Once it is known to be silent, chats are told so at once instead of waiting with it.
+    wait_for(lambda: is_told_at_once(client), SILENT_AFTER_S, stack.tail)
+    wait_for(lambda: stack.processes("-m serving") not in ([], [frozen]), 120, stack.tail)
+    wait_until_ready(stack)
+    assert jobs.ask(client, "tiny-random", "Hello?") is not None
+    assert "did not answer GET /readyz for 3" in stack.tail()
+
+
+def is_told_at_once(client: openai.OpenAI) -> bool:
+    try:
+        jobs.ask(client.with_options(timeout=1), "tiny-random", "Hello?")
+    except openai.InternalServerError as error:
+        return error.status_code == 503
+    except openai.APITimeoutError:
+        return False
+    raise AssertionError("it answered")
 
 
 def test_kill_9_of_the_parent_in_the_middle_of_a_job_then_start_goes_on(
