@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -267,11 +268,14 @@ class Engine:
             self._scheduler.remove(sequence, is_broken=True)
 
     def _step(self, work: list[Work]) -> None:
+        began_s = time.perf_counter()
         logits = self._forward(work)  # (sum of wanted, V)
+        are_sound = are_finite(logits)  # Waits for a GPU, too.
+        num_tokens = sum(w.chunk.end - w.chunk.start for w in work)
+        self._scheduler.note_step(num_tokens, time.perf_counter() - began_s)
         self._num_steps += 1
-        self._num_computed_tokens += sum(w.chunk.end - w.chunk.start for w in work)
+        self._num_computed_tokens += num_tokens
         last_rows: list[tuple[Work, int]] = []
-        are_sound = are_finite(logits)
         begin = 0
         for item in work:
             end = begin + _num_logits(item)

@@ -5,7 +5,7 @@ in order of admission, in chunks. So a long prompt delays the others' next token
 
 Where several projects have sequences, the one that was served least leads the step with all that it has,
 and the others share a few tokens beside it: so a step that a short chat is part of stays about as short
-as if it were alone. Alone, a project has the whole step.
+as if it were alone. Alone, a project has the whole step, which is shorter for as long as others may come.
 
 Waiting sequences queue by adapter and project, and the queues take turns, those of projects with the
 fewest running sequences first. A sequence whose adapter finds no free slot, or whose prefix another one is
@@ -26,6 +26,7 @@ from .fair_turns import DECODE_COST, FairTurns, fair_shares
 from .kv_cache import CacheKey, KvCache
 from .lora import AdapterSlots
 from .sequence import Sequence
+from .step_budget import StepBudget
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class Limits:
     shared_tokens: int = 12
     """Of a step that one project leads, what all the others together get, a token each at least. A step of
     so many single tokens takes a processor about twice as long as a step of one."""
+    shared_step_s: float = 0.1
+    """So long a step of prompts should take at most where several projects come."""
     drain_after_s: float = 2.0
     """Once a sequence has waited this long for a slot, nobody who needs one is admitted before it."""
     max_open: int = 4096
@@ -90,6 +93,7 @@ class Scheduler:
         self._max_seq_len = max_seq_len
         self._clock = clock
         self._turns = FairTurns()
+        self._budget = StepBudget(limits.step_tokens, limits.shared_step_s, clock)
         self._num_turns = 0
         # Sequences that could not be given a place, for a reason of their own; the engine takes them out.
         self.unstartable: list[Sequence] = []
@@ -123,6 +127,7 @@ class Scheduler:
     def plan(self) -> list[Work]:
         """The coming step: tokens sorted by slot, then by shared prefix, as attention and LoRA need."""
         self._admit()
+        self._budget.see(self._projects())
         planned: list[tuple[Sequence, int]] = []
         for sequences, budget in self._budgets():
             for sequence in sequences:
@@ -137,6 +142,10 @@ class Scheduler:
         for item in work:
             self._charge(item)
         return sorted(work, key=_batch_order)
+
+    def note_step(self, num_tokens: int, took_s: float) -> None:
+        """How long the step that was planned took, for the next one to be as long as it should."""
+        self._budget.note(num_tokens, took_s)
 
     def _projects(self) -> set[str]:
         """Those with sequences."""
@@ -154,8 +163,9 @@ class Scheduler:
         demands = {p: wanted[p] for p in others}
         # Many projects with a chat each are no crowd beside a leader: each gets its token.
         shared_tokens = max(self._limits.shared_tokens, len(others))
-        shares = fair_shares(demands, min(shared_tokens, self._limits.step_tokens - 1))
-        rest = self._limits.step_tokens - sum(shares.values())
+        step_tokens = self._budget.tokens(len(self.running))
+        shares = fair_shares(demands, min(shared_tokens, step_tokens - 1))
+        rest = step_tokens - sum(shares.values())
         return [(by_project[p], share) for p, share in [(lead, rest), *shares.items()]]
 
     def _urgency(self, sequence: Sequence) -> tuple[bool, int]:

@@ -10,7 +10,7 @@ from modeling.tokenizer import Tokenizer
 from serving.failures import ContextLengthExceeded, EngineStopped, Overloaded
 from serving.lora import Adapter
 from serving.sampling import SamplingParams
-from serving.schedule import Limits
+from serving.schedule import Limits, Scheduler
 from serving.sequence import Generate
 from storage.errors import InvalidRequest
 from tests.serving.parts import (
@@ -319,6 +319,17 @@ async def test_requests_that_were_let_in_at_once_are_not_refused_in_the_middle(
         request = Generate(prompt=prompt_of(5), max_tokens=4, sampling=GREEDY, cache_salt="a")
         await asyncio.gather(*(collect(engine, request) for _ in range(4)))
         engine.check_room("a", 3)
+
+
+async def test_the_scheduler_hears_how_long_each_step_took(
+    base_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[tuple[int, float]] = []
+    monkeypatch.setattr(Scheduler, "note_step", lambda _, *step: steps.append(step))
+    async with running_engine(base_path, tokenizer) as engine:
+        await greedy(engine, prompt_of(300), max_tokens=3)
+        assert [num_tokens for num_tokens, _ in steps] == [256, 44, 1, 1]
+        assert all(took_s > 0 for _, took_s in steps)
 
 
 async def test_closing_fails_open_requests(base_path: Path, tokenizer: Tokenizer) -> None:

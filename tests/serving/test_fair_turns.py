@@ -18,6 +18,7 @@ from serving.kv_pool import PAGE_TOKENS, KvPool
 from serving.lora import Adapter, AdapterSlots
 from serving.schedule import Limits, Scheduler, Work
 from serving.sequence import Generate, Sequence
+from serving.step_budget import MIN_PROMPT_TOKENS, SHARED_FOR_S
 from tests.serving.parts import one_step, prompt_of
 
 CONFIG = LlamaConfig(
@@ -43,6 +44,7 @@ class Load:
         self, tokenizer: Tokenizer, *, num_pages: int = 100, limits: Limits | None = None
     ) -> None:
         self.tokenizer = tokenizer
+        self.now_s = 0.0
         pool = KvPool(
             CONFIG,
             size_bytes=num_pages * PAGE_TOKENS * 16,
@@ -51,7 +53,11 @@ class Load:
         )
         self.max_seq_len = min(2048, pool.num_tokens)
         self.scheduler = Scheduler(
-            KvCache(pool), Slots(2), limits or Limits(), max_seq_len=self.max_seq_len
+            KvCache(pool),
+            Slots(2),
+            limits or Limits(),
+            max_seq_len=self.max_seq_len,
+            clock=lambda: self.now_s,
         )
 
     def add(
@@ -65,6 +71,13 @@ class Load:
 
     def step(self) -> list[Work]:
         return one_step(self.scheduler)
+
+    def timed_step(self, token_s: float) -> int:
+        """A step on a machine that takes so long for each token; gives the number of its tokens."""
+        num_tokens = sum(w.chunk.end - w.chunk.start for w in self.step())
+        self.now_s += num_tokens * token_s
+        self.scheduler.note_step(num_tokens, num_tokens * token_s)
+        return num_tokens
 
     def run(self, max_steps: int) -> int:
         """Steps until all is done; fails beyond `max_steps`."""
@@ -133,6 +146,55 @@ def test_a_short_chat_is_in_every_step_and_keeps_the_step_short(tokenizer: Token
     # And nobody of the crowd is forgotten.
     load.run(2000)
     assert {sequence.num_generated for sequence in crowd} == {50}
+
+
+@pytest.mark.parametrize("token_s", [1e-6, 0.0005, 0.001, 0.002, 0.003, 0.1])
+def test_steps_are_short_in_time_while_others_may_come(
+    tokenizer: Tokenizer, token_s: float
+) -> None:
+    load = Load(tokenizer, num_pages=1000)
+    load.add("chat", prompt_of(20), max_tokens=1)
+    load.timed_step(token_s)
+    for seed in range(3):
+        load.add("crowd", prompt_of(2000, seed), max_tokens=1)
+    sizes = [load.timed_step(token_s) for _ in range(6)]
+    timely = max(MIN_PROMPT_TOKENS, int(Limits().shared_step_s / token_s))
+    # What comes before anything is known about the machine is as short as it gets.
+    assert sizes[0] <= MIN_PROMPT_TOKENS + 3
+    assert all(min(timely, 253) - 1 <= size <= min(timely + 3, 256) for size in sizes[1:])
+
+
+def test_alone_for_long_a_project_has_the_whole_step_again(tokenizer: Tokenizer) -> None:
+    load = Load(tokenizer, num_pages=1000)
+    load.add("crowd", prompt_of(2000), max_tokens=1)
+    assert load.timed_step(0.01) == 256
+    load.add("chat", prompt_of(20), max_tokens=1)
+    while load.timed_step(0.01) == 256:
+        """The chat is in the next step, or the one after it."""
+    assert load.timed_step(0.01) <= MIN_PROMPT_TOKENS + 3
+    load.now_s += SHARED_FOR_S
+    assert load.timed_step(0.01) == 256
+
+
+def test_nobody_shares_with_the_server_s_own_warming_up(tokenizer: Tokenizer) -> None:
+    load = Load(tokenizer, num_pages=1000)
+    load.add("", prompt_of(2), max_tokens=1)
+    load.timed_step(0.01)
+    load.add("crowd", prompt_of(1000), max_tokens=1)
+    assert load.timed_step(0.01) == 256
+
+
+def test_short_steps_have_room_for_a_prompt_beside_running_sequences(tokenizer: Tokenizer) -> None:
+    load = Load(tokenizer, num_pages=1000)
+    load.add("chat", prompt_of(20), max_tokens=1)
+    load.timed_step(0.1)
+    for seed in range(60):
+        load.add("crowd", prompt_of(1, seed), max_tokens=100)
+    load.timed_step(0.1)
+    long = load.add("crowd", prompt_of(100, 100), max_tokens=1)
+    for _ in range(100 // MIN_PROMPT_TOKENS + 1):
+        assert load.timed_step(0.1) <= 61 + MIN_PROMPT_TOKENS
+    assert long.num_generated == 1
 
 
 def test_what_others_get_beside_the_leader_goes_round(tokenizer: Tokenizer) -> None:
