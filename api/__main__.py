@@ -12,10 +12,10 @@ from typing import Any
 import orjson
 import structlog
 
+from foundation.connection_limits import ConnectionLimits, raise_descriptor_limit
+from foundation.leash import exit_with_parent
+from foundation.settings import Settings
 from storage import garbage
-from storage.connection_limits import ConnectionLimits, raise_descriptor_limit
-from storage.death_pipe import exit_with_parent
-from storage.settings import Settings
 
 from .app import create_app
 from .server import configured

@@ -8,34 +8,26 @@ from contextlib import asynccontextmanager
 import anyio
 from fastapi import FastAPI
 
-from storage.settings import Settings
+from api.batches import batches
+from api.files import files, upload_parts, uploads
+from api.fine_tunes import fine_tunes
+from api.fine_tuning import checkpoints as fine_tuning_checkpoints
+from api.fine_tuning import events as fine_tuning_events
+from api.fine_tuning import graders
+from api.fine_tuning import jobs as fine_tuning_jobs
+from api.fine_tuning import permissions as fine_tuning_permissions
+from api.gateway import inference, stored_completions
+from api.luthier import aliases
+from api.models import adapters, models
+from api.organization import admin_keys as organization_admin_keys
+from api.organization import project_keys as organization_project_keys
+from api.organization import projects as organization_projects
+from api.organization import service_accounts as organization_service_accounts
+from api.organization import usage
+from api.webhooks import endpoints as webhook_endpoints
+from foundation.settings import Settings
 
-from . import (
-    adapters,
-    aliases,
-    batches,
-    errors,
-    files,
-    fine_tunes,
-    fine_tuning_checkpoints,
-    fine_tuning_events,
-    fine_tuning_jobs,
-    fine_tuning_permissions,
-    graders,
-    health,
-    inference,
-    models,
-    openapi,
-    organization_admin_keys,
-    organization_project_keys,
-    organization_projects,
-    organization_service_accounts,
-    stored_completions,
-    upload_parts,
-    uploads,
-    usage,
-    webhook_endpoints,
-)
+from . import errors, health, openapi
 from .metrics import Metrics
 from .request_id import RequestId
 from .wiring import wire

@@ -15,9 +15,9 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from storage import api_keys
-from storage.api_keys import Caller
-from storage.errors import PermissionDenied, Unauthenticated
+from foundation.errors import PermissionDenied, Unauthenticated
+from storage.organization import api_keys
+from storage.organization.api_keys import Caller
 
 from .wiring import Wired, of_request
 

@@ -11,8 +11,8 @@ import structlog
 from anyio.to_thread import run_sync
 from fastapi.responses import StreamingResponse
 
-from storage.blobs import BlobStore
-from storage.errors import LuthierError
+from foundation.errors import LuthierError
+from storage.blobs.blobs import BlobStore
 
 log = structlog.get_logger()
 

@@ -16,7 +16,7 @@ import orjson
 from fastapi import Depends, Request
 from pydantic import BaseModel
 
-from storage.errors import InvalidRequest, TooLarge
+from foundation.errors import InvalidRequest, TooLarge
 
 from .auth import of_project
 from .validation import validate

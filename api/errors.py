@@ -13,8 +13,8 @@ from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
 
-from storage.errors import InvalidRequest, LuthierError, NotFound, StorageFull, Unavailable
-from storage.invalid_parameters import explain as explain
+from foundation.errors import InvalidRequest, LuthierError, NotFound, StorageFull, Unavailable
+from foundation.invalid_parameters import explain as explain
 
 RETRY_AFTER_S = 2
 """Told with each 429 and 503; clients of OpenAI wait that long and try again."""

@@ -19,13 +19,13 @@ from fastapi.routing import APIRoute
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import Message
 
+from api.files.multipart import boundary_of
+from foundation.errors import InvalidRequest
 from storage import idempotency_keys
-from storage.errors import InvalidRequest
 from storage.idempotency_keys import Owner, Reply
 
 from .auth import caller_of
 from .errors import ErrorReply
-from .multipart import boundary_of
 from .wiring import Wiring, of_request
 
 HEADER = "idempotency-key"

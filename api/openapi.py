@@ -9,9 +9,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from api.gateway.event_stream import MEDIA_TYPE
+
 from . import bodies
 from .auth import API_KEY
-from .event_stream import MEDIA_TYPE
 
 Json = dict[str, Any]
 

@@ -10,8 +10,8 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from storage.connection_limits import ConnectionLimits
-from storage.http_connection import connections
+from foundation.connection_limits import ConnectionLimits
+from foundation.http_connection import connections
 
 
 class Server(uvicorn.Server):

@@ -11,21 +11,22 @@ from typing import Annotated
 import httpx
 from fastapi import Depends, Request
 
-from storage import api_keys, queue
-from storage.api_keys import Caller
-from storage.base_models import Catalogue
-from storage.blobs import BlobStore, open_store
-from storage.settings import Settings
+from api.fine_tuning.event_feed import EventFeed
+from api.fine_tuning.event_pages import EventPages
+from api.fine_tuning.gather import Gather
+from api.fine_tuning.stream_seats import StreamSeats
+from api.gateway.backends import Backends
+from api.gateway.metering import Meter
+from foundation.settings import Settings
+from storage import queue
+from storage.blobs.blobs import BlobStore, open_store
+from storage.models.base_models import Catalogue
+from storage.organization import api_keys
+from storage.organization.api_keys import Caller
 
-from .backends import Backends
 from .database import Database
-from .event_feed import EventFeed
-from .event_pages import EventPages
-from .gather import Gather
 from .large_bodies import LargeBodies
-from .metering import Meter
 from .metrics import Metrics
-from .stream_seats import StreamSeats
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 600.0

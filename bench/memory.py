@@ -20,7 +20,7 @@ from pathlib import Path
 import orjson
 
 from modeling import importer
-from storage.base_models import Catalogue
+from storage.models.base_models import Catalogue
 from training.messages import Exit, Ready, Report, Start, Started, StepMetrics, Stop, decode, encode
 
 from .train import BASE, WORDS, bench_config

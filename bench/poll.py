@@ -33,10 +33,11 @@ from embedded import ports
 from embedded.postgres import Postgres
 from embedded.valkey import Valkey
 from migrations.upgrade import upgrade
-from storage import api_keys, events, jobs, projects
 from storage.database import sessions, sync_engine
 from storage.ids import new_id
-from storage.jobs import JobRow
+from storage.jobs import events, jobs
+from storage.jobs.jobs import JobRow
+from storage.organization import api_keys, projects
 
 NUM_JOBS = 20
 NUM_PAST_EVENTS = 60

@@ -45,13 +45,13 @@ from modeling.adapter_file import AdapterConfig
 from modeling.base import choose_precision, load_base
 from serving import served_base
 from serving.adapters import AdapterRef
-from serving.lora import Adapter
-from serving.sampling import SamplingParams
-from serving.sequence import Generate
+from serving.engine.sampling import SamplingParams
+from serving.engine.sequence import Generate
+from serving.engine.slots.lora import Adapter
 from serving.served_base import ServedBase
 from serving.settings import ServingSettings
-from storage.base_models import BaseModel, Catalogue
-from storage.blobs import BlobStore, open_store
+from storage.blobs.blobs import BlobStore, open_store
+from storage.models.base_models import BaseModel, Catalogue
 
 NUM_REQUESTS = 16
 NUM_ADAPTERS = 8

@@ -32,13 +32,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from dataset import tokenized as dataset
+from dataset.examples import Example
 from modeling import importer
 from modeling.base import DTYPES
-from modeling.chat_template import ChatTemplate
 from modeling.lora import initial_A
-from storage.base_models import Catalogue
-from training import batches, dataset
-from training.examples import Example
+from storage.models.base_models import Catalogue
+from text.chat_template import ChatTemplate
+from training import batches
 from training.messages import Start, Started, StepMetrics, TrainConfig
 from training.process import Trainer
 from training.schedule import learning_rate

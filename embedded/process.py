@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from storage.errors import LuthierError
+from foundation.errors import LuthierError
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 

@@ -23,10 +23,10 @@ from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from storage.base_models import Catalogue
-from storage.death_pipe import ENV as DEATH_PIPE
-from storage.errors import LuthierError
-from storage.settings import Settings
+from foundation.errors import LuthierError
+from foundation.leash import ENV as DEATH_PIPE
+from foundation.settings import Settings
+from storage.models.base_models import Catalogue
 
 from . import cores, data_dir, ports
 from .liveness import HealthPage
@@ -166,7 +166,9 @@ class _Stack:
                 )
         supervisor.run_to_end(_python("migrations", ["migrations"], env))
         keys = {name: os.environ[name] for name in _KEYS if name in os.environ}
-        supervisor.run_to_end(_python("first_keys", ["storage.first_keys"], {**env, **keys}))
+        supervisor.run_to_end(
+            _python("first_keys", ["storage.organization.first_keys"], {**env, **keys})
+        )
         argv = ["api", "--host", options.host, "--port", str(options.port)]
         page = HealthPage(self._reachable_host(), options.port, "/healthz")
         supervisor.start(_python("api", argv, env), StopPhase.CLIENTS, page=page)

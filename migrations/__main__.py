@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage.settings import Settings
+from foundation.settings import Settings
 
 from .upgrade import upgrade
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection
 
+from foundation.settings import Settings
 from storage import rows
 from storage.database import sync_engine
-from storage.settings import Settings
 
 
 def run(connection: Connection) -> None:

@@ -105,8 +105,8 @@ def _import(base: ImportableBase, folder: Path) -> None:
 def _check(folder: Path) -> None:
     """Raises `ImportFailed` or `BaseFolderError` for a base that cannot be trained on or served."""
     # jinja2 and tokenizers take a moment; bases that are ready do not need them.
-    from .messages import ChatTemplateError
-    from .turn_proof import check_turns
+    from text.messages import ChatTemplateError
+    from text.turn_proof import check_turns
 
     check_base_folder(folder)
     try:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from .bytelevel import BYTE_TO_CHAR
+from text.bytelevel import BYTE_TO_CHAR
+
 from .llama_files import CHATML_TEMPLATE, llama_config, tokenizer_config, tokenizer_definition
 
 SEED = 20_250_101

@@ -1,6 +1,6 @@
 """`python -m serving --base ID --host H --port P`: an inference server for one base model.
 
-Everything else comes from the environment: `storage.settings.Settings` and `serving.settings`.
+Everything else comes from the environment: `foundation.settings.Settings` and `serving.settings`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from foundation.connection_limits import ConnectionLimits, raise_descriptor_limit
+from foundation.errors import LuthierError
+from foundation.leash import exit_with_parent
+from foundation.settings import BadSetting, Settings
 from storage import garbage
-from storage.base_models import BaseModel, Catalogue
-from storage.blobs import open_store
-from storage.connection_limits import ConnectionLimits, raise_descriptor_limit
-from storage.death_pipe import exit_with_parent
-from storage.errors import LuthierError
-from storage.settings import BadSetting, Settings
+from storage.blobs.blobs import open_store
+from storage.models.base_models import BaseModel, Catalogue
 
 if TYPE_CHECKING:
     from .served_base import ServedBase
@@ -66,7 +66,7 @@ def _serve(base: BaseModel, settings: Settings, host: str, port: int) -> int:
 
     import uvicorn
 
-    from storage.http_connection import connections
+    from foundation.http_connection import connections
 
     from . import served_base
     from .app import create_app

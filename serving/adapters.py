@@ -19,11 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from foundation.errors import InvalidRequest, LuthierError, ModelNotFound
 from modeling.adapter_file import AdapterError
-from storage.blobs import BlobStore
-from storage.errors import InvalidRequest, LuthierError, ModelNotFound
-
-from .lora import Adapter
+from serving.engine.slots.lora import Adapter
+from storage.blobs.blobs import BlobStore
 
 # The files an adapter consists of, with the size beyond which they are refused.
 MAX_FILE_BYTES = {

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from storage.errors import InvalidRequest
-
-from .failures import Overloaded
-from .schedule import Limits
+from foundation.errors import InvalidRequest
+from serving.engine.failures import Overloaded
+from serving.engine.schedule import Limits
 
 
 class Admission:

@@ -14,19 +14,20 @@ import orjson
 from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from pydantic import BaseModel, Field
 
-from storage.errors import Unauthenticated, Unavailable
+from foundation.errors import Unauthenticated, Unavailable
+from serving.chat.completions import ChatCompletion
+from serving.chat.request import ChatCompletionRequest
+from serving.completions.completions import Completion
+from serving.completions.request import CompletionRequest, Prompt, encode_prompt
+from serving.engine import scoring
+from serving.engine.sampling import TokenLogprob
+from serving.engine.sequence import Generate
+from serving.engine.slots.lora import Adapter
 
-from . import bodies, errors, scoring
+from . import bodies, errors
 from .adapters import AdapterRef
-from .chat_completions import ChatCompletion
-from .chat_request import ChatCompletionRequest
-from .completion_request import CompletionRequest, Prompt, encode_prompt
-from .completions import Completion
 from .events import EventStream, while_connected
-from .lora import Adapter
 from .requests import Wire
-from .sampling import TokenLogprob
-from .sequence import Generate
 from .served_base import ServedBase
 from .text_threads import TextThreads
 
@@ -78,7 +79,7 @@ def create_app(
             given.encode(), f"Bearer {internal_key}".encode()
         ):
             raise Unauthenticated("Incorrect API key provided.", code="invalid_api_key")
-        # Says to `storage.http_connection` that this connection is no stranger's.
+        # Says to `foundation.http_connection` that this connection is no stranger's.
         request.state.caller = "gateway"
 
     app = FastAPI(title="Luthier inference server", lifespan=lifespan, openapi_url=None)

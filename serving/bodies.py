@@ -7,8 +7,8 @@ from typing import TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from storage.errors import InvalidRequest
-from storage.invalid_parameters import explain
+from foundation.errors import InvalidRequest
+from foundation.invalid_parameters import explain
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -9,8 +9,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from storage.errors import InvalidRequest, LuthierError, NotFound
-from storage.invalid_parameters import explain
+from foundation.errors import InvalidRequest, LuthierError, NotFound
+from foundation.invalid_parameters import explain
 
 from .events import ClientGone
 

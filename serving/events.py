@@ -12,7 +12,7 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from storage.errors import LuthierError
+from foundation.errors import LuthierError
 
 T = TypeVar("T")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from serving.engine.sequence import Delta, Usage
 from storage.ids import new_id
 
 from .requests import GenerationRequest, Wire
-from .sequence import Delta, Usage
 
 
 class Reply:

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StrictBool
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from storage.errors import InvalidRequest
-from storage.invalid_parameters import MAX_PROPERTIES
-
-from .sampling import SamplingParams
+from foundation.errors import InvalidRequest
+from foundation.invalid_parameters import MAX_PROPERTIES
+from serving.engine.sampling import SamplingParams
 
 MAX_STOP = 4
 MAX_STOP_CHARS = 500

@@ -13,24 +13,25 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from foundation.errors import LuthierError, ModelNotFound
 from modeling import adapter_file
 from modeling.base import choose_device, choose_precision, load_base
-from modeling.chat_template import ChatTemplate
 from modeling.importer import ensure_imported
-from modeling.tokenizer import Tokenizer
-from storage.base_models import BaseModel
-from storage.blobs import BlobStore
-from storage.errors import LuthierError, ModelNotFound
+from serving.engine import attention
+from serving.engine.engine import Engine
+from serving.engine.sampling import SamplingParams
+from serving.engine.sequence import Delta, Generate
+from serving.engine.slots.lora import Adapter
+from serving.engine.vocabulary import Vocabulary
+from storage.blobs.blobs import BlobStore
+from storage.models.base_models import BaseModel
+from text.chat_template import ChatTemplate
+from text.tokenizer import Tokenizer
 
-from . import attention, events
+from . import events
 from .adapters import AdapterCache, AdapterRef, is_adapter_id
-from .engine import Engine
-from .lora import Adapter
 from .metrics import Metrics
-from .sampling import SamplingParams
-from .sequence import Delta, Generate
 from .settings import ServingSettings
-from .vocabulary import Vocabulary
 
 FORGET_INTERVAL_S = 600.0
 

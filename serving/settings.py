@@ -1,4 +1,4 @@
-"""What an inference server is told by its environment, besides `storage.settings.Settings`."""
+"""What an inference server is told by its environment, besides `foundation.settings.Settings`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from storage.settings import BadSetting
-
-from .schedule import Limits
+from foundation.settings import BadSetting
+from serving.engine.schedule import Limits
 
 GIB = 1 << 30
 MAX_DEFAULT_KV_BYTES = 2 * GIB

@@ -27,8 +27,8 @@ from psycopg import sql
 from embedded import ports, process
 from embedded.postgres import Postgres
 from embedded.valkey import Valkey
+from foundation.settings import Settings
 from migrations.upgrade import upgrade
-from storage.settings import Settings
 
 S3_BUCKET = "luthier-tests"
 S3_ACCESS_KEY = "testaccesskey"

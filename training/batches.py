@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .examples import Example
+from dataset.examples import Example
 
 MIN_SHARED_TOKENS = 8
 """Fewer cost more to share than to compute again."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
+from dataset.tokenized import DatasetError
 from modeling.adapter_file import AdapterError
 
 from .checkpoint import CheckpointError
-from .dataset import DatasetError
 from .messages import Failed, Start
 from .train import Diverged
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from dataset import tokenized as dataset
+from dataset.tokenized import Dataset
 from modeling import adapter_file
 from modeling.base import Precision, choose_precision
-from modeling.chat_template import ChatTemplate
+from text.chat_template import ChatTemplate
 
-from . import checkpoint, dataset
+from . import checkpoint
 from .checkpoint import Checkpoint, Cursor
-from .dataset import Dataset
 from .engine import Engine, load_base
 from .failures import InvalidFile, describe
 from .messages import Finished, Param, Reading, Report, Start, Started

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dataset.examples import Example
+from dataset.tokenized import Dataset
 from modeling.adapter_file import AdapterError
 
 from . import batches, checkpoint
 from .checkpoint import Cursor
-from .dataset import Dataset
 from .engine import Engine
-from .examples import Example
 from .messages import CheckpointSaved, Finished, StepMetrics, TrainConfig
 from .schedule import learning_rate
 

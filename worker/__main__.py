@@ -13,10 +13,10 @@ import warnings
 import structlog
 from celery.platforms import SecurityWarning
 
+from foundation.errors import LuthierError
+from foundation.leash import exit_with_parent
+from foundation.settings import Settings
 from storage import queue
-from storage.death_pipe import exit_with_parent
-from storage.errors import LuthierError
-from storage.settings import Settings
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
         return 2
     # Each defines its tasks and hears Celery's signals, so a process imports one of them only.
     if is_errands:
-        from . import errand_tasks  # noqa: F401
+        from errands import tasks as errand_tasks  # noqa: F401
     else:
         from . import tasks  # noqa: F401
     # Celery warns of root because of pickle, which the queue does not accept.

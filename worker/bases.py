@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from storage import base_models
-from storage.base_models import BaseModel
-
-from .ending import Setback
+from storage.models import base_models
+from storage.models.base_models import BaseModel
+from worker.job.ending import Setback
 
 _POLL_S = 0.2
 

@@ -15,11 +15,10 @@ from typing import Any, Self, TypeVar
 import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
-from storage import jobs
-from storage.jobs import Claim, JobRow, LostLease
+from storage.jobs import jobs
+from storage.jobs.jobs import Claim, JobRow, LostLease
 from storage.transactions import Transaction
-
-from .ending import Paused
+from worker.job.ending import Paused
 
 T = TypeVar("T")
 

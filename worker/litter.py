@@ -10,19 +10,14 @@ from itertools import islice
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from storage import (
-    adapters,
-    files,
-    idempotency_keys,
-    jobs,
-    stored_completions,
-    upload_parts,
-    uploads,
-)
-from storage.blobs import BlobStore
-
-from . import publish
-from .rounds import Rounds
+from storage import idempotency_keys
+from storage.blobs.blobs import BlobStore
+from storage.files import files, upload_parts, uploads
+from storage.inference import stored_completions
+from storage.jobs import jobs
+from storage.models import adapters
+from storage.rounds import Rounds
+from worker.job import publish
 
 STATES_INTERVAL_S = 60.0
 ORPHANS_INTERVAL_S = 3600.0

@@ -7,9 +7,10 @@ thread, for that may take as long as the blob store likes.
 
 from __future__ import annotations
 
-from storage import jobs, queue
+from storage import queue
+from storage.jobs import jobs
+from storage.rounds import Rounds, try_lock
 
-from .rounds import Rounds, try_lock
 from .worker import Worker
 
 # Any number will do, as long as every worker uses the same.

@@ -8,12 +8,12 @@ import structlog
 from celery import signals
 from sqlalchemy.exc import SQLAlchemyError
 
+from foundation.errors import LuthierError
+from foundation.settings import Settings
 from storage import queue
-from storage.errors import LuthierError
-from storage.settings import Settings
+from worker.job.run import run
 
 from .litter import Litter
-from .run import run
 from .sweep import Sweep
 from .worker import Worker
 

@@ -19,10 +19,9 @@ from pathlib import Path
 
 import structlog
 
-from storage import death_pipe
+from foundation import leash as death_pipe
 from training.messages import Command, Exit, Report, decode, encode
-
-from .ending import Setback
+from worker.job.ending import Setback
 
 COMMAND = (sys.executable, "-m", "training")
 MAX_LOG_BYTES = 10_000_000

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 import structlog
 
-from storage import jobs
-from storage.base_models import Catalogue
-from storage.blobs import open_store
+from foundation.settings import Settings
+from storage.blobs.blobs import open_store
 from storage.database import sessions, sync_engine
-from storage.settings import Settings
+from storage.jobs import jobs
+from storage.models.base_models import Catalogue
+from storage.worker_folder import Folder
+from worker.job.ending import Stopped
 
 from . import trainer
 from .bases import Bases
-from .ending import Stopped
-from .folder import Folder
 from .trainer import Trainer
 
 log = structlog.get_logger()

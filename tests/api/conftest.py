@@ -9,12 +9,12 @@ import openai
 import pytest
 import structlog
 
-from api import event_feed
+from api.fine_tuning import event_feed
 from embedded.postgres import Postgres
 from embedded.valkey import Valkey
-from storage.settings import Settings
+from foundation.settings import Settings
 from tests import servers
-from tests.api import stream_reader
+from tests.api.fine_tuning import stream_reader
 from tests.api.stack import Api, Tenant, running_api
 
 

@@ -20,12 +20,14 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
 from api.server import configured
-from storage import adapters, api_keys, blobs, models, projects
-from storage.blobs import BlobStore
-from storage.connection_limits import ConnectionLimits
+from foundation.connection_limits import ConnectionLimits
+from foundation.settings import Settings
+from storage.blobs import blobs
+from storage.blobs.blobs import BlobStore
 from storage.database import sessions, sync_engine
 from storage.ids import new_id
-from storage.settings import Settings
+from storage.models import adapters, models
+from storage.organization import api_keys, projects
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def test_a_crash_tells_nothing_of_the_inside(
     def crash(*_: object) -> None:
         raise RuntimeError("the secret inside")
 
-    monkeypatch.setattr("storage.models.all", crash)
+    monkeypatch.setattr("storage.models.models.all", crash)
     with api.http(tenant) as http:
         reply = http.get("/v1/models")
     assert reply.status_code == 500

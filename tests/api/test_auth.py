@@ -8,11 +8,11 @@ import httpx
 import pytest
 from sqlalchemy import func, text, update
 
-from api import form_file
-from storage import api_keys
-from storage.api_keys import ApiKeyRow
-from storage.projects import ProjectRow
-from storage.settings import Settings
+from api.files import form_file
+from foundation.settings import Settings
+from storage.organization import api_keys
+from storage.organization.api_keys import ApiKeyRow
+from storage.organization.projects import ProjectRow
 from tests.api.stack import Api, Tenant, running_api
 
 

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from storage.connection_limits import ConnectionLimits
-from storage.http_connection import MAX_PIPELINED
+from foundation.connection_limits import ConnectionLimits
+from foundation.http_connection import MAX_PIPELINED
 from tests.api.stack import running, wait_until
 
 QUICK = ConnectionLimits(

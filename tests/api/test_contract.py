@@ -27,8 +27,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import create_app
-from storage.settings import Settings
-from tests.api.fake_backend import FakeBackend
+from foundation.settings import Settings
+from tests.api.gateway.fake_backend import FakeBackend
 from tests.api.stack import Api, Tenant, running, running_api
 from tests.factories import colour_rows, jsonl
 from tests.receiver import Receiver, receiver

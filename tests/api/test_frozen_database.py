@@ -15,13 +15,14 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from api import database, event_feed, health
+from api import database, health
 from api.database import Database, NoAnswer
+from api.fine_tuning import event_feed
 from embedded.postgres import Postgres
 from storage.database import REQUEST_LIMITS
 from tests import servers
+from tests.api.fine_tuning.stream_reader import add, follow, job, take
 from tests.api.stack import Api, Tenant, running_api, wait_until
-from tests.api.stream_reader import add, follow, job, take
 
 DEADLINE_S = 0.4
 LONG_S = 10.0

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from storage.upload_parts import UploadPartRow
-from tests.api.odd_uploads import BODIES, CONTENT_TYPES, FILENAMES, FITTING, JSONL, odd_part
+from storage.files.upload_parts import UploadPartRow
+from tests.api.files.odd_uploads import BODIES, CONTENT_TYPES, FILENAMES, FITTING, JSONL, odd_part
+from tests.api.files.test_multipart import form, part
 from tests.api.stack import Api, Tenant
-from tests.api.test_multipart import form, part
 
 TIMEOUT_S = 30
 EXAMPLES = 20

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.api.fake_backend import FakeBackend
+from tests.api.gateway.fake_backend import FakeBackend
 from tests.api.stack import Api, Tenant, running, running_api
 
 NOWHERE = "http://127.0.0.1:1"

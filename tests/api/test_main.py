@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import httpx
 
-from tests.api.fake_backend import FakeBackend
+from tests.api.gateway.fake_backend import FakeBackend
 from tests.api.stack import Api, Tenant, free_port, process, running
 
 

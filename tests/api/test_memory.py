@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.api.fake_backend import FakeBackend
+from tests.api.files.test_multipart import CONTENT_TYPE, part
+from tests.api.gateway.fake_backend import FakeBackend
 from tests.api.stack import Api, Tenant, process, running
-from tests.api.test_multipart import CONTENT_TYPE, part
 
 MIB = 1 << 20
 

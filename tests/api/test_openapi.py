@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from api.app import create_app
-from storage.settings import Settings
+from foundation.settings import Settings
 
 Json = dict[str, Any]
 APP: FastAPI = create_app(Settings())

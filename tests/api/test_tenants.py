@@ -10,18 +10,14 @@ import pytest
 from fastapi import FastAPI
 
 from api.app import create_app
-from storage import (
-    aliases,
-    batches,
-    checkpoints,
-    permissions,
-    stored_completions,
-    uploads,
-    webhooks,
-)
-from storage.settings import Settings
+from foundation.settings import Settings
+from storage.files import uploads
+from storage.inference import batches, stored_completions
+from storage.jobs import checkpoints
+from storage.models import aliases, permissions
+from storage.webhooks import webhooks
+from tests.api.fine_tuning.test_jobs import create
 from tests.api.stack import Api, Tenant
-from tests.api.test_fine_tuning_jobs import create
 
 
 def routes(app: FastAPI) -> list[tuple[str, str]]:
@@ -34,7 +30,7 @@ def routes(app: FastAPI) -> list[tuple[str, str]]:
 
 
 ROUTES = routes(create_app(Settings()))
-# An admin key's routes belong to no project: tests/api/test_organization.py has those.
+# An admin key's routes belong to no project: tests/api/organization/test_organization.py has those.
 OF_PROJECTS = [route for route in ROUTES if not route[1].startswith("/v1/organization/")]
 WITH_AN_ID = [(method, path) for method, path in OF_PROJECTS if "{" in path]
 BODIES: dict[str, Any] = {

@@ -16,10 +16,10 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from api import bodies
 from api.app import create_app
-from api.stored_completions import Keeping
+from api.gateway.stored_completions import Keeping
 from api.validation import hastened, validate
+from foundation.settings import Settings
 from grading import graders
-from storage.settings import Settings
 from tests.api.stack import Api, Tenant
 
 NUM = 50_000

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from storage import blobs
+from storage.blobs import blobs
 from storage.database import sessions, sync_engine
 
 from . import seed, server, suite

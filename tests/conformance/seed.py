@@ -12,29 +12,23 @@ from datetime import timedelta
 from sqlalchemy import delete, func
 from sqlalchemy.orm import Session
 
-from storage import (
-    adapters,
-    api_keys,
-    checkpoints,
-    events,
-    files,
-    jobs,
-    models,
-    stored_completions,
-    upload_parts,
-)
-from storage.adapters import AdapterRow
-from storage.batches import WINDOW_S, BatchRow
-from storage.blobs import BlobInfo, BlobStore
-from storage.checkpoints import CheckpointRow
-from storage.events import EventRow
-from storage.files import FileRow
-from storage.jobs import JobRow
-from storage.models import ModelRow
-from storage.permissions import PermissionRow
-from storage.projects import ProjectRow
-from storage.upload_parts import UploadPartRow
-from storage.uploads import UploadRow
+from storage.blobs.blobs import BlobInfo, BlobStore
+from storage.files import files, upload_parts
+from storage.files.files import FileRow
+from storage.files.upload_parts import UploadPartRow
+from storage.files.uploads import UploadRow
+from storage.inference import stored_completions
+from storage.inference.batches import WINDOW_S, BatchRow
+from storage.jobs import checkpoints, events, jobs
+from storage.jobs.checkpoints import CheckpointRow
+from storage.jobs.events import EventRow
+from storage.jobs.jobs import JobRow
+from storage.models import adapters, models
+from storage.models.adapters import AdapterRow
+from storage.models.models import ModelRow
+from storage.models.permissions import PermissionRow
+from storage.organization import api_keys
+from storage.organization.projects import ProjectRow
 from tests.factories import colour_rows, jsonl
 
 from .server import API_KEY, BASE

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from embedded import ports, stack
 from embedded.postgres import Postgres
-from storage import base_models
-from storage.base_models import Catalogue
+from storage.models import base_models
+from storage.models.base_models import Catalogue
 
 API_KEY = "My API Key"
 ADMIN_KEY = "My Admin API Key"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from foundation.settings import Settings
 from serving.settings import ServingSettings
-from storage.base_models import Catalogue
-from storage.settings import Settings
+from storage.models.base_models import Catalogue
 
 from .compose import ENV, FILE, ROOT, SECRETS, MissingVariable, load, services, yaml
 

@@ -10,7 +10,7 @@ import pytest
 from embedded import data_dir, postgres, stack
 from embedded.logs import Console
 from embedded.supervisor import Supervisor
-from storage.settings import Settings
+from foundation.settings import Settings
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeling import gguf_files, tiny_random
-from modeling.tokenizer import Tokenizer
+from text.tokenizer import Tokenizer
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from modeling import gguf_files
 from modeling.base import load_base
 from modeling.base_folder import check_base_folder
-from modeling.bytelevel import BYTE_TO_CHAR
-from modeling.chat_template import ChatTemplate
 from modeling.llama_files import CHATML_TEMPLATE
+from text.bytelevel import BYTE_TO_CHAR
+from text.chat_template import ChatTemplate
 
 HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS = 64, 96, 2, 4, 2
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -13,9 +13,9 @@ import torch
 
 from modeling import importer
 from modeling.base import load_base
-from modeling.chat_template import ChatTemplate
 from modeling.importer import ImportFailed, ensure_imported
-from storage.base_models import Catalogue
+from storage.models.base_models import Catalogue
+from text.chat_template import ChatTemplate
 
 from .models import Base
 

@@ -9,10 +9,10 @@ import pytest_asyncio
 import torch
 
 from modeling import tiny_random
-from modeling.tokenizer import Tokenizer
-from serving.lora import Adapter
+from serving.engine.slots.lora import Adapter
 from tests.serving.parts import ALL_TARGETS, read_adapter, write_adapter
 from tests.serving.server import Running, running_server
+from text.tokenizer import Tokenizer
 
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 torch.set_num_threads(1)

@@ -18,14 +18,14 @@ from transformers import PreTrainedModel
 from modeling import adapter_file
 from modeling.adapter_file import AdapterConfig
 from modeling.base import load_base
-from modeling.tokenizer import Tokenizer
-from serving import attention
 from serving.adapters import AdapterRef
-from serving.engine import Engine
-from serving.lora import Adapter
-from serving.sampling import SamplingParams
-from serving.schedule import Limits, Scheduler, Work
-from serving.sequence import Delta, Generate, Usage
+from serving.engine import attention
+from serving.engine.engine import Engine
+from serving.engine.sampling import SamplingParams
+from serving.engine.schedule import Limits, Scheduler, Work
+from serving.engine.sequence import Delta, Generate, Usage
+from serving.engine.slots.lora import Adapter
+from text.tokenizer import Tokenizer
 
 GREEDY = SamplingParams(temperature=0.0)
 ALL_TARGETS = adapter_file.TARGET_MODULES

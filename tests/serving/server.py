@@ -19,8 +19,8 @@ from serving.adapters import AdapterRef
 from serving.app import create_app
 from serving.served_base import ServedBase
 from serving.settings import ServingSettings
-from storage.base_models import BaseModel
-from storage.blobs import BlobStore, open_store
+from storage.blobs.blobs import BlobStore, open_store
+from storage.models.base_models import BaseModel
 from tests.serving.parts import ref_of, tar_of, write_adapter
 
 KEY = "sk-internal"

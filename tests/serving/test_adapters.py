@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from foundation.errors import BlobCorrupt, BlobMissing, InvalidRequest, ModelNotFound
 from serving.adapters import AdapterCache, AdapterRef, AdapterUnusable
-from serving.lora import Adapter
-from storage.blobs import BlobStore, open_store
-from storage.errors import BlobCorrupt, BlobMissing, InvalidRequest, ModelNotFound
+from serving.engine.slots.lora import Adapter
+from storage.blobs.blobs import BlobStore, open_store
 from tests.serving.parts import read_adapter, ref_of, tar_of, write_adapter
 
 ADAPTER_BYTES = 100_000

@@ -10,9 +10,9 @@ import httpx
 import openai
 import pytest
 
-from serving.engine import MAX_FAILURES, Engine
+from foundation.errors import LuthierError
+from serving.engine.engine import MAX_FAILURES, Engine
 from serving.served_base import ServedBase
-from storage.errors import LuthierError
 from tests.serving.server import HELLO, KEY, MODEL, Running, listening, running_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from api.assembled_completion import AssembledCompletion, AssembledText
+from api.gateway.assembled_completion import AssembledCompletion, AssembledText
 from tests.serving.server import HELLO, MODEL, Running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

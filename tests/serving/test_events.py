@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from foundation.errors import Unavailable
 from serving.events import ClientGone, EventStream, interleave, while_connected
-from storage.errors import Unavailable
 
 
 class Client:

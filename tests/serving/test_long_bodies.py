@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from modeling.chat_template import ChatTemplate
-from modeling.tokenizer import Tokenizer
-from serving.chat_request import ChatCompletionRequest
-from serving.completion_request import CompletionRequest
-from storage.invalid_parameters import MAX_PROPERTIES
+from foundation.invalid_parameters import MAX_PROPERTIES
+from serving.chat.request import ChatCompletionRequest
+from serving.completions.request import CompletionRequest
 from tests.serving.server import HELLO, MODEL, Running
+from text.chat_template import ChatTemplate
+from text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.engine.sequence import Delta, Usage
 from serving.replies import Reply
-from serving.sequence import Delta, Usage
 
 
 class CountingList(list[Any]):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from foundation.settings import BadSetting
 from serving.settings import MAX_DEFAULT_KV_BYTES, ServingSettings
-from storage.settings import BadSetting
 
 
 def test_defaults_need_no_environment() -> None:

@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models
 
-from modeling.bytelevel import BYTE_TO_CHAR
-from modeling.tokenizer import Tokenizer
-from serving.chat_completions import ChatCompletion
-from serving.chat_request import ChatCompletionRequest
-from serving.completion_request import CompletionRequest, Prompt
-from serving.completions import Completion
-from serving.sampling import TokenLogprob
-from serving.sequence import Delta, Usage
-from serving.text import GeneratedToken, TextStream
-from serving.vocabulary import Vocabulary
+from serving.chat.completions import ChatCompletion
+from serving.chat.request import ChatCompletionRequest
+from serving.completions.completions import Completion
+from serving.completions.request import CompletionRequest, Prompt
+from serving.engine.sampling import TokenLogprob
+from serving.engine.sequence import Delta, Usage
+from serving.engine.text import GeneratedToken, TextStream
+from serving.engine.vocabulary import Vocabulary
 from tests.serving.server import MODEL, Running
+from text.bytelevel import BYTE_TO_CHAR
+from text.tokenizer import Tokenizer
 
 SPECIAL = {"id": 0, "content": "<s>", "special": True}
 # Byte-level BPE cuts where it likes: within characters, and with whole ones before or behind.

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from storage import projects
 from storage.database import sessions, sync_engine
+from storage.organization import projects
 
 
 @pytest.fixture

@@ -6,12 +6,14 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from storage import batches, files, jobs
-from storage.batches import BatchRow
-from storage.blobs import BlobInfo
-from storage.files import FileRow
+from storage.blobs.blobs import BlobInfo
+from storage.files import files
+from storage.files.files import FileRow
 from storage.ids import new_id
-from storage.jobs import JobRow
+from storage.inference import batches
+from storage.inference.batches import BatchRow
+from storage.jobs import jobs
+from storage.jobs.jobs import JobRow
 
 Json = dict[str, Any]
 

@@ -10,10 +10,12 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from storage import batches, idempotency_keys, jobs
-from storage.batches import BatchRow
+from storage import idempotency_keys
 from storage.idempotency_keys import Owner, Reply
-from storage.jobs import JobRow
+from storage.inference import batches
+from storage.inference.batches import BatchRow
+from storage.jobs import jobs
+from storage.jobs.jobs import JobRow
 from tests.storage.rows import add_batch, add_job
 
 Database = sessionmaker[Session]

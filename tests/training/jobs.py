@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from modeling.chat_template import ChatTemplate
-from training import dataset
-from training.examples import Example
+from dataset import tokenized as dataset
+from dataset.examples import Example
+from text.chat_template import ChatTemplate
 from training.messages import Report, Start, TrainConfig
 from training.process import Trainer
 from training.train import StopReason

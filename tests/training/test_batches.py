@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from dataset.examples import Example
 from training import batches
-from training.examples import Example
 
 
 def example(length: int, supervised: int, first_id: int = 0) -> Example:

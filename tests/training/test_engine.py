@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from dataset.examples import Example
 from modeling import adapter_file
 from tests.training import jobs
 from training import batches
 from training.batches import Batch
 from training.engine import Engine, UnsupportedBase, load_base
-from training.examples import Example
 from training.messages import TrainConfig
 
 

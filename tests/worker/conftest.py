@@ -7,15 +7,17 @@ import pytest
 
 from embedded.postgres import Postgres
 from embedded.valkey import Valkey
+from errands.batches import lease as batch_lease
+from errands.batches import lines as batch_lines
+from errands.batches import output as batch_output
+from foundation.settings import Settings
 from storage import queue
-from storage.settings import Settings
 from tests import servers
+from tests.errands.batches.batch_scene import BatchScene, Stage, batch_stage
 from tests.factories import colour_rows
-from tests.worker.batch_scene import BatchScene, Stage, batch_stage
 from tests.worker.scene import Scene
-from worker import batch_lease, batch_lines, batch_output
 from worker.bases import Bases
-from worker.run import run
+from worker.job.run import run
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ import multiprocessing
 import os
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
+from foundation.settings import Settings
 from storage import queue
-from storage.settings import Settings
 from tests.worker.scene import FAKE_TRAINER, Scene
-from worker.run import run
+from worker.job.run import run
 from worker.worker import Worker
 
 

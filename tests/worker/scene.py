@@ -15,18 +15,21 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from storage import adapters, checkpoints, events, files, jobs, models, projects
-from storage.adapters import AdapterRow
-from storage.blobs import BlobStore, open_store
+from foundation.settings import Settings
+from storage.blobs.blobs import BlobStore, open_store
 from storage.database import sessions, sync_engine
-from storage.events import EventRow
+from storage.files import files
 from storage.ids import new_id
-from storage.jobs import JobRow
-from storage.models import ModelRow
-from storage.settings import Settings
+from storage.jobs import checkpoints, events, jobs
+from storage.jobs.events import EventRow
+from storage.jobs.jobs import JobRow
+from storage.models import adapters, models
+from storage.models.adapters import AdapterRow
+from storage.models.models import ModelRow
+from storage.organization import projects
 from tests.factories import Json, colour_rows, jsonl
 from worker.bases import Bases
-from worker.run import run
+from worker.job.run import run
 from worker.worker import Worker
 
 FAKE_TRAINER = (sys.executable, "-m", "tests.worker.fake_trainer")

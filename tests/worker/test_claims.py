@@ -9,9 +9,11 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
-from storage import jobs, projects, queue
-from storage.files import FileRow
-from storage.jobs import JobRow
+from storage import queue
+from storage.files.files import FileRow
+from storage.jobs import jobs
+from storage.jobs.jobs import JobRow
+from storage.organization import projects
 from tests.factories import colour_rows
 from tests.worker import one_run
 from tests.worker.scene import (
@@ -24,7 +26,7 @@ from tests.worker.scene import (
     wait_for,
 )
 from worker import tasks
-from worker.run import run
+from worker.job.run import run
 
 
 def stopped_between_writes(scene: Scene, job_id: str, pid: int) -> bool:

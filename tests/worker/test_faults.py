@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from storage import jobs, queue
+from foundation.crash_points import ENV, NAMES
+from storage import queue
+from storage.jobs import jobs
 from tests.factories import colour_rows
 from tests.worker import one_run
 from tests.worker.scene import (
@@ -17,10 +19,10 @@ from tests.worker.scene import (
     script,
     wait_for,
 )
-from worker import supervise, trainer
-from worker.crash_points import ENV, NAMES
+from worker import trainer
+from worker.job import supervise
+from worker.job.run import run
 from worker.litter import Litter
-from worker.run import run
 
 
 def test_worker_killed_at_every_crash_point_in_turn_loses_and_doubles_nothing(

@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from storage import events, jobs, transactions
-from storage.jobs import Claim, LostLease
+from storage import transactions
+from storage.jobs import events, jobs
+from storage.jobs.jobs import Claim, LostLease
 from tests.factories import colour_rows
 from tests.worker.scene import (
     FAKE,

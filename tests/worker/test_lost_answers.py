@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from storage import events, jobs, pauses, transactions, webhooks
+from storage import transactions
+from storage.jobs import events, jobs, pauses
 from storage.transactions import Transaction
-from storage.webhook_deliveries import WebhookDeliveryRow
+from storage.webhooks import webhooks
+from storage.webhooks.deliveries import WebhookDeliveryRow
 from tests.factories import colour_rows
 from tests.worker.lossy import FATES, Fate, commits
 from tests.worker.scene import Scene, assert_as_if_nothing_broke
-from worker import finish, resume
-from worker.ending import JobFailed, Setback
+from worker.job import finish, resume
+from worker.job.ending import JobFailed, Setback
+from worker.job.run import run
 from worker.lease import Lease
-from worker.run import run
 from worker.worker import Worker
 
 Write = Callable[[Worker, Lease, int], object]

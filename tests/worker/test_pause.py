@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from storage import jobs, pauses, queue
-from storage.jobs import JobRow
+from storage import queue
+from storage.jobs import jobs, pauses
+from storage.jobs.jobs import JobRow
 from tests.factories import colour_rows
 from tests.worker.scene import FAKE, STEPS, Scene, run_on_thread, script, wait_for
-from worker import finish
+from worker.job import finish
+from worker.job.run import run
 from worker.lease import Lease
 from worker.litter import Litter
-from worker.run import run
 
 LONG_EPOCHS = colour_rows(100)
 """50 steps each, so that a pause is in the middle of one."""

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from storage import death_pipe, queue
+from foundation import leash as death_pipe
+from storage import queue
 from tests.factories import colour_rows
 from tests.worker.scene import Scene, wait_for
 

@@ -8,13 +8,15 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 import worker.sweep
-from storage import files, jobs, queue
+from storage import queue
 from storage.database import sessions, sync_engine
-from storage.files import FileRow
+from storage.files import files
+from storage.files.files import FileRow
+from storage.jobs import jobs
+from storage.rounds import Rounds
 from tests.worker.scene import Scene, wait_for
 from worker import litter
 from worker.litter import Litter
-from worker.rounds import Rounds
 from worker.sweep import Sweep
 
 

@@ -23,7 +23,7 @@ DataDir = Annotated[Path, typer.Option("--data", help="The server's data directo
 def _catalogue() -> Any:
     """The server's own code; this command is the only part of it that needs no running server."""
     try:
-        return import_module("storage.base_models")
+        return import_module("storage.models.base_models")
     except ModuleNotFoundError as error:
         raise CommandError(f"the server is not installed here ({error})") from None
 

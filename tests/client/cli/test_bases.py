@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from storage import base_models
+from storage.models import base_models
 
 from .conftest import Run
 

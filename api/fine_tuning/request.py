@@ -1,0 +1,205 @@
+"""The body of create-job: what may be asked for, and in which bounds. Unknown fields are tolerated."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeGuard
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from foundation.errors import InvalidRequest
+
+MAX_SEED = 2**31 - 1
+MAX_WHOLE = 2**31 - 1
+MAX_LEARNING_RATE_MULTIPLIER = 100.0
+"""The automatic rate is 1e-4 to 1e-3 for any width of model. Sweeps find the best one within a factor of 4 of
+it and most runs diverging from 3e-3 on, so a hundred times is far behind all that learns; yet AdamW, which moves a
+weight by about the rate in a step, cannot leave the numbers that sampling can bear."""
+AVAILABLE_METHODS = ("supervised",)
+
+_SUFFIX = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def _refuse_nul(value: object) -> object:
+    # PostgreSQL stores every character but this one.
+    if isinstance(value, str) and "\0" in value:
+        raise PydanticCustomError("nul", "the character NUL is not allowed.")
+    return value
+
+
+def _check_suffix(value: object) -> object:
+    # It becomes a part of the model's name, and ":" separates those.
+    if isinstance(value, str) and value and not _SUFFIX.fullmatch(value):
+        raise PydanticCustomError(
+            "suffix",
+            "only letters, digits, '.', '_' and '-' are allowed, but got {got} instead.",
+            {"got": repr(value[:70])},
+        )
+    return value
+
+
+def _auto_or_whole(maximum: int = MAX_WHOLE) -> BeforeValidator:
+    """ "auto" or 1 to `maximum`. Null means "auto": old clients send it."""
+    expected = f"an integer between 1 and {maximum}"
+
+    def check(value: Any) -> object:
+        if value is None or value == "auto":
+            return "auto"
+        if _is_number(value) and 1 <= value <= maximum and value == int(value):
+            return int(value)
+        raise _not_auto(value, expected)
+
+    return BeforeValidator(check)
+
+
+def _auto_or_above(minimum: float, maximum: float) -> BeforeValidator:
+    """ "auto" or a number above `minimum`, `maximum` at most."""
+    expected = f"a number above {minimum:g}, {maximum:g} at most"
+
+    def check(value: Any) -> object:
+        if value is None or value == "auto":
+            return "auto"
+        if _is_number(value) and minimum < value <= maximum:
+            return value
+        raise _not_auto(value, expected)
+
+    return BeforeValidator(check)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    """NaN and the infinities are numbers here: they lie within no bounds."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _not_auto(value: object, expected: str) -> PydanticCustomError:
+    return PydanticCustomError(
+        "hyperparameter",
+        "expected 'auto' or {expected}, but got {got} instead.",
+        {"expected": expected, "got": repr(value)[:50]},
+    )
+
+
+NoNul = BeforeValidator(_refuse_nul)
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256), NoNul]
+Tag = Annotated[str, StringConstraints(max_length=64), NoNul]
+Suffix = Annotated[
+    str, StringConstraints(min_length=1, max_length=64), BeforeValidator(_check_suffix)
+]
+MetadataKey = Annotated[str, StringConstraints(max_length=64), NoNul]
+MetadataValue = Annotated[str, StringConstraints(max_length=512), NoNul]
+
+
+class Hyperparameters(BaseModel):
+    n_epochs: Annotated[Literal["auto"] | int, _auto_or_whole(50)] = "auto"
+    batch_size: Annotated[Literal["auto"] | int, _auto_or_whole(256)] = "auto"
+    learning_rate_multiplier: Annotated[
+        Literal["auto"] | float, _auto_or_above(0, MAX_LEARNING_RATE_MULTIPLIER)
+    ] = "auto"
+
+
+class DpoHyperparameters(Hyperparameters):
+    beta: Annotated[Literal["auto"] | float, _auto_or_above(0, 2)] = "auto"
+
+
+class ReinforcementHyperparameters(Hyperparameters):
+    reasoning_effort: Literal["default", "low", "medium", "high"] = "default"
+    compute_multiplier: Annotated[Literal["auto"] | float, _auto_or_above(1e-5, 10)] = "auto"
+    eval_interval: Annotated[Literal["auto"] | int, _auto_or_whole()] = "auto"
+    eval_samples: Annotated[Literal["auto"] | int, _auto_or_whole()] = "auto"
+
+
+class SupervisedMethod(BaseModel):
+    hyperparameters: Hyperparameters | None = None
+
+
+class DpoMethod(BaseModel):
+    hyperparameters: DpoHyperparameters | None = None
+
+
+class Grader(BaseModel):
+    """Any field beside these is the grader's own."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Literal[
+        "string_check", "text_similarity", "score_model", "label_model", "python", "multi"
+    ]
+
+
+class ReinforcementMethod(BaseModel):
+    grader: Grader
+    hyperparameters: ReinforcementHyperparameters | None = None
+    response_format: dict[str, Any] | None = None
+
+
+class Method(BaseModel):
+    """Blocks of the other methods may stand beside that of `type`; they mean nothing."""
+
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: SupervisedMethod | None = None
+    dpo: DpoMethod | None = None
+    reinforcement: ReinforcementMethod | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_other_blocks(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: block for key, block in value.items() if key in ("type", value.get("type"))}
+
+
+class Wandb(BaseModel):
+    project: Name
+    name: Name | None = None
+    entity: Name | None = None
+    tags: Annotated[list[Tag], Field(max_length=50)] | None = None
+
+
+class Integration(BaseModel):
+    type: Literal["wandb"]
+    wandb: Wandb
+
+
+class CreateFineTuningJob(BaseModel):
+    model: Name
+    training_file: Name
+    validation_file: Name | None = None
+    suffix: Suffix | None = None
+    seed: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] | None = None
+    hyperparameters: Hyperparameters | None = None
+    method: Method | None = None
+    integrations: Annotated[list[Integration], Field(max_length=5)] | None = None
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
+
+    def method_type(self) -> str:
+        """Raises InvalidRequest for a method that cannot be trained."""
+        kind = self.method.type if self.method else "supervised"
+        if self.method and kind == "reinforcement" and self.method.reinforcement is None:
+            raise InvalidRequest(
+                "Missing required parameter: 'method.reinforcement'.",
+                param="method.reinforcement",
+                code="missing_required_parameter",
+            )
+        if kind not in AVAILABLE_METHODS:
+            raise InvalidRequest(
+                f"The method '{kind}' is not available yet; use 'supervised'.",
+                param="method.type",
+                code="invalid_value",
+            )
+        return kind
+
+    def merged_hyperparameters(self) -> dict[str, Any]:
+        """The method's own before those at the top level, "auto" where neither says anything."""
+        merged = Hyperparameters().model_dump()
+        supervised = self.method.supervised if self.method else None
+        for given in (self.hyperparameters, supervised and supervised.hyperparameters):
+            if given:
+                merged |= given.model_dump(exclude_unset=True)
+        return merged

@@ -1,0 +1,212 @@
+"""One request to an inference server: what is sent, and what becomes of the reply on its way back.
+
+The user's name for the model is put back into it, its tokens are counted, and it is kept if the user
+said so. The inference server is always asked for a stream with its usage at every chunk, so that what it
+computed is counted also where nobody waits for the end; the client gets chunks or a whole, as it wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import orjson
+import structlog
+
+from api import errors
+from api.wiring import Wiring
+from foundation.errors import LuthierError, Unavailable
+from storage.organization.api_keys import Caller
+
+from . import event_stream, stored_completions
+from .assembled_completion import AssembledCompletion, AssembledText
+from .stored_completions import Keeping
+from .targets import Target
+
+log = structlog.get_logger()
+
+CHAT_PATH = "/v1/chat/completions"
+TEXT_PATH = "/v1/completions"
+_BROKE = "The model's reply broke off. Please try again."
+
+Json = dict[str, Any]
+
+
+class Exchange:
+    def __init__(
+        self,
+        wiring: Wiring,
+        caller: Caller,
+        target: Target,
+        body: Json,
+        *,
+        path: str,
+        request_id: str = "",
+        is_batch: bool = False,
+    ) -> None:
+        """Raises InvalidRequest for what the gateway itself reads of the body."""
+        self.target = target
+        self.is_streaming = body.get("stream") is True
+        """The client wants the reply in chunks."""
+        self._wiring = wiring
+        self._caller = caller
+        self._path = path
+        self._request_id = request_id
+        self._is_batch = is_batch
+        options = body.get("stream_options")
+        self._stream_options = options if isinstance(options, dict) else {}
+        self._keeping = Keeping.of(body) if path == CHAT_PATH else None
+        self._assembled = (
+            AssembledCompletion(has_logprobs=body.get("logprobs") is True)
+            if path == CHAT_PATH
+            else AssembledText()
+        )
+        self._usage: object = None
+        self._content = self._content_of(body)
+
+    async def send(self) -> httpx.Response:
+        """The reply's head. Raises what `Backends.send` raises. Called once: what was sent is not kept."""
+        content, self._content = self._content, b""
+        headers = dict(self.target.headers)
+        if self._request_id:
+            headers["x-request-id"] = self._request_id
+        return await self._wiring.backends.send(
+            self.target.base_model, self.target.key, self._path, content, headers
+        )
+
+    def _content_of(self, body: Json) -> bytes:
+        options = body.get("stream_options")
+        changes: Json = {"model": self.target.wire_model}
+        # What is malformed goes as it is: the inference server says what is wrong with it.
+        if self._is_streamable(body) and isinstance(options, dict | None):
+            usage = {"include_usage": True, "continuous_usage_stats": True}
+            changes |= {"stream": True, "stream_options": {**(options or {}), **usage}}
+        ours = ("store", "metadata") if self._path == CHAT_PATH else ()
+        return orjson.dumps({k: v for k, v in body.items() if k not in ours} | changes)
+
+    def _is_streamable(self, body: Json) -> bool:
+        """Whether the reply can come in chunks: the best of several candidates is known at the end only."""
+        best_of = body.get("best_of") if self._path == TEXT_PATH else None
+        return self.is_streaming or (
+            body.get("stream") in (None, False) and best_of in (None, 0, 1, body.get("n"))
+        )
+
+    async def whole(self, upstream: httpx.Response) -> Json:
+        """The completion. Raises LuthierError, also for an error that the inference server answered."""
+        try:
+            if event_stream.is_stream(upstream):
+                value = await self._assemble(upstream)
+            else:
+                await upstream.aread()
+                value = self._checked(upstream)
+        except httpx.ReadTimeout as error:
+            log.warning("backend.timeout", error=repr(error))
+            raise Unavailable("The model did not answer in time.", status=504) from None
+        except (httpx.TransportError, event_stream.EventTooLong) as error:
+            log.warning("backend.reply_broke", error=repr(error))
+            raise Unavailable(_BROKE) from None
+        self._usage = value.get("usage")
+        self.close()
+        await self._keep(value)
+        return value
+
+    async def _assemble(self, upstream: httpx.Response) -> Json:
+        async for event in event_stream.values(upstream):
+            event = self._renamed(event)
+            if "error" in event:
+                error = event["error"]
+                raise LuthierError(**error if isinstance(error, dict) else {"message": _BROKE})
+            self._assembled.add(event)
+            if isinstance(event.get("usage"), dict):
+                self._usage = event["usage"]
+        if not self._assembled.is_complete:
+            log.warning("backend.reply_broke", error="the stream ended early")
+            raise Unavailable(_BROKE)
+        return self._assembled.body()
+
+    def see(self, event: Json) -> Json | None:
+        """A stream's event as the client gets it; None: not at all."""
+        event = self._renamed(event)
+        if "error" in event:
+            return event
+        if self._keeping is not None:
+            self._assembled.add(event)
+        if isinstance(event.get("usage"), dict):
+            self._usage = event["usage"]
+        wanted = self._stream_options
+        if wanted.get("include_usage"):
+            if event.get("choices") and not wanted.get("continuous_usage_stats"):
+                event["usage"] = None
+            return event
+        is_only_usage = event.pop("usage", None) is not None and not event.get("choices")
+        return None if is_only_usage else event
+
+    async def all_seen(self) -> None:
+        """The stream has come to its end: what is to be kept is kept before the client hears so."""
+        if self._assembled.is_complete:
+            await self._keep(self._assembled.body())
+
+    def abandon(self) -> None:
+        """The client left: count what was computed for it until then, if anything was."""
+        if self._usage is not None:
+            self.close()
+
+    def close(self) -> None:
+        """Count what was used, however the exchange ended."""
+        self._wiring.meter.count(
+            self._caller, self.target.canonical_name, self._usage, is_batch=self._is_batch
+        )
+
+    async def _keep(self, completion: Json) -> None:
+        if self._keeping is None:
+            return
+        await self._wiring.database.run(
+            stored_completions.keep,
+            self._caller.project_id,
+            completion=completion,
+            keeping=self._keeping,
+            request_id=self._request_id,
+        )
+
+    def _checked(self, upstream: httpx.Response) -> Json:
+        try:
+            value = orjson.loads(upstream.content)
+        except orjson.JSONDecodeError:
+            value = None
+        status = upstream.status_code
+        is_error = isinstance(value, dict) and isinstance(value.get("error"), dict)
+        if status in (401, 403) or not isinstance(value, dict) or (status != 200 and not is_error):
+            # The key that it refuses is the gateway's, and other answers are no inference server's.
+            log.error("backend.misbehaved", status=status, body=upstream.text[:500])
+            raise LuthierError(errors.SERVER_ERROR)
+        value = self._renamed(value)
+        if status != 200:
+            raise Refused(value["error"], status, upstream.headers)
+        return value
+
+    def _renamed(self, value: Json) -> Json:
+        """With the user's name for the model instead of the inference server's."""
+        if "model" in value:
+            value["model"] = self.target.name
+        error = value.get("error")
+        if isinstance(error, dict):
+            message = str(error.get("message", ""))
+            kept = {key: error.get(key) for key in ("type", "param", "code")}
+            message = message.replace(self.target.wire_model, self.target.name)
+            return {"error": {"message": message, **kept}}
+        return value
+
+
+class Refused(Unavailable):
+    """An inference server's own error, for the user to read."""
+
+    def __init__(self, error: Json, status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(
+            error["message"],
+            status=status,
+            type=error["type"],
+            param=error["param"],
+            code=error["code"],
+        )
+        self.retry_after = headers.get("retry-after")

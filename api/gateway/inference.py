@@ -1,0 +1,129 @@
+"""The gateway: /v1/chat/completions and /v1/completions, passed on to an inference server.
+
+A model's name is resolved within the caller's project before anything else happens; an inference server
+only ever hears of bases and adapter ids.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import ClientDisconnect
+
+from api import bodies, errors
+from api.auth import BATCH_HEADER, ProjectCaller
+from api.wiring import Wired, Wiring
+from foundation.invalid_parameters import refuse_large_objects
+from storage.organization.api_keys import Caller
+
+from . import event_stream, targets
+from .disconnects import unless_disconnected
+from .exchange import CHAT_PATH, TEXT_PATH, Exchange, Refused
+
+router = APIRouter(prefix="/v1", tags=["inference"])
+
+Json = dict[str, Any]
+
+
+class Completion(BaseModel):
+    """As in OpenAI's API."""
+
+    model_config = ConfigDict(extra="allow")
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[Json]
+
+
+def _documented(*required: str) -> Json:
+    schema = {
+        "type": "object",
+        "required": list(required),
+        "properties": {"model": {"type": "string"}, "stream": {"type": "boolean"}},
+        "additionalProperties": True,
+    }
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+_REPLIES: dict[int | str, Json] = {
+    200: {"content": {event_stream.MEDIA_TYPE: {"schema": {"type": "string"}}}}
+}
+
+
+@router.post(
+    "/chat/completions",
+    response_model=Completion,
+    responses=_REPLIES,
+    openapi_extra=_documented("model", "messages"),
+)
+async def create_chat_completion(
+    request: Request, caller: ProjectCaller, wiring: Wired
+) -> Response:
+    return await _pass_on(CHAT_PATH, request, caller, wiring)
+
+
+@router.post(
+    "/completions",
+    response_model=Completion,
+    responses=_REPLIES,
+    openapi_extra=_documented("model", "prompt"),
+)
+async def create_completion(request: Request, caller: ProjectCaller, wiring: Wired) -> Response:
+    return await _pass_on(TEXT_PATH, request, caller, wiring)
+
+
+async def complete(wiring: Wiring, caller: Caller, body: Json) -> Json:
+    """A chat completion that is not streamed, for the api's own use.
+
+    Raises LuthierError for whatever a client would get as an error reply.
+    """
+    target = await targets.resolve(wiring, caller, targets.model_name(body))
+    exchange = Exchange(wiring, caller, target, {**body, "stream": False}, path=CHAT_PATH)
+    upstream = await exchange.send()
+    try:
+        return await exchange.whole(upstream)
+    finally:
+        await upstream.aclose()
+
+
+async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) -> Response:
+    async with wiring.large_bodies.turn(request, caller.project_id or ""):
+        exchange = await _exchange(path, request, caller, wiring)
+        upstream = await unless_disconnected(request, exchange.send())
+    # A name may hold any character, a header may not.
+    headers = {"openai-model": exchange.target.canonical_name.encode("ascii", "replace").decode()}
+    if exchange.is_streaming and event_stream.is_stream(upstream):
+        return event_stream.EventStream(upstream, exchange, headers)
+    try:
+        value = await unless_disconnected(request, exchange.whole(upstream))
+    except ClientDisconnect:
+        exchange.abandon()
+        raise
+    except Refused as error:
+        if error.retry_after is not None:
+            headers["retry-after"] = error.retry_after
+        return errors.reply(error, headers)
+    finally:
+        await upstream.aclose()
+    return JSONResponse(value, headers=headers)
+
+
+async def _exchange(path: str, request: Request, caller: Caller, wiring: Wiring) -> Exchange:
+    """Read the body, which nothing but what is to be sent remains of."""
+    body = await bodies.read_object(request, max_bytes=bodies.MAX_LONG_BODY_BYTES)
+    # Megabytes that would be written, sent and read once more, only to be refused there.
+    refuse_large_objects(body)
+    target = await targets.resolve(wiring, caller, targets.model_name(body))
+    return Exchange(
+        wiring,
+        caller,
+        target,
+        body,
+        path=path,
+        request_id=request.state.request_id,
+        is_batch=caller.is_internal and BATCH_HEADER in request.headers,
+    )

@@ -1,0 +1,98 @@
+"""What a model's name stands for: the base, and the adapter on top of it. Looked up in the caller's project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from api.wiring import Wiring
+from foundation.errors import InvalidRequest, NotFound
+from storage.models import aliases, models
+from storage.models.adapters import AdapterRow
+from storage.models.base_models import BaseModel, Catalogue
+from storage.models.models import ModelRow
+from storage.organization.api_keys import Caller
+
+MAX_NAME_CHARS = 1024
+"""No model's name is that long."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model as an inference server and as its user know it."""
+
+    name: str
+    """As the request has it."""
+    canonical_name: str
+    """Without aliases: the base's id or the tuned model's name."""
+    base_model: str
+    wire_model: str
+    """What the inference server calls it: the base's id or the adapter's."""
+    key: str
+    """Requests with the same key go to the same server, as long as it is up."""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+async def resolve(wiring: Wiring, caller: Caller, name: str) -> Target:
+    """Raises NotFound, with the same text for another project's model as for none."""
+    salt = {"x-luthier-cache-salt": caller.project_id}
+    catalogue = wiring.catalogue()
+    base, found = catalogue.get(name), None
+    if base is None:
+        base, found = await wiring.database.run(_look_up, caller.project_id, name, catalogue)
+    if base is not None:
+        # A project's requests share prefixes with each other only, so they belong together.
+        return Target(name, base.id, base.id, base.id, caller.project_id, salt)
+    if found is None:
+        raise NotFound(
+            f"The model `{name}` does not exist or you do not have access to it.",
+            code="model_not_found",
+        )
+    model, adapter = found
+    return Target(
+        name,
+        model.name,
+        model.base_model,
+        adapter.id,
+        adapter.id,
+        salt
+        | {
+            "x-luthier-adapter-sha256": adapter.sha256,
+            "x-luthier-adapter-bytes": str(adapter.size_bytes),
+        },
+    )
+
+
+def _look_up(
+    session: Session, project_id: str, name: str, catalogue: Catalogue
+) -> tuple[BaseModel | None, tuple[ModelRow, AdapterRow] | None]:
+    """What the project calls by the name: a tuned model, else a base by the project's alias."""
+    found = models.find(session, project_id, name)
+    if found is not None:
+        return None, found
+    return aliases.find_base(session, project_id, name, catalogue), None
+
+
+def model_name(body: dict[str, Any]) -> str:
+    """Raises InvalidRequest."""
+    name = body.get("model")
+    if name is None:
+        raise InvalidRequest(
+            "Missing required parameter: 'model'.",
+            param="model",
+            code="missing_required_parameter",
+        )
+    if not isinstance(name, str) or "\0" in name:
+        raise InvalidRequest(
+            "Invalid type for 'model': expected a model's name.", param="model", code="invalid_type"
+        )
+    if len(name) > MAX_NAME_CHARS:
+        raise InvalidRequest(
+            f"Invalid 'model': string too long. Expected a string with maximum length "
+            f"{MAX_NAME_CHARS}, but got a string with length {len(name)} instead.",
+            param="model",
+            code="string_above_max_length",
+        )
+    return name

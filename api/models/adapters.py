@@ -1,0 +1,45 @@
+"""/v1/luthier/models/{model}/adapter: a tuned model's weights, as a tar of a folder in PEFT's format."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
+
+from api.auth import ProjectCaller
+from api.blobs import blob_response
+from api.wiring import Wired
+from foundation.errors import InvalidRequest, ModelNotFound
+from storage.models import models
+
+router = APIRouter(prefix="/v1/luthier/models", tags=["luthier"])
+
+
+@router.get(
+    "/{model:path}/adapter",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "An uncompressed tar: adapter_config.json, adapter_model.safetensors, …",
+            "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def download_adapter(model: str, caller: ProjectCaller, wiring: Wired) -> StreamingResponse:
+    """Of the project's own models only: a permission to use a model does not hand out its weights."""
+    found = await wiring.database.run(models.find, caller.project_id, model)
+    if found is None or found[0].project_id != caller.project_id:
+        if wiring.catalogue().get(model) is not None:
+            raise InvalidRequest(
+                f"The model '{model}' is a base model; it has no adapter.", param="model"
+            )
+        raise ModelNotFound(model)
+    row, adapter = found
+    return await blob_response(
+        wiring.blobs,
+        adapter.blob_key,
+        size_bytes=adapter.size_bytes,
+        sha256=adapter.sha256,
+        # ":" may not stand in a file's name everywhere.
+        filename=row.name.replace(":", "-") + ".tar",
+        media_type="application/x-tar",
+    )

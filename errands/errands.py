@@ -1,0 +1,63 @@
+"""The errands process: what it holds for its tasks. It has no trainer and stays small.
+
+A task gets ids and looks at their rows, as the training worker does with jobs; several run at a time, each
+on a thread of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from errands.batches.gateway import Gateway
+from foundation.settings import Settings
+from storage.blobs.blobs import open_store
+from storage.database import sessions, sync_engine
+from storage.inference import batches
+from storage.worker_folder import Folder
+
+SLOTS = 12
+"""Tasks at a time."""
+BATCH_SLOTS = 8
+"""Batches take hours: so many at a time, and the other slots are for messages that need none."""
+
+log = structlog.get_logger()
+
+
+class Errands:
+    """`stop` may be called from any thread, a signal handler's too."""
+
+    def __init__(self, settings: Settings) -> None:
+        settings.require("database_url", "blob_url", "api_url", "internal_key")
+        self.settings = settings
+        self.engine = sync_engine(settings.database_url, pool_size=SLOTS)
+        self.sessions = sessions(self.engine)
+        self.blobs = open_store(settings.blob_url)
+        self.gateway = Gateway(settings.api_url, settings.internal_key, settings.batch_concurrency)
+        self.folder = Folder(settings.data_dir / "errands")
+        self.leaving: set[str] = set()
+        """Batches that give way to others: one at a time, or all would for the one that waits."""
+        self.is_stopping = threading.Event()
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def bury_dead(self) -> None:
+        """Free at once what processes of this data directory held when they were killed."""
+        with self.folder.dead() as names:
+            if names:
+                with self.sessions.begin() as session:
+                    batches.expire_leases(session, names)
+                log.info("errands.buried_dead", names=names)
+
+    def stop(self) -> None:
+        """Tell the tasks at hand to let go."""
+        self.is_stopping.set()
+
+    def close(self) -> None:
+        self.stop()
+        self.gateway.close()
+        self.folder.close()
+        self.engine.dispose()

@@ -1,0 +1,71 @@
+"""What Celery sees of the errands process: its tasks, its slots, and the moments of starting and stopping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import signals
+
+from errands.batches import run as batch_run
+from foundation.errors import LuthierError
+from foundation.settings import Settings
+from storage import queue
+
+from .errands import SLOTS, Errands
+from .sweep import BatchLitter, ErrandsSweep
+from .webhooks import Webhooks
+
+# Threads, because the tasks only wait for other servers.
+queue.app.conf.update(
+    worker_pool="threads", worker_concurrency=SLOTS, worker_redirect_stdouts=False
+)
+
+
+class _Process:
+    """What this process holds, between Celery's signals."""
+
+    errands: Errands
+    sweep: ErrandsSweep
+    litter: BatchLitter
+    webhooks: Webhooks
+
+
+@queue.app.task(name=queue.RUN_BATCH, max_retries=0)
+def run_batch(batch_id: str) -> None:
+    batch_run.run(_Process.errands, batch_id)
+
+
+@signals.worker_init.connect
+def _open(**_: Any) -> None:
+    try:
+        errands = Errands(Settings.from_env().require("broker_url"))
+    except LuthierError as error:
+        # Celery would log any lesser exception and go on without them.
+        raise SystemExit(str(error)) from error
+    _Process.errands = errands
+    _Process.sweep = ErrandsSweep(errands)
+    _Process.litter = BatchLitter(errands)
+    _Process.webhooks = Webhooks(
+        errands.sessions, allow_private=errands.settings.webhook_allow_private
+    )
+
+
+@signals.worker_ready.connect
+def _begin(**_: Any) -> None:
+    _Process.sweep.start()
+    _Process.litter.start()
+    _Process.webhooks.start()
+
+
+@signals.worker_shutting_down.connect
+def _stop(**_: Any) -> None:
+    # In a signal handler: only raise flags.
+    _Process.sweep.stop()
+    _Process.litter.stop()
+    _Process.webhooks.stop()
+    _Process.errands.stop()
+
+
+@signals.worker_shutdown.connect
+def _close(**_: Any) -> None:
+    _Process.errands.close()

@@ -1,0 +1,194 @@
+"""The body of POST /v1/chat/completions: what may be asked for, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from foundation.errors import InvalidRequest
+from serving.requests import (
+    Flag,
+    GenerationRequest,
+    NumTokens,
+    Text,
+    TextTooLong,
+    UnsupportedParameter,
+    Whole,
+    Wire,
+    is_object,
+    is_text,
+    one_of,
+)
+from text.chat_template import ChatTemplate
+from text.messages import InvalidMessages
+
+MAX_TOOLS = 128
+
+Words = Annotated[str, Field(strict=True, max_length=64)]
+Name = Annotated[str, Field(strict=True, min_length=1, max_length=64, pattern=r"^[\w-]+$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class Function(_Part):
+    name: Name
+    description: Text | None = None
+    parameters: Wire | None = None
+    strict: Flag | None = None
+
+
+class Tool(_Part):
+    type: Literal["function", "custom"]
+    function: Function | None = None
+    custom: Wire | None = None
+
+
+class Schema(_Part):
+    name: Name
+    description: Text | None = None
+    schema_: Annotated[Wire | None, Field(alias="schema")] = None
+    strict: Flag | None = None
+
+
+class ResponseFormat(_Part):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: Schema | None = None
+
+
+class Audio(_Part):
+    format: Literal["wav", "aac", "mp3", "flac", "opus", "pcm16"]
+    voice: Annotated[str | Wire, one_of("a string or an object", is_text, is_object)]
+
+
+class Prediction(_Part):
+    type: Literal["content"]
+    content: Annotated[
+        str | list[Wire],
+        one_of("a string or an array", is_text, lambda value: isinstance(value, list)),
+    ]
+
+
+class WebSearchOptions(_Part):
+    search_context_size: Literal["low", "medium", "high"] | None = None
+    user_location: Wire | None = None
+
+
+class Moderation(_Part):
+    model: Text
+    policy: Wire | None = None
+
+
+Choice = Annotated[str | Wire, one_of("a string or an object", is_text, is_object)]
+
+
+class ChatCompletionRequest(GenerationRequest):
+    messages: Annotated[list[Wire], Field(min_length=1, fail_fast=True)]
+    max_tokens: NumTokens | None = None
+    max_completion_tokens: NumTokens | None = None
+    logprobs: Flag | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_choice: Choice | None = None
+    parallel_tool_calls: Flag | None = None
+    functions: Annotated[list[Function], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    function_call: Choice | None = None
+    modalities: Annotated[list[Literal["text", "audio"]], Field(fail_fast=True)] | None = None
+    audio: Audio | None = None
+    web_search_options: WebSearchOptions | None = None
+    moderation: Moderation | None = None
+    # Hints: how fast, how long, under which name. Without them the reply would be as good.
+    prediction: Prediction | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        None
+    )
+    verbosity: Literal["low", "medium", "high"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    safety_identifier: Words | None = None
+    prompt_cache_key: Words | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
+    prompt_cache_options: Wire | None = None
+
+    def check_supported(self) -> None:
+        """Raises `InvalidRequest` for what would be ignored to the user's harm.
+
+        Where no token is to be generated, nothing can be: such a request is answered whatever it asks
+        of the tokens.
+        """
+        self._check_choice("tool_choice", self.tool_choice, "tools", self.tools)
+        self._check_choice("function_call", self.function_call, "functions", self.functions)
+        if self.max_new_tokens == 0:
+            return
+        for param, is_asked, why in (
+            # A model that may not call them answers as if there were none.
+            ("tools", self.tools and self.tool_choice != "none", ""),
+            ("functions", self.functions and self.function_call != "none", ""),
+            (
+                "response_format",
+                self.response_format and self.response_format.type != "text",
+                " Only {'type': 'text'} is.",
+            ),
+            ("modalities", "audio" in (self.modalities or ()), " Only ['text'] is."),
+            ("web_search_options", self.web_search_options, ""),
+            ("moderation", self.moderation, ""),
+        ):
+            if is_asked:
+                raise UnsupportedParameter(param, why)
+
+    @staticmethod
+    def _check_choice(param: str, choice: str | Wire | None, of: str, offered: Any) -> None:
+        if isinstance(choice, str) and choice not in ("none", "auto", "required"):
+            raise InvalidRequest(
+                f"Invalid value: '{choice}'. Supported values are: 'none', 'auto', and 'required'.",
+                param=param,
+                code="invalid_value",
+            )
+        if choice not in (None, "none", "auto") and not offered:
+            raise InvalidRequest(
+                f"Invalid value for '{param}': '{param}' is only allowed when '{of}' are specified.",
+                param=param,
+            )
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """None: as many as the context holds."""
+        if self.max_completion_tokens is not None:
+            return self.max_completion_tokens
+        return self.max_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Raises `InvalidRequest` for `top_logprobs` without `logprobs`."""
+        if self.logprobs:
+            return self.top_logprobs or 0
+        if self.top_logprobs:
+            raise InvalidRequest(
+                "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.",
+                param="top_logprobs",
+            )
+        return None
+
+    def prompt(self, template: ChatTemplate, *, max_seq_len: int) -> list[int]:
+        """The token ids of the prompt. Raises `InvalidRequest`, for what cannot fit before it is rendered."""
+        max_token_chars = template.tokenizer.max_token_chars
+        # A message takes a token at least, for the template says whose it is.
+        num_chars = sum(max(_num_chars(m), max_token_chars) for m in self.messages)
+        if num_chars > max_seq_len * max_token_chars:
+            raise TextTooLong(sum(map(_num_chars, self.messages)), max_seq_len, max_token_chars)
+        try:
+            return template.render(self.messages, add_generation_prompt=True)
+        except InvalidMessages as error:
+            raise InvalidRequest(f"Invalid 'messages': {error}", param=error.param) from error
+
+
+def _num_chars(message: Wire) -> int:
+    """Of the text that every template shows."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return len(content)
+    parts = content if isinstance(content, list) else ()
+    texts = (part.get("text") for part in parts if isinstance(part, dict))
+    return sum(len(text) for text in texts if isinstance(text, str))

@@ -1,0 +1,141 @@
+"""One choice being generated: what was asked for, how far it is, and what it reports."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from serving.engine.kv.cache import CacheKey, Row
+from serving.engine.slots.lora import Adapter
+from text.tokenizer import Tokenizer
+
+from .sampling import Draw, SamplingParams, TokenLogprob
+from .text import GeneratedToken, Piece, TextStream
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Generate:
+    """A request to the engine for one choice."""
+
+    prompt: list[int]
+    max_tokens: int | None = None
+    """None: as many as the context holds."""
+    adapter: Adapter | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop: tuple[str, ...] = ()
+    cache_salt: str = ""
+    """The project. Keys and values are reused only between requests of equal salt (and adapter), and
+    those of different salts take turns."""
+    num_prompt_logprobs: int | None = None
+    """As `SamplingParams.num_logprobs`, for the tokens of the prompt."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    """All generated tokens, those cut off by a stop string included."""
+    cached_tokens: int
+    """Prompt tokens whose keys and values were at hand."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """News of a choice. The last one carries `finish_reason` and `usage`."""
+
+    text: str = ""
+    tokens: list[GeneratedToken] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    """Once, when the prompt has been read; None for its first token, which nothing predicts."""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+class Sequence:
+    """A choice in the engine. Used by the engine's thread alone."""
+
+    def __init__(
+        self,
+        request: Generate,
+        max_tokens: int,
+        tokenizer: Tokenizer,
+        deliver: Callable[[Delta | Exception], None],
+    ) -> None:
+        self.request = request
+        self.max_tokens = max_tokens
+        self.deliver = deliver
+        self.tokens = list(request.prompt)
+        self.num_prompt_tokens = len(request.prompt)
+        self.counts: Counter[int] = Counter()
+        # Nothing predicts the first token.
+        self.prompt_logprobs: list[TokenLogprob | None] = [None]
+        self.num_cached_tokens: int | None = None
+        self.row: Row | None = None
+        self.slot: int | None = None
+        # Since when all slots have been taken by other adapters.
+        self.blocked_since_s: float | None = None
+        # Numbers in the order of all turns: its last one, and the last one before it got its place.
+        self.last_turn = 0
+        self.start_turn = 0
+        # It does not have to give way to other projects before it has generated so many tokens.
+        self.num_kept_tokens = 0
+        self._text = TextStream(tokenizer, request.prompt, request.stop)
+        self._eos_ids = tokenizer.eos_ids
+
+    @property
+    def key(self) -> CacheKey:
+        adapter = self.request.adapter
+        return CacheKey(None if adapter is None else adapter.id, self.request.cache_salt)
+
+    @property
+    def project(self) -> str:
+        """Whom it is computed for."""
+        return self.request.cache_salt
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.tokens) - self.num_prompt_tokens
+
+    @property
+    def is_scoring(self) -> bool:
+        """The log-probabilities of the prompt's tokens are still to be found."""
+        return (
+            self.request.num_prompt_logprobs is not None
+            and len(self.prompt_logprobs) < self.num_prompt_tokens
+        )
+
+    def draw(self) -> Draw:
+        """How the next token is to be sampled."""
+        return Draw(self.request.sampling, self.num_generated, self.counts)
+
+    def accept(self, token_id: int, logprob: TokenLogprob | None) -> bool:
+        """Take the next token and report what it released. True if it was the last one."""
+        self.tokens.append(token_id)
+        self.counts[token_id] += 1
+        if token_id in self._eos_ids:
+            return self._finish(self._text.flush(), "stop")
+        piece = self._text.push(GeneratedToken(token_id, logprob))
+        if piece.is_stopped:
+            return self._finish(piece, "stop")
+        if self.num_generated >= self.max_tokens:
+            rest = self._text.flush()
+            whole = Piece(piece.text + rest.text, piece.tokens + rest.tokens)
+            return self._finish(whole, "stop" if rest.is_stopped else "length")
+        if piece.text or piece.tokens:
+            self.deliver(Delta(piece.text, piece.tokens))
+        return False
+
+    def accept_prompt(self) -> bool:
+        """The whole prompt has been read. True if nothing is to be generated."""
+        if self.request.num_prompt_logprobs is not None:
+            self.deliver(Delta(prompt_logprobs=self.prompt_logprobs))
+        return self.max_tokens == 0 and self._finish(Piece(), "length")
+
+    def _finish(self, piece: Piece, reason: FinishReason) -> bool:
+        usage = Usage(self.num_prompt_tokens, self.num_generated, self.num_cached_tokens or 0)
+        self.deliver(Delta(piece.text, piece.tokens, finish_reason=reason, usage=usage))
+        return True

@@ -1,0 +1,88 @@
+"""Pauses: a job stops with a checkpoint, frees its trainer, and goes on from there when it is resumed.
+
+A pause is a wish first (`pause_requested_at`), which the job's worker sees at its next write. A job that no
+worker has pauses at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from foundation.errors import InvalidRequest
+from storage.ids import new_id
+
+from . import events
+from .jobs import RUNNABLE, TERMINAL, Claim, JobRow, has_no_worker, impossible, locked, renew
+
+
+def pause(session: Session, project_id: str, job_id: str) -> JobRow:
+    """Ask for a pause; gives the row as it was before, for OpenAI's clients know no state `paused`.
+
+    A job that nobody works on is paused when this transaction ends. A worker that has it makes a
+    checkpoint first. Asking again while it does so changes nothing.
+    """
+    row = locked(session, project_id, job_id)
+    if row.status not in RUNNABLE:
+        raise impossible(row, "paused")
+    if row.pause_requested_at is None:
+        events.add(session, job_id, new_id("pausing:"), "Pause requested", data={})
+        _write_behind(session, job_id, pause_requested_at=func.clock_timestamp())
+    is_idle = select(JobRow.id).where(JobRow.id == job_id, has_no_worker())
+    if session.scalar(is_idle) is not None:
+        _set_paused(session, job_id)
+    return row
+
+
+def resume(session: Session, project_id: str, job_id: str) -> JobRow:
+    """Let a paused job go on; ring the queue after the commit. A pause still to come is called off."""
+    row = locked(session, project_id, job_id)
+    is_pausing = row.status in RUNNABLE and row.pause_requested_at is not None
+    if row.status != "paused" and not is_pausing:
+        if row.status in TERMINAL:
+            raise impossible(row, "resumed")
+        raise InvalidRequest(f"Job {job_id} is not paused.", param="fine_tune_id")
+    text = "Pause called off" if is_pausing else "Job resumed"
+    events.add(session, job_id, new_id("resumed:"), text, data={})
+    row.pause_requested_at = None
+    if not is_pausing:
+        row.status = "queued"
+        row.not_before = func.clock_timestamp()
+    session.flush()
+    return row
+
+
+def release(session: Session, claim: Claim) -> bool:
+    """Give the job back as paused; False, and nothing done, if the pause was called off meanwhile."""
+    if renew(session, claim).pause_requested_at is None:
+        return False
+    _set_paused(session, claim.job.id, attempt=JobRow.attempt - 1)
+    return True
+
+
+def _set_paused(session: Session, job_id: str, **values: Any) -> None:
+    _write_behind(
+        session,
+        job_id,
+        status="paused",
+        pause_requested_at=None,
+        # Fences out a worker whose lease ran out.
+        lease_token=JobRow.lease_token + 1,
+        lease_owner=None,
+        lease_expires_at=None,
+        estimated_finish=None,
+        **values,
+    )
+    events.add(session, job_id, new_id("paused:"), "Job paused", data={})
+
+
+def _write_behind(session: Session, job_id: str, **values: Any) -> None:
+    """Write columns and leave objects of the row, if there are any, as they are."""
+    session.execute(
+        update(JobRow)
+        .where(JobRow.id == job_id)
+        .values(**values)
+        .execution_options(synchronize_session=False)
+    )

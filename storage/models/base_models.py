@@ -1,0 +1,128 @@
+"""The catalogue of base models: which bases there are, where their weights come from, their other names."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from foundation.errors import InvalidRequest, LuthierError
+
+BUILT_IN = Path(__file__).with_name("base_models.toml")
+ADDED = "base_models.toml"
+
+# An id becomes a folder's name and part of a tuned model's name, so neither "/" nor ":" may stand in it.
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SOURCE = re.compile(
+    r"package:[A-Za-z_]\w*"
+    r"|builtin:tiny-random"
+    r"|directory:/.+"
+    r"|huggingface:[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+)
+
+
+class BadCatalogue(LuthierError):
+    """The catalogue's file cannot be read; the message names the file and the entry."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    id: str
+    source: str
+    """`package:<import name>`, `directory:/<path>`, `huggingface:<org>/<name>` or `builtin:tiny-random`."""
+    revision: str = "main"
+    aliases: tuple[str, ...] = ()
+    max_seq_len: int = 2048
+    """Tokens, prompt and reply together."""
+    hidden_size: int = 0
+    """Width of the residual stream; the automatic learning rate depends on it."""
+    family: str = "llama"
+    """`llama`, `qwen` or another; the automatic learning rate depends on it."""
+
+    def __post_init__(self) -> None:
+        if not _ID.fullmatch(self.id):
+            raise InvalidRequest(
+                f"{self.id!r} cannot name a base: use letters, digits, '.', '_' and '-'", param="id"
+            )
+        if not _SOURCE.fullmatch(self.source):
+            raise InvalidRequest(
+                f"{self.source!r} is no source of weights: use package:NAME, directory:/PATH or "
+                "huggingface:ORG/NAME",
+                param="source",
+            )
+
+
+class Catalogue:
+    """The bases by id and by alias."""
+
+    def __init__(self, bases: list[BaseModel], aliases: Mapping[str, str]) -> None:
+        self._bases = {base.id: base for base in bases}
+        self._aliases = {alias: base.id for base in bases for alias in base.aliases}
+        for alias, base_id in aliases.items():
+            if base_id not in self._bases:
+                known = ", ".join(sorted(self._bases))
+                raise BadCatalogue(
+                    f"the alias {alias}={base_id} names no known base; there are: {known}"
+                )
+            self._aliases[alias] = base_id
+
+    @classmethod
+    def load(cls, data_dir: Path | None, aliases: Mapping[str, str]) -> Catalogue:
+        """The built-in bases, those added below `data_dir`, and the operator's aliases."""
+        bases = _read(BUILT_IN)
+        if data_dir is not None and (added := data_dir / ADDED).exists():
+            bases += _read(added)
+        return cls(bases, aliases)
+
+    def get(self, name: str) -> BaseModel | None:
+        """By id or alias."""
+        return self._bases.get(self._aliases.get(name, name))
+
+    def all(self) -> list[BaseModel]:
+        return list(self._bases.values())
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Alias -> base id."""
+        return dict(self._aliases)
+
+
+def path(bases_dir: Path, base: BaseModel) -> Path:
+    """Where the base's files lie once it is imported."""
+    if base.source.startswith("directory:"):
+        return Path(base.source.removeprefix("directory:"))
+    return bases_dir / base.id
+
+
+def add(data_dir: Path, base: BaseModel) -> None:
+    """Write an entry into DATA/base_models.toml; an entry of the same id is replaced."""
+    target = data_dir / ADDED
+    bases = {b.id: b for b in (_read(target) if target.exists() else [])}
+    bases[base.id] = base
+    data_dir.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(".tmp")
+    temporary.write_text("\n".join(_render(b) for b in bases.values()), encoding="utf-8")
+    temporary.replace(target)
+
+
+def _render(base: BaseModel) -> str:
+    # JSON's strings are TOML's basic strings.
+    lines = [f"[{json.dumps(base.id)}]"]
+    for name in ("source", "revision", "max_seq_len", "hidden_size", "family"):
+        lines.append(f"{name} = {json.dumps(getattr(base, name))}")
+    lines.append(f"aliases = {json.dumps(list(base.aliases))}")
+    return "\n".join(lines) + "\n"
+
+
+def _read(file: Path) -> list[BaseModel]:
+    try:
+        entries = tomllib.loads(file.read_text(encoding="utf-8"))
+        return [
+            BaseModel(id=name, **{**entry, "aliases": tuple(entry.get("aliases", ()))})
+            for name, entry in entries.items()
+        ]
+    except (OSError, tomllib.TOMLDecodeError, TypeError) as error:
+        raise BadCatalogue(f"{file} is no catalogue of base models: {error}") from error

@@ -1,0 +1,69 @@
+"""`python -m storage.organization.first_keys`: a project and its first keys, so that a new server can be used.
+
+With LUTHIER_API_KEY and LUTHIER_ADMIN_KEY the keys are the operator's; otherwise they are made once and
+written to DATA/api_key and DATA/admin_key, readable by their owner alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from foundation.settings import Settings
+from storage.database import sessions, sync_engine
+
+from . import api_keys, projects
+
+DEFAULT_PROJECT = "Default project"
+
+
+def ensure(session: Session, data_dir: Path, env: Mapping[str, str]) -> None:
+    """Safe to call at each start: what is there stays."""
+    session.execute(text("SELECT pg_advisory_xact_lock(7021530912)"))
+    project = session.scalar(
+        select(projects.ProjectRow).order_by(projects.ProjectRow.created_at).limit(1)
+    )
+    if project is None:
+        project = projects.create(session, DEFAULT_PROJECT)
+    _ensure_key(session, "project", project.id, env.get("LUTHIER_API_KEY"), data_dir / "api_key")
+    _ensure_key(session, "admin", None, env.get("LUTHIER_ADMIN_KEY"), data_dir / "admin_key")
+
+
+def _ensure_key(
+    session: Session, kind: api_keys.Kind, project_id: str | None, preset: str | None, file: Path
+) -> None:
+    written = file.read_text().strip() if file.exists() else ""
+    key = preset or written or api_keys.new_key(kind)
+    if key != written:
+        _write_private(file, key)
+    is_known = select(api_keys.ApiKeyRow.id).where(
+        api_keys.ApiKeyRow.sha256 == api_keys.digest(key)
+    )
+    if session.scalar(is_known) is None:
+        api_keys.create(session, key, kind=kind, name="First key", project_id=project_id)
+
+
+def _write_private(file: Path, content: str) -> None:
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(content + "\n")
+    temporary.replace(file)
+
+
+def main() -> None:
+    settings = Settings.from_env().require("database_url")
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    engine = sync_engine(settings.database_url)
+    with sessions(engine).begin() as session:
+        ensure(session, settings.data_dir, os.environ)
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dataset.examples import Example, Examples
+
+WEIGHTS = st.sampled_from([0.0, 1.0, 0.25, 1 / 3])
+EXAMPLES = st.lists(
+    st.lists(st.tuples(st.integers(0, 2**31 - 1), WEIGHTS), min_size=1, max_size=30), max_size=8
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(rows=EXAMPLES)
+def test_examples_come_back_as_they_were(
+    tmp_path: Path, rows: list[list[tuple[int, float]]]
+) -> None:
+    wanted = [
+        Example(
+            np.array([token_id for token_id, _ in row], dtype=np.int32),
+            np.array([weight for _, weight in row], dtype=np.float32),
+        )
+        for row in rows
+    ]
+    examples = Examples(tmp_path)
+    for number, example in enumerate(wanted, start=1):
+        examples.append(example)
+        assert len(examples) == number
+        assert examples[-1].num_tokens == example.num_tokens  # readable between two writes
+    assert list(tmp_path.iterdir()) == []
+    for found in (list(examples), examples[:], [examples[i] for i in range(len(wanted))]):
+        for example, original in zip(found, wanted, strict=True):
+            assert example.input_ids.dtype == np.dtype(np.int32)
+            assert example.weights.dtype == np.dtype(np.float32)
+            np.testing.assert_array_equal(example.input_ids, original.input_ids)
+            np.testing.assert_array_equal(example.weights, original.weights)
+            assert example.weight == original.weight
+
+
+def test_an_index_out_of_range_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(IndexError):
+        Examples(tmp_path)[0]
+
+
+def test_the_file_is_gone_with_the_examples(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    examples = Examples(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    del examples
+    assert len(os.listdir("/proc/self/fd")) == before

