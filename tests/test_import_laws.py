@@ -13,6 +13,7 @@ import pytest
     [
         "api.app",
         "worker.tasks",
+        "errands.tasks",
         "embedded.stack",
         "storage.queue",
         "training.messages",

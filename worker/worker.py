@@ -11,9 +11,9 @@ from foundation.settings import Settings
 from storage.blobs.blobs import open_store
 from storage.database import sessions, sync_engine
 from storage.jobs import jobs
+from storage.leases import Stopped
 from storage.models.base_models import Catalogue
 from storage.worker_folder import Folder
-from worker.job.ending import Stopped
 
 from . import trainer
 from .bases import Bases

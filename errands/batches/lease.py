@@ -15,8 +15,8 @@ from errands.errands import Errands
 from foundation.errors import Unavailable
 from storage.inference import batches
 from storage.inference.batches import BatchRow, Claim
+from storage.leases import Stopped
 from storage.transactions import Transaction
-from worker.job.ending import Stopped
 
 LOOK_S = 1.0
 """Also how soon a batch hears that it was cancelled."""

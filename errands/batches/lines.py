@@ -10,7 +10,7 @@ from pathlib import Path
 
 from errands.errands import BATCH_SLOTS, Errands
 from storage.inference import batch_chunks, batch_turns
-from worker.job.ending import Stopped
+from storage.leases import Stopped
 
 from . import input as batch_input
 from .gateway import Reply, TimedOut

@@ -14,8 +14,8 @@ from foundation.errors import BlobError, Unavailable
 from storage import queue
 from storage.inference import batch_chunks, batch_turns, batches
 from storage.inference.batches import BatchRow, Claim, Ending, LostLease
+from storage.leases import Stopped
 from storage.transactions import OUT_OF_REACH, Transaction
-from worker.job.ending import Stopped
 
 from . import input as batch_input
 from . import lines as batch_lines

@@ -13,7 +13,7 @@ from tests.api.stack import Api, Tenant, wait_until
 def test_importing_the_app_loads_no_model_library_and_no_worker() -> None:
     script = (
         "import sys, api.app\n"
-        "heavy = {'torch', 'transformers', 'worker', 'training', 'serving', 'modeling'}\n"
+        "heavy = {'torch', 'transformers', 'worker', 'errands', 'training', 'serving', 'modeling'}\n"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -22,7 +22,7 @@ from storage.inference import batches
 from storage.rounds import Rounds
 from tests.worker.scene import wait_for
 
-PROGRAM = [sys.executable, "-m", "worker", "--errands"]
+PROGRAM = [sys.executable, "-m", "errands"]
 
 
 def environment(settings: Settings) -> dict[str, str]:

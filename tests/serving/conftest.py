@@ -8,27 +8,12 @@ import pytest
 import pytest_asyncio
 import torch
 
-from modeling import tiny_random
 from serving.engine.slots.lora import Adapter
 from tests.serving.parts import ALL_TARGETS, read_adapter, write_adapter
 from tests.serving.server import Running, running_server
-from text.tokenizer import Tokenizer
 
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def base_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of tiny-random."""
-    path = tmp_path_factory.mktemp("bases") / "tiny-random"
-    tiny_random.write(path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def tokenizer(base_path: Path) -> Tokenizer:
-    return Tokenizer.load(base_path)
 
 
 @pytest.fixture(scope="session")

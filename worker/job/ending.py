@@ -40,7 +40,3 @@ class UnusableState(Exception):
 
 class Paused(Exception):
     """The job's owner asked for a pause, and nothing that was done is lost by stopping here."""
-
-
-class Stopped(Exception):
-    """The worker is told to end; the job goes on elsewhere, and this attempt does not count."""

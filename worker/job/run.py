@@ -13,12 +13,13 @@ from storage import queue
 from storage.jobs import jobs
 from storage.jobs import turns as job_turns
 from storage.jobs.jobs import Claim, LostLease
+from storage.leases import Stopped
 from storage.transactions import Transaction
 from worker.lease import Lease
 from worker.worker import Worker
 
 from . import finish, resume, supervise
-from .ending import JobFailed, Paused, Setback, Stopped, UnusableState
+from .ending import JobFailed, Paused, Setback, UnusableState
 from .prepare import prepare
 
 STORAGE_RETRY_S = 15.0

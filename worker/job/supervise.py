@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from foundation.crash_points import crash_point
 from storage.jobs import events
 from storage.jobs.jobs import LostLease
+from storage.leases import Stopped
 from training.messages import (
     CheckpointSaved,
     Failed,
@@ -34,7 +35,7 @@ from worker.trainer import Trainer, TrainerDied
 from worker.worker import Worker
 
 from . import progress, publish, wandb_runs
-from .ending import JobFailed, Paused, Setback, Stopped, UnusableState
+from .ending import JobFailed, Paused, Setback, UnusableState
 
 POLL_S = 0.25
 STOP_S = 6.0
