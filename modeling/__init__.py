@@ -1,0 +1,5 @@
+"""The one place that knows a model: bases and their import, attention over packed examples, LoRA, adapter files.
+
+Imports `dataset`, `text` and `foundation`; torch, but no storage. Begin with `base`, or with `importer` for where a base comes
+from.
+"""

@@ -1,0 +1,4 @@
+"""/v1/batches: create, list, retrieve, cancel. The errands process does the work.
+
+Begin with `batches`.
+"""

@@ -1,0 +1,4 @@
+"""/v1/models, and the weights of a tuned model.
+
+Begin with `models`.
+"""
