@@ -133,7 +133,7 @@ def test_missing_setting_is_one_clear_line() -> None:
 def test_process_imports_no_trainer() -> None:
     """Its image holds none."""
     program = (
-        "import sys, worker.errand_tasks; print([m for m in sys.modules"
+        "import sys, errands.tasks; print([m for m in sys.modules"
         " if m.partition('.')[0] in ('torch', 'training', 'modeling', 'transformers', 'numpy')])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

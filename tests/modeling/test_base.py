@@ -69,7 +69,7 @@ def test_tiny_random_logits_have_a_useful_size(base_path: Path) -> None:
 
 def test_tokenizer_template_and_importer_need_no_torch() -> None:
     code = (
-        "import sys, modeling.tokenizer, modeling.chat_template, modeling.importer, modeling.gguf_files;"
+        "import sys, text.tokenizer, text.chat_template, modeling.importer, modeling.gguf_files;"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
