@@ -7,11 +7,10 @@ import logging
 import sys
 from contextlib import suppress
 
-from foundation import logs
+from foundation import garbage, logs
 from foundation.connection_limits import ConnectionLimits, raise_descriptor_limit
 from foundation.leash import exit_with_parent
 from foundation.settings import Settings
-from storage import garbage
 
 from .app import create_app
 from .server import configured

@@ -12,11 +12,11 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from foundation import garbage
 from foundation.connection_limits import ConnectionLimits, raise_descriptor_limit
 from foundation.errors import LuthierError
 from foundation.leash import exit_with_parent
 from foundation.settings import BadSetting, Settings
-from storage import garbage
 from storage.blobs.blobs import open_store
 from storage.models.base_models import BaseModel, Catalogue
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import uvicorn
 
+from foundation import garbage
 from serving.__main__ import main
-from storage import garbage
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
-from api import backends
-from tests.api.fake_backend import FakeBackend
+from api.gateway import backends
+from tests.api.gateway.fake_backend import FakeBackend
+from tests.api.gateway.test_inference import ask, gateway
 from tests.api.stack import Api, Tenant, wait_until
-from tests.api.test_inference import ask, gateway
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import sys
 
 PROGRAM = """
 import gc
-from storage import garbage
+from foundation import garbage
 
 loaded = [[number] for number in range(100_000)]
 garbage.collect_seldom()
