@@ -114,7 +114,8 @@ async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) 
 
 async def _exchange(path: str, request: Request, caller: Caller, wiring: Wiring) -> Exchange:
     """Read the body, which nothing but what is to be sent remains of."""
-    body = await bodies.read_object(request, max_bytes=bodies.MAX_LONG_BODY_BYTES)
+    async with wiring.large_bodies.arrival(request, caller.project_id or ""):
+        body = await bodies.read_object(request, max_bytes=bodies.MAX_LONG_BODY_BYTES)
     # Megabytes that would be written, sent and read once more, only to be refused there.
     refuse_large_objects(body)
     target = await targets.resolve(wiring, caller, targets.model_name(body))
