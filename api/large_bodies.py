@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from fastapi import Request
 
-from storage.errors import InvalidRequest
+from foundation.errors import InvalidRequest
 
 LARGE_BYTES = 256 * 1024
 MAX_PROJECTS = 16

@@ -12,10 +12,10 @@ import pytest
 
 from api import large_bodies
 from api.large_bodies import LARGE_BYTES, MAX_PROJECTS
-from tests.api.fake_backend import FakeBackend
+from tests.api.gateway.fake_backend import FakeBackend
+from tests.api.gateway.test_inference import gateway
 from tests.api.stack import Api, Tenant, wait_until
 from tests.api.test_connections import error, rest
-from tests.api.test_inference import gateway
 
 LARGE = b'{"model": "tiny-random", "messages": [], "user": "%s"}' % (b"x" * LARGE_BYTES)
 
