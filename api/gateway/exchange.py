@@ -86,30 +86,43 @@ class Exchange:
         return orjson.dumps({k: v for k, v in body.items() if k not in ours} | changes)
 
     def _is_streamable(self, body: Json) -> bool:
-        """Whether the reply can come in chunks: the best of several candidates is known at the end only."""
+        """Whether the reply can come in chunks: the best of several candidates is known at the end only.
+
+        So of a reply that chooses among more than it shows nothing is known, or metered, before its end.
+        """
         best_of = body.get("best_of") if self._path == TEXT_PATH else None
         return self.is_streaming or (
             body.get("stream") in (None, False) and best_of in (None, 0, 1, body.get("n"))
         )
 
     async def whole(self, upstream: httpx.Response) -> Json:
-        """The completion. Raises LuthierError, also for an error that the inference server answered."""
+        """The completion. Raises LuthierError, also for an error that the inference server answered.
+
+        However it ends, what is known to have been computed for it counts.
+        """
+        try:
+            value = await self._received(upstream)
+            self._usage = value.get("usage")
+        except BaseException:
+            if self._usage is not None:
+                self.close()
+            raise
+        self.close()
+        await self._keep(value)
+        return value
+
+    async def _received(self, upstream: httpx.Response) -> Json:
         try:
             if event_stream.is_stream(upstream):
-                value = await self._assemble(upstream)
-            else:
-                await upstream.aread()
-                value = self._checked(upstream)
+                return await self._assemble(upstream)
+            await upstream.aread()
+            return self._checked(upstream)
         except httpx.ReadTimeout as error:
             log.warning("backend.timeout", error=repr(error))
             raise Unavailable("The model did not answer in time.", status=504) from None
         except (httpx.TransportError, event_stream.EventTooLong) as error:
             log.warning("backend.reply_broke", error=repr(error))
             raise Unavailable(_BROKE) from None
-        self._usage = value.get("usage")
-        self.close()
-        await self._keep(value)
-        return value
 
     async def _assemble(self, upstream: httpx.Response) -> Json:
         async for event in event_stream.values(upstream):
@@ -146,11 +159,6 @@ class Exchange:
         """The stream has come to its end: what is to be kept is kept before the client hears so."""
         if self._assembled.is_complete:
             await self._keep(self._assembled.body())
-
-    def abandon(self) -> None:
-        """The client left: count what was computed for it until then, if anything was."""
-        if self._usage is not None:
-            self.close()
 
     def close(self) -> None:
         """Count what was used, however the exchange ended."""

@@ -11,7 +11,6 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
-from starlette.requests import ClientDisconnect
 
 from api import bodies, errors
 from api.auth import BATCH_HEADER, ProjectCaller
@@ -100,9 +99,6 @@ async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) 
         return event_stream.EventStream(upstream, exchange, headers)
     try:
         value = await unless_disconnected(request, exchange.whole(upstream))
-    except ClientDisconnect:
-        exchange.abandon()
-        raise
     except Refused as error:
         if error.retry_after is not None:
             headers["retry-after"] = error.retry_after

@@ -98,6 +98,17 @@ def test_of_a_whole_reply_that_nobody_waits_for_the_part_that_was_made_counts(
         wait_until(lambda: backend.num_cancelled == 1)
 
 
+def test_of_a_whole_reply_that_breaks_off_the_part_that_was_made_counts(
+    api: Api, tenant: Tenant
+) -> None:
+    with gateway(api, FakeBackend(breaks_after=2)) as front, front.client(tenant) as client:
+        with pytest.raises(openai.InternalServerError, match="broke off"):
+            ask(client)
+        with pytest.raises(openai.InternalServerError, match="broke off"):
+            client.completions.create(model="tiny-random", prompt="x")
+        wait_until(lambda: sums(api, tenant) == {"tiny-random": (6, 2, 4, 2)})
+
+
 def test_a_batch_s_requests_are_counted_apart_if_luthier_itself_says_so(
     api: Api, tenant: Tenant
 ) -> None:
