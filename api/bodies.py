@@ -16,15 +16,12 @@ import orjson
 from fastapi import Depends, Request
 from pydantic import BaseModel
 
+from foundation.bodies import MAX_BODY_BYTES
 from foundation.errors import InvalidRequest, TooLarge
 
 from .auth import of_project
 from .validation import validate
 
-MAX_BODY_BYTES = 1024 * 1024
-"""Of what describes a resource."""
-MAX_LONG_BODY_BYTES = 8 * 1024 * 1024
-"""Of what holds texts: some times the longest context there is, as UTF-8."""
 MAX_SHALLOW = 200
 """So many brackets cannot be nested too deeply to be written again."""
 

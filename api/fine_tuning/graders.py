@@ -13,6 +13,7 @@ from api import bodies, errors
 from api.auth import ProjectCaller
 from api.gateway import inference, targets
 from api.wiring import Wired, Wiring
+from foundation.bodies import MAX_LONG_BODY_BYTES
 from foundation.errors import InvalidRequest, LuthierError, NotFound, Unavailable
 from grading import grade, python_graders, sandbox
 from grading.graders import (
@@ -126,9 +127,7 @@ class GraderRun(BaseModel):
 
 @router.post("/run", openapi_extra=bodies.document(RunGrader))
 async def run_grader(
-    body: Annotated[
-        RunGrader, Depends(bodies.json_body(RunGrader, max_bytes=bodies.MAX_LONG_BODY_BYTES))
-    ],
+    body: Annotated[RunGrader, Depends(bodies.json_body(RunGrader, max_bytes=MAX_LONG_BODY_BYTES))],
     caller: ProjectCaller,
     wiring: Wired,
 ) -> GraderRun:
@@ -147,7 +146,7 @@ async def run_grader(
 async def validate_grader(
     body: Annotated[
         ValidateGrader,
-        Depends(bodies.json_body(ValidateGrader, max_bytes=bodies.MAX_LONG_BODY_BYTES)),
+        Depends(bodies.json_body(ValidateGrader, max_bytes=MAX_LONG_BODY_BYTES)),
     ],
     caller: ProjectCaller,
     wiring: Wired,

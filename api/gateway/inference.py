@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from api import bodies, errors
 from api.auth import BATCH_HEADER, ProjectCaller
 from api.wiring import Wired, Wiring
+from foundation.bodies import MAX_LONG_BODY_BYTES
 from foundation.invalid_parameters import refuse_large_objects
 from storage.organization.api_keys import Caller
 
@@ -111,7 +112,7 @@ async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) 
 async def _exchange(path: str, request: Request, caller: Caller, wiring: Wiring) -> Exchange:
     """Read the body, which nothing but what is to be sent remains of."""
     async with wiring.large_bodies.arrival(request, caller.project_id or ""):
-        body = await bodies.read_object(request, max_bytes=bodies.MAX_LONG_BODY_BYTES)
+        body = await bodies.read_object(request, max_bytes=MAX_LONG_BODY_BYTES)
     # Megabytes that would be written, sent and read once more, only to be refused there.
     refuse_large_objects(body)
     target = await targets.resolve(wiring, caller, targets.model_name(body))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from errands.errands import Errands
+from foundation.bodies import MAX_LONG_BODY_BYTES
 from foundation.jsonl import BadLine, LineReader
 from storage.files import files
 from storage.files.files import FileRow
@@ -19,8 +21,6 @@ PURPOSE = "batch"
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
 MAX_BYTES = 200 * 1024 * 1024
 MAX_LINES = 50_000
-MAX_LINE_BYTES = 16 * 1024 * 1024
-"""As much as the api takes as the body of one request."""
 MAX_CUSTOM_ID_CHARACTERS = 512
 MAX_PROBLEMS = 100
 """More would help nobody; all of them would be a row without bounds."""
@@ -39,6 +39,11 @@ class Line:
     """1-based."""
     custom_id: str
     body: Json
+
+    @property
+    def sent(self) -> bytes:
+        """The body as the api gets it."""
+        return _encoded(self.body)
 
 
 @dataclass
@@ -152,7 +157,7 @@ def lines(path: Path, answered: Collection[int] = ()) -> Iterator[Line]:
 
 def _values(path: Path, findings: Findings | None) -> Iterator[tuple[int, Json]]:
     """All lines that are JSON objects; the others go to `findings`."""
-    reader = LineReader(max_line_bytes=MAX_LINE_BYTES)
+    reader = LineReader(max_line_bytes=MAX_LONG_BODY_BYTES)
     with path.open("rb") as file:
         while chunk := file.read(_READ_BYTES):
             yield from _read(reader, chunk, findings)
@@ -208,10 +213,23 @@ def _problem(
     if value["url"] != endpoint:
         text = f"The URL of this request does not match the batch's endpoint, {endpoint}."
         return "invalid_url", text, "url"
+    return _problem_of_body(body)
+
+
+def _problem_of_body(body: object) -> tuple[str, str, str | None] | None:
     if not isinstance(body, dict):
         return "invalid_request", "'body' must be an object.", "body"
     if not isinstance(body.get("model"), str) or not body["model"]:
         return "invalid_request", "'body.model' must be a model's name.", "body.model"
     if body.get("stream"):
         return "invalid_request", "A batch's request cannot be streamed.", "body.stream"
+    # Numbers that were written shortly may have become longer.
+    num_bytes = len(_encoded(body))
+    if num_bytes > MAX_LONG_BODY_BYTES:
+        text = f"'body' has {num_bytes} bytes; a request may have {MAX_LONG_BODY_BYTES}."
+        return "invalid_request", text, "body"
     return None
+
+
+def _encoded(body: Json) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()

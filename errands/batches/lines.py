@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -113,8 +112,8 @@ def _fill(
         line = next(rest, None)
         if line is None:
             break
-        body = json.dumps(line.body, ensure_ascii=False).encode()
-        pending[errands.gateway.ask(batch.project_id, batch.id, batch.endpoint, body)] = line
+        sent = errands.gateway.ask(batch.project_id, batch.id, batch.endpoint, line.sent)
+        pending[sent] = line
     return bool(pending)
 
 

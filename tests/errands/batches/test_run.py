@@ -316,6 +316,26 @@ def test_input_file_that_cannot_be_a_batch_fails_it(scene: BatchScene) -> None:
     assert len(problems(scene, b"{\n" * 500)) == 100
 
 
+def test_line_that_the_api_would_not_take_is_refused_with_its_number(
+    scene: BatchScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line may have as much as a body, and so may its body as it is sent: 1e15 is 1000000000000000.0."""
+    monkeypatch.setattr("errands.batches.input.MAX_LONG_BODY_BYTES", 4000)
+    body = b'{"model": "tiny-random", "messages": [], "logit_bias": {%s}}'
+    numbers = b", ".join(b'"%d": 1e15' % i for i in range(200))
+    head = b'{"custom_id": "%d", "method": "POST", "url": "/v1/chat/completions", "body": '
+    lines = [
+        head % 0 + body % b"" + b"}",
+        head % 1 + body % b"" + b" " * 5000 + b"}",
+        head % 2 + body % numbers + b"}",
+    ]
+    assert len(lines[2]) < 4000
+    assert problems(scene, b"\n".join(lines)) == [
+        ("invalid_json_line", None, 2),
+        ("invalid_request", "body", 3),
+    ]
+
+
 def test_batch_that_this_server_cannot_run_fails_with_the_reason(
     scene: BatchScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
