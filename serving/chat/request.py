@@ -24,6 +24,8 @@ from text.chat_template import ChatTemplate
 from text.messages import InvalidMessages
 
 MAX_TOOLS = 128
+SPEAKERS = frozenset({"system", "developer", "user", "tool"})
+"""Who has nothing to say but content: an assistant may call a tool, or refuse."""
 
 Words = Annotated[str, Field(strict=True, max_length=64)]
 Name = Annotated[str, Field(strict=True, min_length=1, max_length=64, pattern=r"^[\w-]+$")]
@@ -173,6 +175,8 @@ class ChatCompletionRequest(GenerationRequest):
 
     def prompt(self, template: ChatTemplate, *, max_seq_len: int) -> list[int]:
         """The token ids of the prompt. Raises `InvalidRequest`, for what cannot fit before it is rendered."""
+        for index, message in enumerate(self.messages):
+            _check_content(message, f"messages[{index}].content")
         max_token_chars = template.tokenizer.max_token_chars
         # A message takes a token at least, for the template says whose it is.
         num_chars = sum(max(_num_chars(m), max_token_chars) for m in self.messages)
@@ -182,6 +186,25 @@ class ChatCompletionRequest(GenerationRequest):
             return template.render(self.messages, add_generation_prompt=True)
         except InvalidMessages as error:
             raise InvalidRequest(f"Invalid 'messages': {error}", param=error.param) from error
+
+
+def _check_content(message: Wire, where: str) -> None:
+    """Raises `InvalidRequest` where the text is missing, which would be read as an empty one."""
+    role = message.get("role")
+    if not isinstance(role, str) or role not in SPEAKERS or message.get("content") is not None:
+        return
+    if "content" not in message:
+        raise InvalidRequest(
+            f"Missing required parameter: '{where}'.",
+            param=where,
+            code="missing_required_parameter",
+        )
+    raise InvalidRequest(
+        f"Invalid type for '{where}': expected one of a string or array of objects, but got null "
+        "instead.",
+        param=where,
+        code="invalid_type",
+    )
 
 
 def _num_chars(message: Wire) -> int:

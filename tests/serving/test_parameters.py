@@ -140,6 +140,29 @@ CALLING_AS_BEFORE = {
 SPOKEN = {"role": "assistant", "content": None, "audio": {"id": "audio_1"}}
 
 
+@pytest.mark.parametrize("role", ["system", "developer", "user", "tool"])
+async def test_a_message_without_content_is_refused(running: Running, role: str) -> None:
+    for fields, told, code in (
+        (
+            {"content": None},
+            "expected one of a string or array of objects, but got null",
+            "invalid_type",
+        ),
+        ({}, "Missing required parameter: 'messages[1].content'.", "missing_required_parameter"),
+    ):
+        messages = [*HELLO, {"role": role, **fields}]
+        reply = await running.http.post(
+            "/v1/chat/completions", json={"model": MODEL, "messages": messages, "max_tokens": 1}
+        )
+        error = reply.json()["error"]
+        assert (reply.status_code, error["param"], error["code"]) == (
+            400,
+            "messages[1].content",
+            code,
+        )
+        assert told in error["message"]
+
+
 async def test_replies_come_back_as_clients_dump_them(running: Running) -> None:
     async def ask(messages: list[Any]) -> Any:
         return await running.openai.chat.completions.create(
