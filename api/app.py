@@ -18,7 +18,7 @@ from api.fine_tuning import jobs as fine_tuning_jobs
 from api.fine_tuning import permissions as fine_tuning_permissions
 from api.gateway import inference, stored_completions
 from api.luthier import aliases
-from api.models import adapters, models
+from api.models import artifacts, models
 from api.organization import admin_keys as organization_admin_keys
 from api.organization import project_keys as organization_project_keys
 from api.organization import projects as organization_projects
@@ -71,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         fine_tuning_permissions,
         fine_tunes,
         graders,
-        adapters,
+        artifacts,
         aliases,
         models,
         batches,

@@ -22,6 +22,7 @@ from pathlib import Path
 from foundation.errors import InvalidRequest, LuthierError, ModelNotFound
 from modeling.adapter_file import AdapterError
 from serving.engine.slots.lora import Adapter
+from storage.blobs import artifact_keys
 from storage.blobs.blobs import BlobStore
 
 # The files an adapter consists of, with the size beyond which they are refused.
@@ -56,7 +57,7 @@ class AdapterRef:
 
     @property
     def blob_key(self) -> str:
-        return blob_key(self.id)
+        return artifact_keys.key(self.id)
 
 
 class AdapterCache:
@@ -128,7 +129,7 @@ class AdapterCache:
         if blobs is None:
             return set()
         ids = {folder.name.rpartition(".")[0] for folder in self._directory.glob("[!.]*")}
-        keys = {i: blob_key(i) for i in ids | self._in_ram.keys()}
+        keys = {i: artifact_keys.key(i) for i in ids | self._in_ram.keys()}
 
         def find() -> set[str]:
             return {i for i, key in keys.items() if key not in blobs.list(key)}
@@ -203,11 +204,6 @@ class AdapterCache:
 
     def _folder(self, ref: AdapterRef) -> Path:
         return self._directory / f"{ref.id}.{ref.sha256}"
-
-
-def blob_key(adapter_id: str) -> str:
-    """One uncompressed tar of a folder in PEFT's format."""
-    return f"adapters/{adapter_id}.tar"
 
 
 def checksums(folder: Path) -> str:

@@ -11,11 +11,12 @@ from itertools import islice
 from sqlalchemy.orm import Session, sessionmaker
 
 from storage import idempotency_keys
+from storage.blobs import artifact_keys
 from storage.blobs.blobs import BlobStore
 from storage.files import files, upload_parts, uploads
 from storage.inference import stored_completions
 from storage.jobs import jobs
-from storage.models import adapters
+from storage.models import artifacts
 from storage.rounds import Rounds
 from worker.job import publish
 
@@ -75,7 +76,7 @@ class Litter(Rounds):
         """Blobs without a row that had none an hour ago either: a row follows its blob in no time."""
         orphans: set[str] = set()
         for prefix, known in (
-            ("adapters/", adapters.known_keys),
+            *((prefix, artifacts.known_keys) for prefix in artifact_keys.PREFIXES),
             ("files/", files.known_keys),
             ("uploads/", upload_parts.known_keys),
         ):

@@ -23,7 +23,7 @@ from storage.files import files
 from storage.ids import new_id
 from storage.jobs import jobs, pauses
 from storage.jobs.jobs import JobRow
-from storage.models import aliases, models
+from storage.models import aliases, artifacts, models
 from storage.models.base_models import Catalogue
 from storage.organization.api_keys import Caller
 
@@ -205,11 +205,11 @@ def _resume(session: Session, project_id: str, job_id: str, settings: Settings) 
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """What a job goes on from: a model's resolved name, its base, and its adapter if it is tuned."""
+    """What a job goes on from: a model's resolved name, its base, and its artifact if it is tuned."""
 
     model: str
     base_model: str
-    init_adapter_id: str | None
+    init_artifact_id: str | None
 
 
 def starting_point(
@@ -226,9 +226,16 @@ def starting_point(
             f"Model {name} is not available for fine-tuning or does not exist.",
             code="model_not_available",
         )
-    model, adapter = found
+    model, artifact = found
+    if artifact.kind not in artifacts.SERVED_KINDS:
+        raise InvalidRequest(
+            f"Model {name} is of the kind '{artifact.kind}', which training cannot go on from; give its "
+            f"base, {model.base_model}, or a model of the kind {artifacts.served_kinds()}.",
+            param="model",
+            code="model_not_available",
+        )
     _check_available(model.base_model, settings)
-    return StartingPoint(model.name, model.base_model, adapter.id)
+    return StartingPoint(model.name, model.base_model, artifact.id)
 
 
 def _check_available(base_model: str, settings: Settings) -> None:
@@ -253,7 +260,7 @@ def new_row(
         organization_slug=caller.organization_slug,
         model=start.model,
         base_model=start.base_model,
-        init_adapter_id=start.init_adapter_id,
+        init_artifact_id=start.init_artifact_id,
         seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
         **fields,
     )

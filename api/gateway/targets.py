@@ -1,4 +1,4 @@
-"""What a model's name stands for: the base, and the adapter on top of it. Looked up in the caller's project."""
+"""What a model's name stands for: the base, and the artifact on top of it. Looked up in the caller's project."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from api.wiring import Wiring
 from foundation.errors import InvalidRequest, NotFound
-from storage.models import aliases, models
-from storage.models.adapters import AdapterRow
+from storage.models import aliases, artifacts, models
+from storage.models.artifacts import ArtifactRow
 from storage.models.base_models import BaseModel, Catalogue
 from storage.models.models import ModelRow
 from storage.organization.api_keys import Caller
@@ -29,14 +29,15 @@ class Target:
     """Without aliases: the base's id or the tuned model's name."""
     base_model: str
     wire_model: str
-    """What the inference server calls it: the base's id or the adapter's."""
+    """What the inference server calls it: the base's id or the artifact's."""
     key: str
     """Requests with the same key go to the same server, as long as it is up."""
     headers: dict[str, str] = field(default_factory=dict)
 
 
 async def resolve(wiring: Wiring, caller: Caller, name: str) -> Target:
-    """Raises NotFound, with the same text for another project's model as for none."""
+    """Raises NotFound, with the same text for another project's model as for none, and InvalidRequest for one
+    of a kind that is not served."""
     salt = {"x-luthier-cache-salt": caller.project_id}
     catalogue = wiring.catalogue()
     base, found = catalogue.get(name), None
@@ -50,24 +51,32 @@ async def resolve(wiring: Wiring, caller: Caller, name: str) -> Target:
             f"The model `{name}` does not exist or you do not have access to it.",
             code="model_not_found",
         )
-    model, adapter = found
+    model, artifact = found
+    if artifact.kind not in artifacts.SERVED_KINDS:
+        raise InvalidRequest(
+            f"The model `{name}` is of the kind '{artifact.kind}', which the inference servers cannot "
+            f"apply: they serve {artifacts.served_kinds()}. Its weights can be downloaded from "
+            "/v1/luthier/models/{model}/adapter.",
+            param="model",
+            code="model_not_servable",
+        )
     return Target(
         name,
         model.name,
         model.base_model,
-        adapter.id,
-        adapter.id,
+        artifact.id,
+        artifact.id,
         salt
         | {
-            "x-luthier-adapter-sha256": adapter.sha256,
-            "x-luthier-adapter-bytes": str(adapter.size_bytes),
+            "x-luthier-adapter-sha256": artifact.sha256,
+            "x-luthier-adapter-bytes": str(artifact.size_bytes),
         },
     )
 
 
 def _look_up(
     session: Session, project_id: str, name: str, catalogue: Catalogue
-) -> tuple[BaseModel | None, tuple[ModelRow, AdapterRow] | None]:
+) -> tuple[BaseModel | None, tuple[ModelRow, ArtifactRow] | None]:
     """What the project calls by the name: a tuned model, else a base by the project's alias."""
     found = models.find(session, project_id, name)
     if found is not None:

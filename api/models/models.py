@@ -17,8 +17,8 @@ from api.blobs import delete_blobs
 from api.wiring import Wired
 from foundation.errors import ModelNotFound, ModelNotServed, NotFound, PermissionDenied
 from foundation.settings import Settings
-from storage.models import adapters, aliases, models
-from storage.models.adapters import AdapterRow
+from storage.models import aliases, artifacts, models
+from storage.models.artifacts import ArtifactRow
 from storage.models.base_models import Catalogue
 from storage.models.models import ModelRow
 
@@ -73,16 +73,16 @@ async def retrieve_model(model: str, caller: ProjectCaller, wiring: Wired) -> Mo
 
 @router.delete("/{model:path}")
 async def delete_model(model: str, caller: ProjectCaller, wiring: Wired) -> ModelDeleted:
-    """Takes the name away, and its adapter unless another name or an unfinished job needs it.
+    """Takes the name away, and its artifact unless another name or an unfinished job needs it.
 
     Only the project that owns a model can delete it, and nobody a base.
     """
     if wiring.catalogue().get(model) is not None:
         raise PermissionDenied(f"The model '{model}' is a base model and cannot be deleted.")
-    adapter, keys = await wiring.database.run(_remove, caller.project_id, model)
+    artifact, keys = await wiring.database.run(_remove, caller.project_id, model)
     await delete_blobs(wiring.blobs, keys)
-    if adapter is not None and keys:
-        await wiring.backends.unload(adapter.base_model, adapter.id)
+    if artifact is not None and keys:
+        await wiring.backends.unload(artifact.base_model, artifact.id)
     return ModelDeleted(id=model)
 
 
@@ -111,7 +111,7 @@ def _retrieve(
     raise ModelNotFound(name)
 
 
-def _remove(session: Session, project_id: str, name: str) -> tuple[AdapterRow | None, list[str]]:
-    """The model's adapter, and its blob's key if nothing refers to it any more."""
-    adapter_id = models.remove(session, project_id, name)
-    return adapters.get(session, adapter_id), adapters.remove_unused(session, [adapter_id])
+def _remove(session: Session, project_id: str, name: str) -> tuple[ArtifactRow | None, list[str]]:
+    """The model's artifact, and its blob's key if nothing refers to it any more."""
+    artifact_id = models.remove(session, project_id, name)
+    return artifacts.get(session, artifact_id), artifacts.remove_unused(session, [artifact_id])

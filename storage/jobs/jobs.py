@@ -80,7 +80,7 @@ class JobRow(Base):
     model: Mapped[str]
     """The base's id, aliases resolved, or the tuned model that training goes on from."""
     base_model: Mapped[str]
-    init_adapter_id: Mapped[str | None]
+    init_artifact_id: Mapped[str | None]
     training_file: Mapped[str]
     validation_file: Mapped[str | None]
     method: Mapped[str]

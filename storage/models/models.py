@@ -1,4 +1,4 @@
-"""Models: the names users call tuned weights by. A name points at an adapter.
+"""Models: the names users call tuned weights by. A name points at an artifact.
 
 A project can use its own models and those that it has a permission for (`storage.models.permissions`), by their
 names or by its aliases (`storage.models.aliases`). Only the owner can delete a model or hand out its weights.
@@ -17,8 +17,8 @@ from storage.database import Base, CreatedAt
 from storage.ids import random_name
 
 from . import aliases
-from .adapters import AdapterRow
 from .aliases import AliasRow
+from .artifacts import ArtifactRow
 from .permissions import PermissionRow
 
 
@@ -28,7 +28,7 @@ class ModelRow(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
-    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapters.id"), index=True)
+    artifact_id: Mapped[str] = mapped_column(ForeignKey("artifacts.id"), index=True)
     base_model: Mapped[str]
     job_id: Mapped[str] = mapped_column(index=True)
     owned_by: Mapped[str]
@@ -59,7 +59,7 @@ def create(
     name: str,
     *,
     project_id: str,
-    adapter_id: str,
+    artifact_id: str,
     base_model: str,
     job_id: str,
     owned_by: str,
@@ -67,7 +67,7 @@ def create(
     row = ModelRow(
         name=name,
         project_id=project_id,
-        adapter_id=adapter_id,
+        artifact_id=artifact_id,
         base_model=base_model,
         job_id=job_id,
         owned_by=owned_by,
@@ -77,17 +77,17 @@ def create(
     return row
 
 
-def find(session: Session, project_id: str, name: str) -> tuple[ModelRow, AdapterRow] | None:
-    """The model that the project calls by that name or alias, with its adapter."""
+def find(session: Session, project_id: str, name: str) -> tuple[ModelRow, ArtifactRow] | None:
+    """The model that the project calls by that name or alias, with its artifact."""
     found = session.execute(_named(project_id, name)).one_or_none()
     return None if found is None else (found[0], found[1])
 
 
 def find_to_train(
     session: Session, project_id: str, name: str
-) -> tuple[ModelRow, AdapterRow] | None:
-    """As `find`, and the adapter stays until this transaction ends, also if the model is deleted."""
-    query = _named(project_id, name).with_for_update(read=True, of=AdapterRow)
+) -> tuple[ModelRow, ArtifactRow] | None:
+    """As `find`, and the artifact stays until this transaction ends, also if the model is deleted."""
+    query = _named(project_id, name).with_for_update(read=True, of=ArtifactRow)
     found = session.execute(query).one_or_none()
     return None if found is None else (found[0], found[1])
 
@@ -115,15 +115,15 @@ def all(session: Session, project_id: str) -> list[ModelRow]:
 
 
 def remove(session: Session, project_id: str, name: str) -> str:
-    """Take the name away and give the id of the adapter that it pointed at. Permissions go with it."""
-    adapter_id: str | None = session.scalar(
+    """Take the name away and give the id of the artifact that it pointed at. Permissions go with it."""
+    artifact_id: str | None = session.scalar(
         delete(ModelRow)
         .where(ModelRow.name == name, ModelRow.project_id == project_id)
-        .returning(ModelRow.adapter_id)
+        .returning(ModelRow.artifact_id)
     )
-    if adapter_id is None:
+    if artifact_id is None:
         raise _not_removable(session, project_id, name)
-    return adapter_id
+    return artifact_id
 
 
 def _not_removable(session: Session, project_id: str, name: str) -> InvalidRequest:
@@ -142,15 +142,15 @@ def _not_removable(session: Session, project_id: str, name: str) -> InvalidReque
     return ModelNotFound(name)
 
 
-def _named(project_id: str, name: str) -> Select[ModelRow, AdapterRow]:
+def _named(project_id: str, name: str) -> Select[ModelRow, ArtifactRow]:
     target = (
         select(AliasRow.model)
         .where(AliasRow.project_id == project_id, AliasRow.alias == name)
         .scalar_subquery()
     )
     return (
-        select(ModelRow, AdapterRow)
-        .join(AdapterRow, ModelRow.adapter_id == AdapterRow.id)
+        select(ModelRow, ArtifactRow)
+        .join(ArtifactRow, ModelRow.artifact_id == ArtifactRow.id)
         .where(ModelRow.name == func.coalesce(target, name), _may_use(project_id))
     )
 

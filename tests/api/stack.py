@@ -22,11 +22,11 @@ from api.app import create_app
 from api.server import configured
 from foundation.connection_limits import ConnectionLimits
 from foundation.settings import Settings
-from storage.blobs import blobs
+from storage.blobs import artifact_keys, blobs
 from storage.blobs.blobs import BlobStore
 from storage.database import sessions, sync_engine
 from storage.ids import new_id
-from storage.models import adapters, models
+from storage.models import artifacts, models
 from storage.organization import api_keys, projects
 
 
@@ -73,27 +73,33 @@ class Api:
         )
 
     def tuned_model(
-        self, tenant: Tenant, content: bytes = b"weights", base_model: str = "tiny-random"
+        self,
+        tenant: Tenant,
+        content: bytes = b"weights",
+        base_model: str = "tiny-random",
+        kind: str = "lora",
     ) -> models.ModelRow:
-        """A model as a worker would publish it; `content` stands for the adapter's tar."""
-        adapter_id = new_id("adapter-")
-        with self.blobs.writer(adapters.blob_key(adapter_id)) as writer:
+        """A model as a worker would publish it; `content` stands for the artifact's tar."""
+        artifact_id = new_id(artifact_keys.ID_PREFIX)
+        with self.blobs.writer(artifact_keys.key(artifact_id)) as writer:
             writer.write(content)
             blob = writer.commit()
         with self.sessions.begin() as session:
-            adapters.create(
+            artifacts.create(
                 session,
-                adapter_id,
+                artifact_id,
                 project_id=tenant.project_id,
                 base_model=base_model,
-                rank=8,
+                kind=kind,
+                spec={"rank": 8},
+                tensors=None,
                 blob=blob,
             )
             return models.create(
                 session,
                 models.new_name(base_model, "acme", "tests"),
                 project_id=tenant.project_id,
-                adapter_id=adapter_id,
+                artifact_id=artifact_id,
                 base_model=base_model,
                 job_id=new_id("ftjob-"),
                 owned_by="acme",

@@ -12,6 +12,7 @@ from datetime import timedelta
 from sqlalchemy import delete, func
 from sqlalchemy.orm import Session
 
+from storage.blobs import artifact_keys
 from storage.blobs.blobs import BlobInfo, BlobStore
 from storage.files import files, upload_parts
 from storage.files.files import FileRow
@@ -23,8 +24,8 @@ from storage.jobs import checkpoints, events, jobs
 from storage.jobs.checkpoints import CheckpointRow
 from storage.jobs.events import EventRow
 from storage.jobs.jobs import JobRow
-from storage.models import adapters, models
-from storage.models.adapters import AdapterRow
+from storage.models import artifacts, models
+from storage.models.artifacts import ArtifactRow
 from storage.models.models import ModelRow
 from storage.models.permissions import PermissionRow
 from storage.organization import api_keys
@@ -116,22 +117,24 @@ def _models(place: Place) -> None:
 
 
 def _model(place: Place, name: str) -> None:
-    adapter_id = "adapter-conformance"
+    artifact_id = "adapter-conformance"
     place.session.execute(delete(ModelRow).where(ModelRow.name == name))
-    if place.session.get(AdapterRow, adapter_id) is None:
-        adapters.create(
+    if place.session.get(ArtifactRow, artifact_id) is None:
+        artifacts.create(
             place.session,
-            adapter_id,
+            artifact_id,
             project_id=place.project_id,
             base_model=BASE,
-            rank=8,
-            blob=place.blob(adapters.blob_key(adapter_id), b"weights"),
+            kind="lora",
+            spec={"rank": 8},
+            tensors=None,
+            blob=place.blob(artifact_keys.key(artifact_id), b"weights"),
         )
     models.create(
         place.session,
         name,
         project_id=place.project_id,
-        adapter_id=adapter_id,
+        artifact_id=artifact_id,
         base_model=BASE,
         job_id=JOB,
         owned_by="luthier",

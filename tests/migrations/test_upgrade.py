@@ -3,29 +3,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import psycopg
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import inspect, text
 
-from embedded.postgres import Postgres
-from migrations.upgrade import config, upgrade
+from migrations.upgrade import upgrade
 from storage import rows
 from storage.database import sync_engine
 
+from .alembic_commands import with_connection
+
 TABLES = set(rows.metadata.tables)
-
-
-@pytest.fixture
-def empty_url(postgres: Postgres) -> Iterator[str]:
-    """A database without a table."""
-    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE to_migrate")
-        yield postgres.url("to_migrate")
-        connection.execute("DROP DATABASE to_migrate WITH (FORCE)")
 
 
 def tables(url: str) -> set[str]:
@@ -33,16 +22,6 @@ def tables(url: str) -> set[str]:
     found = set(inspect(engine).get_table_names())
     engine.dispose()
     return found
-
-
-def with_connection(url: str, run: str, *arguments: str) -> None:
-    """An Alembic command on a connection of ours, as `upgrade` hands it one."""
-    engine = sync_engine(url)
-    alembic: Config = config()
-    with engine.connect() as connection:
-        alembic.attributes["connection"] = connection
-        getattr(command, run)(alembic, *arguments)
-    engine.dispose()
 
 
 def test_upgrade_makes_every_table_and_again_changes_nothing(empty_url: str) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from foundation.settings import Settings
+from storage.blobs import artifact_keys
 from storage.blobs.blobs import BlobStore, open_store
 from storage.database import sessions, sync_engine
 from storage.files import files
@@ -23,8 +24,8 @@ from storage.ids import new_id
 from storage.jobs import checkpoints, events, jobs
 from storage.jobs.events import EventRow
 from storage.jobs.jobs import JobRow
-from storage.models import adapters, models
-from storage.models.adapters import AdapterRow
+from storage.models import models
+from storage.models.artifacts import ArtifactRow
 from storage.models.models import ModelRow
 from storage.organization import projects
 from tests.factories import Json, colour_rows, jsonl
@@ -136,17 +137,19 @@ class Scene:
         with self.sessions() as session:
             return checkpoints.page(session, job_id, after=None, limit=100).rows
 
-    def model(self, name: str) -> tuple[ModelRow, AdapterRow]:
+    def model(self, name: str) -> tuple[ModelRow, ArtifactRow]:
         with self.sessions() as session:
             found = models.find(session, self.project_id, name)
         assert found is not None, name
         return found
 
-    def adapter_files(self, name: str) -> dict[str, bytes]:
-        """What the blob of the model's adapter holds."""
-        _, adapter = self.model(name)
+    def artifact_files(self, name: str) -> dict[str, bytes]:
+        """What the blob of the model's artifact holds."""
+        _, artifact = self.model(name)
         content = b"".join(
-            self.blobs.read(adapter.blob_key, size_bytes=adapter.size_bytes, sha256=adapter.sha256)
+            self.blobs.read(
+                artifact.blob_key, size_bytes=artifact.size_bytes, sha256=artifact.sha256
+            )
         )
         found = {}
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
@@ -159,16 +162,16 @@ class Scene:
     def weights(self, job_id: str) -> bytes:
         name = self.row(job_id).fine_tuned_model
         assert name is not None
-        return self.adapter_files(name)["adapter_model.safetensors"]
+        return self.artifact_files(name)["adapter_model.safetensors"]
 
     def blob_keys(self, prefix: str) -> list[str]:
         return sorted(self.blobs.list(prefix))
 
-    def adapter_keys(self) -> list[str]:
-        """The blobs that the adapters' rows point at."""
+    def artifact_keys(self) -> list[str]:
+        """The blobs that the artifacts' rows point at."""
         with self.sessions() as session:
-            ids = session.scalars(select(AdapterRow.id)).all()
-        return sorted(adapters.blob_key(adapter_id) for adapter_id in ids)
+            ids = session.scalars(select(ArtifactRow.id)).all()
+        return sorted(artifact_keys.key(artifact_id) for artifact_id in ids)
 
     def set(self, **values: Any) -> None:
         """Write columns of every job, past all the rules."""
@@ -221,4 +224,4 @@ def assert_as_if_nothing_broke(scene: Scene, job_id: str, finished: Scene) -> No
     assert len(set(told)) == len(told)
     assert [c.step for c in scene.checkpoints(job_id)] == [15, 10, 5]
     assert scene.blob_keys("jobs/") == []
-    assert set(scene.adapter_keys()) <= set(scene.blob_keys("adapters/"))
+    assert set(scene.artifact_keys()) <= set(scene.blob_keys("artifacts/"))

@@ -85,13 +85,13 @@ def test_state_of_a_pause_is_a_model(scene: Scene, monkeypatch: pytest.MonkeyPat
         "type": "supervised",
     }
     assert checkpoint.model_name in scene.messages(job_id)[-2]
-    before = scene.adapter_files(checkpoint.model_name)
+    before = scene.artifact_files(checkpoint.model_name)
     # Resumed and paused again before it took a step, it has nothing new to show.
     resume(scene, job_id)
     pause(scene, job_id)
     assert scene.row(job_id).status == "paused"
     assert [c.id for c in scene.checkpoints(job_id)] == [checkpoint.id]
-    assert scene.adapter_files(checkpoint.model_name) == before
+    assert scene.artifact_files(checkpoint.model_name) == before
 
 
 def test_pause_right_behind_a_checkpoint_publishes_that_one(
@@ -104,7 +104,7 @@ def test_pause_right_behind_a_checkpoint_publishes_that_one(
     job = run_until_paused(scene, job_id)
     (checkpoint,) = scene.checkpoints(job_id)
     assert checkpoint.step == job.resume_points[0]["step"]
-    assert scene.blob_keys("adapters/") == scene.adapter_keys()
+    assert scene.blob_keys("artifacts/") == scene.artifact_keys()
 
 
 def test_pause_asked_for_before_the_worker_began_needs_no_trainer(scene: Scene) -> None:

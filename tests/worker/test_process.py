@@ -79,7 +79,7 @@ def test_jobs_are_trained_and_the_second_does_not_wait_for_the_base(scene: Scene
         assert job.trained_tokens % 3 == 0
         assert [c.step for c in scene.checkpoints(first)] == [15, 10, 5]
         assert {"adapter_config.json", "adapter_model.safetensors"} <= set(
-            scene.adapter_files(job.fine_tuned_model or "")
+            scene.artifact_files(job.fine_tuned_model or "")
         )
         began = time.monotonic()
         second = scene.job(colour_rows(20), hyperparameters=STEPS)

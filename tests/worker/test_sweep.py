@@ -134,17 +134,18 @@ def test_blob_without_a_row_is_removed_after_an_hour_without_one(scene: Scene) -
     now = 0.0
     collector = Litter(scene.sessions, scene.blobs, clock=lambda: now)
     kept = scene.file(b"{}\n")
-    put(scene, "adapters/adapter-orphan.tar")
+    for key in ("adapters/adapter-orphan.tar", "artifacts/artifact-orphan.tar"):
+        put(scene, key)
     put(scene, f"files/{scene.project_id}/file-orphan")
     collector.once()
-    put(scene, "adapters/adapter-young.tar")
+    put(scene, "artifacts/artifact-young.tar")
     now += litter.ORPHANS_INTERVAL_S - 1
     collector.once()
-    assert len(scene.blob_keys("")) == 4
+    assert len(scene.blob_keys("")) == 5
     now += 1
     collector.once()
     assert scene.blob_keys("") == [
-        "adapters/adapter-young.tar",
+        "artifacts/artifact-young.tar",
         files.blob_key(scene.project_id, kept),
     ]
 

@@ -16,7 +16,7 @@ from storage.files import files
 from storage.ids import new_id
 from storage.jobs import checkpoints, events, jobs, pauses
 from storage.models import models
-from storage.models.adapters import AdapterRow
+from storage.models.artifacts import SERVED_KINDS, ArtifactRow
 from worker.lease import Lease
 from worker.worker import Worker
 
@@ -191,15 +191,15 @@ def remove_resume_blobs(blobs: BlobStore, job_id: str) -> None:
         log.warning("job.blobs_left", job_id=job_id, error=str(error))
 
 
-def _prefetch(worker: Worker, adapter: AdapterRow) -> None:
+def _prefetch(worker: Worker, artifact: ArtifactRow) -> None:
     """Have the inference servers load the weights, so that the model's first user need not wait."""
-    urls = worker.settings.backends.get(adapter.base_model, ())
-    if not urls:
+    urls = worker.settings.backends.get(artifact.base_model, ())
+    if not urls or artifact.kind not in SERVED_KINDS:
         return
-    body = {"sha256": adapter.sha256, "size_bytes": adapter.size_bytes}
+    body = {"sha256": artifact.sha256, "size_bytes": artifact.size_bytes}
     headers = {"authorization": f"Bearer {worker.settings.internal_key}"}
     with httpx.Client(timeout=PREFETCH_S, headers=headers, trust_env=False) as client:
-        _post_all(client, urls, f"/v1/luthier/adapters/{adapter.id}/prefetch", body)
+        _post_all(client, urls, f"/v1/luthier/adapters/{artifact.id}/prefetch", body)
 
 
 def _post_all(client: httpx.Client, urls: Sequence[str], path: str, body: Json) -> None:

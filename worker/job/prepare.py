@@ -13,7 +13,7 @@ from foundation.errors import BlobCorrupt, BlobMissing
 from storage.files import files
 from storage.files.files import FileRow
 from storage.jobs import events, jobs
-from storage.models import adapters
+from storage.models import artifacts
 from training.messages import Start, TrainConfig
 from worker import bases
 from worker.lease import Lease
@@ -139,10 +139,10 @@ def _base_path(worker: Worker, lease: Lease) -> Path:
 def _fetch_init_adapter(worker: Worker, lease: Lease, folder: Path) -> Path | None:
     """The unpacked weights of the tuned model that the job goes on from."""
     job = lease.job
-    if job.init_adapter_id is None:
+    if job.init_artifact_id is None:
         return None
     with worker.sessions() as session:
-        row = adapters.get(session, job.init_adapter_id)
+        row = artifacts.get(session, job.init_artifact_id)
     if row is None:
         raise JobFailed("model_not_found", f"The model '{job.model}' does not exist", "model")
     tar = folder / "init_adapter.tar"

@@ -13,12 +13,13 @@ from sqlalchemy.orm import Session
 
 from foundation.crash_points import crash_point
 from foundation.errors import LuthierError, ModelNotFound
+from storage.blobs import artifact_keys
 from storage.blobs.blobs import BlobInfo, BlobStore
 from storage.database import Json
 from storage.ids import new_id
 from storage.jobs import checkpoints, events, jobs
 from storage.jobs.jobs import JobRow
-from storage.models import adapters, models
+from storage.models import artifacts, models
 from training.messages import CheckpointSaved
 from worker.lease import Lease
 
@@ -28,7 +29,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class _Adapter:
+class _Artifact:
     id: str
     blob: BlobInfo
 
@@ -37,7 +38,7 @@ class _Adapter:
 class _Model:
     """What is to become a model."""
 
-    adapter: _Adapter
+    artifact: _Artifact
     rank: int
     step: int
     metrics: Json
@@ -56,9 +57,9 @@ def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved, *, rank: 
     """Publish a checkpoint; one that was published before is not published again. Raises LostLease."""
     folder = Path(saved.path)
     lease.check()
-    adapter = None
+    artifact = None
     if saved.end_of_epoch or saved.is_last:
-        adapter = _pack_adapter(blobs, folder)
+        artifact = _pack_artifact(blobs, folder)
     point = None
     # Behind the last step there is nothing to resume.
     if not saved.is_last:
@@ -71,9 +72,9 @@ def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved, *, rank: 
         written = _Written()
         # First of all: it takes the row's lock and says whether the job is still ours.
         jobs.renew(session, lease.claim)
-        if adapter is not None:
+        if artifact is not None:
             metrics = progress.data(saved.metrics)
-            model = _Model(adapter, rank, saved.step, metrics, is_final=saved.is_last)
+            model = _Model(artifact, rank, saved.step, metrics, is_final=saved.is_last)
             _add_model(session, lease.job, model, written)
         if point is not None:
             _add_resume_point(session, lease, saved.step, point, written)
@@ -88,28 +89,28 @@ def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved, *, rank: 
 def snapshot(blobs: BlobStore, lease: Lease, folder: Path, step: int, *, rank: int) -> None:
     """Make a model of the state in `folder`, at which a job pauses. Raises LostLease."""
     lease.check()
-    adapter = _pack_adapter(blobs, folder)
+    artifact = _pack_artifact(blobs, folder)
 
     def write(session: Session) -> _Written:
         written = _Written()
         jobs.renew(session, lease.claim)
         event = events.find(session, lease.job.id, f"step:{step}")
         metrics = (event and event.data) or {"step": step}
-        model = _Model(adapter, rank, step, metrics, is_final=False)
+        model = _Model(artifact, rank, step, metrics, is_final=False)
         _add_model(session, lease.job, model, written)
         return written
 
     delete(blobs, lease.write(write).unused_blobs)
 
 
-def _pack_adapter(blobs: BlobStore, folder: Path) -> _Adapter:
-    adapter_id = new_id("adapter-")
-    key = adapters.blob_key(adapter_id)
-    return _Adapter(adapter_id, archive.pack(folder / "adapter", blobs, key))
+def _pack_artifact(blobs: BlobStore, folder: Path) -> _Artifact:
+    artifact_id = new_id(artifact_keys.ID_PREFIX)
+    key = artifact_keys.key(artifact_id)
+    return _Artifact(artifact_id, archive.pack(folder / "adapter", blobs, key))
 
 
 def _add_model(session: Session, job: JobRow, model: _Model, written: _Written) -> None:
-    blob, step = model.adapter.blob, model.step
+    blob, step = model.artifact.blob, model.step
     if checkpoints.at_step(session, job.id, step) is not None:
         # A replay after a crash: the weights are the same, the first ones stay.
         written.unused_blobs.append(blob.key)
@@ -117,19 +118,21 @@ def _add_model(session: Session, job: JobRow, model: _Model, written: _Written) 
     name = _new_name(session, job)
     if not model.is_final:
         name += f":ckpt-step-{step}"
-    adapters.create(
+    artifacts.create(
         session,
-        model.adapter.id,
+        model.artifact.id,
         project_id=job.project_id,
         base_model=job.base_model,
-        rank=model.rank,
+        kind="lora",
+        spec={"rank": model.rank},
+        tensors=None,
         blob=blob,
     )
     models.create(
         session,
         name,
         project_id=job.project_id,
-        adapter_id=model.adapter.id,
+        artifact_id=model.artifact.id,
         base_model=job.base_model,
         job_id=job.id,
         owned_by=job.organization_slug,
@@ -160,14 +163,14 @@ def _new_name(session: Session, job: JobRow) -> str:
 
 def _remove_old(session: Session, job: JobRow) -> list[str]:
     """Take away the checkpoints that newer ones replace; gives the blobs that are left over."""
-    adapter_ids = []
+    artifact_ids = []
     for name in checkpoints.remove_old(session, job.id):
         try:
-            adapter_ids.append(models.remove(session, job.project_id, name))
+            artifact_ids.append(models.remove(session, job.project_id, name))
         except ModelNotFound:
             # Its owner deleted it before.
             continue
-    return adapters.remove_unused(session, adapter_ids)
+    return artifacts.remove_unused(session, artifact_ids)
 
 
 def _add_resume_point(

@@ -220,7 +220,7 @@ def test_training_goes_on_from_the_project_s_own_model_only(
     assert job.model == model.name
     with api.sessions.begin() as session:
         row = session.get_one(JobRow, job.id)
-        assert (row.base_model, row.init_adapter_id) == ("tiny-random", model.adapter_id)
+        assert (row.base_model, row.init_artifact_id) == ("tiny-random", model.artifact_id)
     foreign = api.tuned_model(api.tenant())
     assert refused(client, model=foreign.name)[2] == "model_not_available"
     orphan = api.tuned_model(tenant, base_model="a-base-that-is-gone")

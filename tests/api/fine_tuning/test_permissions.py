@@ -6,8 +6,9 @@ import openai
 import pytest
 from sqlalchemy import update
 
+from storage.blobs import artifact_keys
 from storage.jobs.jobs import JobRow
-from storage.models import adapters, models
+from storage.models import models
 from storage.models.models import ModelRow
 from storage.organization.projects import ProjectRow
 from tests.api.gateway.fake_backend import FakeBackend
@@ -81,9 +82,9 @@ def test_the_other_project_uses_the_model_until_the_permission_is_taken(
         with api.client(tenant) as owner:
             owner.models.delete(model.name)
         # The job that has begun keeps the weights.
-        assert adapters.blob_key(model.adapter_id) in api.blobs.list("adapters/")
+        assert artifact_keys.key(model.artifact_id) in api.blobs.list("artifacts/")
         with api.sessions() as session:
-            assert session.get_one(JobRow, job.id).init_adapter_id == model.adapter_id
+            assert session.get_one(JobRow, job.id).init_artifact_id == model.artifact_id
         client.fine_tuning.jobs.cancel(job.id)
 
 

@@ -73,7 +73,7 @@ def test_a_tuned_model_is_asked_by_its_adapter_with_what_it_must_hash_to(
     with gateway(api, backend) as front, front.client(tenant) as client:
         assert ask(client, model.name).model == model.name
     body, headers = backend.requests[0]
-    assert body["model"] == model.adapter_id
+    assert body["model"] == model.artifact_id
     assert headers["x-luthier-adapter-bytes"] == str(len(b"the adapter"))
     assert len(headers["x-luthier-adapter-sha256"]) == 64
     assert tenant.key not in str(headers)
@@ -95,7 +95,7 @@ def test_a_stream_arrives_by_events_with_the_user_s_name(
     assert raw.headers["content-type"].startswith("text/event-stream")
     assert raw.headers["cache-control"] == "no-cache"
     assert raw.text.endswith("data: [DONE]\n\n")
-    assert model.adapter_id not in raw.text
+    assert model.artifact_id not in raw.text
 
 
 def test_only_who_asks_for_a_stream_s_usage_gets_it(api: Api, tenant: Tenant) -> None:
@@ -192,7 +192,7 @@ def test_a_backend_s_own_errors_reach_the_user_under_the_user_s_name(
     model = api.tuned_model(tenant)
     backend = FakeBackend()
     with gateway(api, backend) as front, front.client(tenant) as client:
-        backend.answer = openai_error(400, f"{model.adapter_id} holds too many tokens")
+        backend.answer = openai_error(400, f"{model.artifact_id} holds too many tokens")
         with pytest.raises(openai.BadRequestError) as caught:
             ask(client, model.name)
         assert caught.value.body == {

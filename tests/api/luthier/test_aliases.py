@@ -69,11 +69,11 @@ def test_an_alias_works_wherever_a_model_s_name_does(api: Api, tenant: Tenant) -
         assert client.models.retrieve("a-base/of-mine").owned_by == "system"
         assert OLD not in {each.id for each in client.models.list()}
         jobs = [create(client, model=name) for name in (OLD, "a-base/of-mine")]
-    assert [body["model"] for body, _ in backend.requests] == [model.adapter_id, "tiny-random"]
+    assert [body["model"] for body, _ in backend.requests] == [model.artifact_id, "tiny-random"]
     assert [job.model for job in jobs] == [model.name, "tiny-random"]
     with api.sessions() as session:
-        adapters = [session.get_one(JobRow, job.id).init_adapter_id for job in jobs]
-    assert adapters == [model.adapter_id, None]
+        adapters = [session.get_one(JobRow, job.id).init_artifact_id for job in jobs]
+    assert adapters == [model.artifact_id, None]
 
 
 def test_an_alias_is_its_project_s_alone(api: Api, tenant: Tenant) -> None:

@@ -4,7 +4,8 @@ import openai
 import pytest
 
 from foundation.errors import MAX_MESSAGE_CHARS
-from storage.models import adapters, models
+from storage.blobs import artifact_keys
+from storage.models import models
 from storage.models.base_models import BaseModel, add
 from tests.api.fine_tuning.test_jobs import create
 from tests.api.gateway.fake_backend import FakeBackend
@@ -12,8 +13,8 @@ from tests.api.gateway.test_inference import gateway
 from tests.api.stack import Api, Tenant
 
 
-def is_stored(api: Api, adapter_id: str) -> bool:
-    return adapters.blob_key(adapter_id) in api.blobs.list(adapters.blob_key(adapter_id))
+def is_stored(api: Api, artifact_id: str) -> bool:
+    return artifact_keys.key(artifact_id) in api.blobs.list(artifact_keys.key(artifact_id))
 
 
 def test_bases_and_own_models_are_listed(api: Api, tenant: Tenant, client: openai.OpenAI) -> None:
@@ -55,13 +56,13 @@ def test_an_unknown_model_is_404_in_openai_s_words(client: openai.OpenAI, name: 
         }
 
 
-def test_deleting_a_model_takes_its_adapter_too(
+def test_deleting_a_model_takes_its_artifact_too(
     api: Api, tenant: Tenant, client: openai.OpenAI
 ) -> None:
     model = api.tuned_model(tenant)
     deleted = client.models.delete(model.name)
     assert (deleted.id, deleted.object, deleted.deleted) == (model.name, "model", True)
-    assert not is_stored(api, model.adapter_id)
+    assert not is_stored(api, model.artifact_id)
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve(model.name)
 
@@ -72,13 +73,13 @@ def test_inference_servers_forget_a_deleted_model(api: Api, tenant: Tenant) -> N
     with gateway(api, *backends, dead=1) as front, front.client(tenant) as client:
         client.models.delete(model.name)
     assert [backend.unloaded for backend in backends] == [
-        [model.adapter_id],
+        [model.artifact_id],
         [],
-        [model.adapter_id],
+        [model.artifact_id],
     ]
 
 
-def test_an_adapter_stays_while_another_name_or_a_job_needs_it(
+def test_an_artifact_stays_while_another_name_or_a_job_needs_it(
     api: Api, tenant: Tenant, client: openai.OpenAI
 ) -> None:
     model, twin = api.tuned_model(tenant), "ft:tiny-random:acme:twin:12345678"
@@ -87,16 +88,16 @@ def test_an_adapter_stays_while_another_name_or_a_job_needs_it(
             session,
             twin,
             project_id=tenant.project_id,
-            adapter_id=model.adapter_id,
+            artifact_id=model.artifact_id,
             base_model=model.base_model,
             job_id=model.job_id,
             owned_by="acme",
         )
     client.models.delete(model.name)
-    assert is_stored(api, model.adapter_id)
+    assert is_stored(api, model.artifact_id)
     job = create(client, model=twin)
     client.models.delete(twin)
-    assert is_stored(api, model.adapter_id)
+    assert is_stored(api, model.artifact_id)
     client.fine_tuning.jobs.cancel(job.id)
 
 

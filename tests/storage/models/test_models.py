@@ -1,4 +1,4 @@
-"""Models, and the adapters and checkpoints behind them."""
+"""Models, and the artifacts and checkpoints behind them."""
 
 from __future__ import annotations
 
@@ -12,32 +12,40 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from foundation.errors import ModelNotFound
+from storage.blobs import artifact_keys
 from storage.blobs.blobs import BlobInfo
 from storage.ids import new_id
 from storage.jobs import checkpoints
-from storage.models import adapters, models
+from storage.models import artifacts, models
 from tests.storage.rows import add_job
 
 Database = sessionmaker[Session]
 
 
 def add_model(session: Session, project_id: str, name: str, job_id: str = "ftjob-x") -> str:
-    """Gives the id of its adapter."""
-    adapter_id = new_id("adapter-")
-    blob = BlobInfo(adapters.blob_key(adapter_id), 10, "0" * 64)
-    adapters.create(
-        session, adapter_id, project_id=project_id, base_model="tiny-random", rank=8, blob=blob
+    """Gives the id of its artifact."""
+    artifact_id = new_id(artifact_keys.ID_PREFIX)
+    blob = BlobInfo(artifact_keys.key(artifact_id), 10, "0" * 64)
+    artifacts.create(
+        session,
+        artifact_id,
+        project_id=project_id,
+        base_model="tiny-random",
+        kind="lora",
+        spec={"rank": 8},
+        tensors={"a": {"dtype": "F32", "shape": [8, 1], "sha256": "0" * 64}},
+        blob=blob,
     )
     models.create(
         session,
         name,
         project_id=project_id,
-        adapter_id=adapter_id,
+        artifact_id=artifact_id,
         base_model="tiny-random",
         job_id=job_id,
         owned_by="luthier",
     )
-    return adapter_id
+    return artifact_id
 
 
 @pytest.mark.parametrize(
@@ -81,17 +89,17 @@ def test_a_second_that_another_model_has_taken_is_passed_over(
     assert names == sorted(names)
 
 
-def test_model_is_found_with_its_adapter_in_its_project_only(
+def test_model_is_found_with_its_artifact_in_its_project_only(
     database: Database, project_id: str
 ) -> None:
     with database.begin() as session:
-        adapter_id = add_model(session, project_id, "ft:a")
+        artifact_id = add_model(session, project_id, "ft:a")
         found = models.find(session, project_id, "ft:a")
         assert found is not None
-        model, adapter = found
-        assert (model.name, adapter.id, adapter.rank) == ("ft:a", adapter_id, 8)
+        model, artifact = found
+        assert (model.name, artifact.id, artifact.spec) == ("ft:a", artifact_id, {"rank": 8})
         assert models.find(session, "proj_other", "ft:a") is None
-        assert adapters.get(session, adapter_id) is adapter
+        assert artifacts.get(session, artifact_id) is artifact
 
 
 def test_models_are_listed_newest_first(database: Database, project_id: str) -> None:
@@ -103,30 +111,32 @@ def test_models_are_listed_newest_first(database: Database, project_id: str) -> 
         assert models.all(session, "proj_other") == []
 
 
-def test_removed_model_leaves_an_adapter_that_nobody_uses(
+def test_removed_model_leaves_an_artifact_that_nobody_uses(
     database: Database, project_id: str
 ) -> None:
     with database.begin() as session:
-        adapter_id = add_model(session, project_id, "ft:a")
-        assert adapters.remove_unused(session, [adapter_id]) == []
+        artifact_id = add_model(session, project_id, "ft:a")
+        assert artifacts.remove_unused(session, [artifact_id]) == []
         with pytest.raises(ModelNotFound, match="The model 'ft:a' does not exist"):
             models.remove(session, "proj_other", "ft:a")
-        assert models.remove(session, project_id, "ft:a") == adapter_id
-        key = adapters.blob_key(adapter_id)
-        assert adapters.known_keys(session, [key, "adapters/none.tar"]) == {key}
-        assert adapters.remove_unused(session, [adapter_id]) == [key]
-        assert adapters.known_keys(session, [key]) == set()
+        assert models.remove(session, project_id, "ft:a") == artifact_id
+        key = artifact_keys.key(artifact_id)
+        assert artifacts.known_keys(
+            session, [key, "adapters/none.tar", "artifacts/adapter-none.tar"]
+        ) == {key}
+        assert artifacts.remove_unused(session, [artifact_id]) == [key]
+        assert artifacts.known_keys(session, [key]) == set()
 
 
 @pytest.mark.parametrize(("status", "stays"), [("running", True), ("succeeded", False)])
-def test_adapter_stays_while_a_job_goes_on_from_it(
+def test_artifact_stays_while_a_job_goes_on_from_it(
     database: Database, project_id: str, status: str, stays: bool
 ) -> None:
     with database.begin() as session:
-        adapter_id = add_model(session, project_id, "ft:a")
-        add_job(session, project_id, status=status, init_adapter_id=adapter_id)
+        artifact_id = add_model(session, project_id, "ft:a")
+        add_job(session, project_id, status=status, init_artifact_id=artifact_id)
         models.remove(session, project_id, "ft:a")
-        assert (adapters.remove_unused(session, [adapter_id]) == []) == stays
+        assert (artifacts.remove_unused(session, [artifact_id]) == []) == stays
 
 
 def test_newest_checkpoints_stay(database: Database, project_id: str) -> None:
@@ -147,26 +157,26 @@ def test_newest_checkpoints_stay(database: Database, project_id: str) -> None:
         assert checkpoints.at_step(session, other.id, 1) is not None
 
 
-def test_an_adapter_that_a_job_is_about_to_go_on_from_stays(
+def test_an_artifact_that_a_job_is_about_to_go_on_from_stays(
     database: Database, project_id: str
 ) -> None:
     with database.begin() as session:
-        adapter_id = add_model(session, project_id, "ft:a")
+        artifact_id = add_model(session, project_id, "ft:a")
 
     def delete_model() -> list[str]:
         with database.begin() as session:
-            return adapters.remove_unused(session, [models.remove(session, project_id, "ft:a")])
+            return artifacts.remove_unused(session, [models.remove(session, project_id, "ft:a")])
 
     with ThreadPoolExecutor(1) as deleter:
         with database.begin() as session:
             assert models.find_to_train(session, project_id, "ft:a") is not None
             deleting = deleter.submit(delete_model)
             _wait_for_a_lock(database)
-            add_job(session, project_id, init_adapter_id=adapter_id)
+            add_job(session, project_id, init_artifact_id=artifact_id)
         assert deleting.result() == []
     with database() as session:
         assert models.find(session, project_id, "ft:a") is None
-        assert adapters.get(session, adapter_id) is not None
+        assert artifacts.get(session, artifact_id) is not None
 
 
 def _wait_for_a_lock(database: Database) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from foundation.errors import FileNotFound
+from storage.blobs import artifact_keys
 from storage.files import files
 from storage.jobs import jobs
-from storage.models import adapters
 from tests.factories import colour_rows
 from tests.worker.scene import FAKE, Scene, script
 from worker.job import archive
@@ -102,10 +102,14 @@ def test_checkpoints_are_models_and_the_last_is_the_final_one(finished: Scene) -
         "full_valid_mean_token_accuracy": 0.6,
         "type": "supervised",
     }
-    model, adapter = finished.model(newest.model_name)
+    model, artifact = finished.model(newest.model_name)
     assert (model.job_id, model.base_model, model.owned_by) == (job_id, "tiny-random", "luthier")
-    assert (adapter.base_model, adapter.rank) == ("tiny-random", 8)
-    assert finished.adapter_files(newest.model_name).keys() == {
+    assert (artifact.base_model, artifact.kind, artifact.spec) == (
+        "tiny-random",
+        "lora",
+        {"rank": 8},
+    )
+    assert finished.artifact_files(newest.model_name).keys() == {
         "adapter_config.json",
         "adapter_model.safetensors",
     }
@@ -115,8 +119,8 @@ def test_only_the_last_three_checkpoints_stay(scene: Scene) -> None:
     job_id = scene.job(hyperparameters={"n_epochs": 5, "batch_size": 5})
     run(scene.worker())
     assert [c.step for c in scene.checkpoints(job_id)] == [10, 8, 6]
-    assert scene.blob_keys("adapters/") == scene.adapter_keys()
-    assert len(scene.adapter_keys()) == 3
+    assert scene.blob_keys("artifacts/") == scene.artifact_keys()
+    assert len(scene.artifact_keys()) == 3
     # All five were told of.
     assert sum(m.startswith("Checkpoint created") for m in scene.messages(job_id)) == 5
 
@@ -136,7 +140,7 @@ def test_result_file_has_a_line_for_each_step(finished: Scene) -> None:
 
 def test_nothing_is_left_behind_but_what_rows_point_at(finished: Scene) -> None:
     assert finished.blob_keys("jobs/") == []
-    assert finished.blob_keys("adapters/") == finished.adapter_keys()
+    assert finished.blob_keys("artifacts/") == finished.artifact_keys()
     (worker,) = finished.workers
     assert [p.name for p in worker.folder.path.iterdir()] == ["lock"]
 
@@ -162,8 +166,8 @@ def test_training_goes_on_from_a_tuned_model(scene: Scene, monkeypatch: pytest.M
     worker = scene.worker()
     first = scene.job()
     run(worker)
-    model, adapter = scene.model(scene.row(first).fine_tuned_model or "")
-    second = scene.job(model=model.name, init_adapter_id=adapter.id)
+    model, artifact = scene.model(scene.row(first).fine_tuned_model or "")
+    second = scene.job(model=model.name, init_artifact_id=artifact.id)
     run(worker)
     fresh = scene.job()
     run(worker)
@@ -279,7 +283,7 @@ def test_damaged_training_file_fails_the_job(scene: Scene) -> None:
 
 
 def test_deleted_model_to_go_on_from_fails_the_job(scene: Scene) -> None:
-    job_id = scene.job(model="ft:gone", init_adapter_id="adapter-gone")
+    job_id = scene.job(model="ft:gone", init_artifact_id="adapter-gone")
     run(scene.worker())
     error = scene.row(job_id).error
     assert error is not None
@@ -339,10 +343,10 @@ def test_tars_of_the_same_files_are_the_same_bytes(scene: Scene, tmp_path: Path)
         (folder / "state").mkdir(parents=True)
         for file in ("b", "a", "state/c") if name == "first" else ("state/c", "a", "b"):
             (folder / file).write_text(f"content of {file}")
-        digests.add(archive.pack(folder, scene.blobs, adapters.blob_key(name)).sha256)
+        digests.add(archive.pack(folder, scene.blobs, artifact_keys.key(name)).sha256)
     assert len(digests) == 1
     path = tmp_path / "it.tar"
-    path.write_bytes(b"".join(_stored(scene, adapters.blob_key("first"))))
+    path.write_bytes(b"".join(_stored(scene, artifact_keys.key("first"))))
     with tarfile.open(path) as tar:
         assert tar.getnames() == ["a", "b", "state/c"]
 

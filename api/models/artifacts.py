@@ -1,4 +1,5 @@
-"""/v1/luthier/models/{model}/adapter: a tuned model's weights, as a tar of a folder in PEFT's format."""
+"""/v1/luthier/models/{model}/adapter: a tuned model's artifact, as a tar of a folder in its kind's format: PEFT's
+for a LoRA adapter."""
 
 from __future__ import annotations
 
@@ -33,12 +34,12 @@ async def download_adapter(model: str, caller: ProjectCaller, wiring: Wired) -> 
                 f"The model '{model}' is a base model; it has no adapter.", param="model"
             )
         raise ModelNotFound(model)
-    row, adapter = found
+    row, artifact = found
     return await blob_response(
         wiring.blobs,
-        adapter.blob_key,
-        size_bytes=adapter.size_bytes,
-        sha256=adapter.sha256,
+        artifact.blob_key,
+        size_bytes=artifact.size_bytes,
+        sha256=artifact.sha256,
         # ":" may not stand in a file's name everywhere.
         filename=row.name.replace(":", "-") + ".tar",
         media_type="application/x-tar",

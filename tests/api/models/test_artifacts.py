@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import openai
+import pytest
+
 from tests.api.stack import Api, Tenant
 
 
@@ -23,3 +26,16 @@ def test_a_base_has_no_adapter_and_an_unknown_model_is_404(api: Api, tenant: Ten
         reply = http.get("/v1/luthier/models/ft:a%2Fb:c/adapter")
         assert reply.status_code == 404
         assert reply.json()["error"]["message"] == "The model 'ft:a/b:c' does not exist"
+
+
+def test_a_kind_that_no_server_applies_is_refused_and_can_be_downloaded(
+    api: Api, tenant: Tenant
+) -> None:
+    model = api.tuned_model(tenant, b"all weights", kind="full").name
+    with api.client(tenant) as client, api.http(tenant) as http:
+        with pytest.raises(openai.BadRequestError, match=r"of the kind 'full'.*they serve lora"):
+            client.chat.completions.create(model=model, messages=[{"role": "user", "content": ""}])
+        file = client.files.create(file=("a.jsonl", b"{}\n"), purpose="fine-tune")
+        with pytest.raises(openai.BadRequestError, match=r"of the kind 'full'.*cannot go on from"):
+            client.fine_tuning.jobs.create(model=model, training_file=file.id)
+        assert http.get(f"/v1/luthier/models/{model}/adapter").content == b"all weights"
