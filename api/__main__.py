@@ -11,6 +11,8 @@ from foundation import garbage, logs
 from foundation.connection_limits import ConnectionLimits, raise_descriptor_limit
 from foundation.leash import exit_with_parent
 from foundation.settings import Settings
+from storage.database import check_schema, sync_engine
+from storage.schema import OtherSchema
 
 from .app import create_app
 from .server import configured
@@ -29,6 +31,7 @@ def main() -> None:
     logs.configure()
     logging.getLogger("uvicorn").setLevel(logging.INFO)
     settings = Settings.from_env().require("database_url", "broker_url", "blob_url")
+    _check_schema(settings.database_url)
     app = create_app(settings)
     garbage.collect_seldom()
     max_connections = raise_descriptor_limit()
@@ -48,6 +51,16 @@ def main() -> None:
         server.run()
     if not server.started:
         sys.exit(COULD_NOT_START)
+
+
+def _check_schema(database_url: str) -> None:
+    engine = sync_engine(database_url, pool_size=1)
+    try:
+        check_schema(engine)
+    except OtherSchema as error:
+        sys.exit(str(error))
+    finally:
+        engine.dispose()
 
 
 if __name__ == "__main__":

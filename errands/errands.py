@@ -13,7 +13,7 @@ import structlog
 from errands.batches.gateway import Gateway
 from foundation.settings import Settings
 from storage.blobs.blobs import open_store
-from storage.database import sessions, sync_engine
+from storage.database import Refusal, refuse, sessions, sync_engine
 from storage.inference import batches
 from storage.worker_folder import Folder
 
@@ -28,10 +28,12 @@ log = structlog.get_logger()
 class Errands:
     """`stop` may be called from any thread, a signal handler's too."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, at_other_schema: Refusal = refuse) -> None:
         settings.require("database_url", "blob_url", "api_url", "internal_key")
         self.settings = settings
-        self.engine = sync_engine(settings.database_url, pool_size=SLOTS)
+        self.engine = sync_engine(
+            settings.database_url, pool_size=SLOTS, at_other_schema=at_other_schema
+        )
         self.sessions = sessions(self.engine)
         self.blobs = open_store(settings.blob_url)
         self.gateway = Gateway(settings.api_url, settings.internal_key, settings.batch_concurrency)

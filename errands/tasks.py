@@ -9,7 +9,8 @@ from celery import signals
 from errands.batches import run as batch_run
 from foundation.errors import LuthierError
 from foundation.settings import Settings
-from storage import queue
+from storage import celery_process, queue
+from storage.database import check_schema
 
 from .errands import SLOTS, Errands
 from .sweep import BatchLitter, ErrandsSweep
@@ -38,10 +39,13 @@ def run_batch(batch_id: str) -> None:
 @signals.worker_init.connect
 def _open(**_: Any) -> None:
     try:
-        errands = Errands(Settings.from_env().require("broker_url"))
+        errands = Errands(
+            Settings.from_env().require("broker_url"), at_other_schema=celery_process.leave
+        )
     except LuthierError as error:
         # Celery would log any lesser exception and go on without them.
         raise SystemExit(str(error)) from error
+    check_schema(errands.engine)
     _Process.errands = errands
     _Process.sweep = ErrandsSweep(errands)
     _Process.litter = BatchLitter(errands)

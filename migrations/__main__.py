@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
+from foundation.errors import LuthierError
 from foundation.settings import Settings
 
 from .upgrade import upgrade
 
-upgrade(Settings.from_env().require("database_url").database_url)
+try:
+    upgrade(Settings.from_env().require("database_url").database_url)
+except LuthierError as error:
+    sys.exit(str(error))

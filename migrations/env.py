@@ -25,7 +25,9 @@ handed: Connection | None = context.config.attributes.get("connection")
 if handed is not None:
     run(handed)
 else:
-    engine = sync_engine(Settings.from_env().require("database_url").database_url)
+    engine = sync_engine(
+        Settings.from_env().require("database_url").database_url, at_other_schema=None
+    )
     with engine.connect() as own:
         run(own)
     engine.dispose()

@@ -23,6 +23,7 @@ from serving.engine import scoring
 from serving.engine.sampling import TokenLogprob
 from serving.engine.sequence import Generate
 from serving.engine.slots.lora import Adapter
+from storage import schema
 
 from . import bodies, errors
 from .adapters import AdapterRef
@@ -79,6 +80,7 @@ def create_app(
             given.encode(), f"Bearer {internal_key}".encode()
         ):
             raise Unauthenticated("Incorrect API key provided.", code="invalid_api_key")
+        schema.check_caller(request.headers.get(schema.HEADER))
         # Says to `foundation.http_connection` that this connection is no stranger's.
         request.state.caller = "gateway"
 

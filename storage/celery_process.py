@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 
@@ -14,6 +15,20 @@ from foundation.leash import exit_with_parent
 from foundation.settings import Settings
 
 from . import queue
+from .schema import OtherSchema
+
+NEEDS_AN_OPERATOR = 2
+"""The exit status of a process that cannot work as it was set up."""
+
+
+def leave(error: OtherSchema) -> None:
+    """End at once: what this process would still write may mean something else by now.
+
+    Its leases run out, and what it was at goes on elsewhere, as after any crash.
+    """
+    sys.stderr.write(f"{error}\n")
+    sys.stderr.flush()
+    os._exit(NEEDS_AN_OPERATOR)
 
 
 def run(tasks: str, queue_name: str, *, needs: tuple[str, ...]) -> int:
@@ -28,7 +43,7 @@ def run(tasks: str, queue_name: str, *, needs: tuple[str, ...]) -> int:
         Settings.from_env().require(*needs)
     except LuthierError as error:
         sys.stderr.write(f"{error}\n")
-        return 2
+        return NEEDS_AN_OPERATOR
     importlib.import_module(tasks)
     # Celery warns of root because of pickle, which the queue does not accept.
     warnings.simplefilter("ignore", SecurityWarning)

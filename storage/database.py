@@ -7,6 +7,8 @@ api, which is asynchronous, calls them through `AsyncSession.run_sync`.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -15,7 +17,7 @@ import psycopg
 from sqlalchemy import BigInteger, DateTime, MetaData, create_engine, event, func, make_url
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL, Engine
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -25,9 +27,15 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from .deadlines import Connection
+from .deadlines import Connection, answered_by
+from .schema import REVISION, OtherSchema
 
-PING_AFTER_IDLE_S = 1.0
+LOOK_EVERY_S = 1.0
+"""How long a connection is taken for alive, and its database for one of this code's schema."""
+START_S = 5.0
+"""How long a process that starts waits for the database's word."""
+
+Refusal = Callable[[OtherSchema], None]
 
 Timestamp = Annotated[datetime, mapped_column(DateTime(timezone=True))]
 CreatedAt = Annotated[
@@ -100,11 +108,19 @@ def _engine_options(limits: TimeLimits) -> dict[str, Any]:
     }
 
 
-def sync_engine(url: str, *, pool_size: int = 4) -> Engine:
+def refuse(error: OtherSchema) -> None:
+    """What a transaction does that finds a database of another schema."""
+    raise error
+
+
+def sync_engine(
+    url: str, *, pool_size: int = 4, at_other_schema: Refusal | None = refuse
+) -> Engine:
+    """Works with a database of this code's schema only, unless `at_other_schema` is None."""
     engine = create_engine(
         psycopg_url(url), pool_size=pool_size, max_overflow=2, **_engine_options(WORK_LIMITS)
     )
-    _ping_when_idle(engine)
+    _look_at_connections(engine, at_other_schema)
 
     @event.listens_for(engine, "do_connect")
     def connect(_: Any, __: Any, arguments: Any, options: Any) -> Connection:
@@ -120,30 +136,57 @@ def async_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
         max_overflow=5,
         **_engine_options(REQUEST_LIMITS),
     )
-    _ping_when_idle(engine.sync_engine)
+    _look_at_connections(engine.sync_engine, refuse)
     return engine
 
 
-def _ping_when_idle(engine: Engine) -> None:
-    """A database that was restarted costs a reconnect, not an error.
+def check_schema(engine: Engine) -> None:
+    """For the moment of starting. Raises OtherSchema; an outage is no reason not to start."""
+    with suppress(SQLAlchemyError), answered_by(time.monotonic() + START_S), engine.connect():
+        pass
+
+
+def _look_at_connections(engine: Engine, at_other_schema: Refusal | None) -> None:
+    """A database that was restarted costs a reconnect, not an error; one that was migrated is refused.
 
     SQLAlchemy's own `pool_pre_ping` asks at every use, which doubles the round trips of a poller.
     """
 
-    @event.listens_for(engine, "checkin")
-    def note(_: Any, record: ConnectionPoolEntry) -> None:
-        record.info["idle_since"] = time.monotonic()
-
     @event.listens_for(engine, "checkout")
-    def check(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
-        idle_since = record.info.get("idle_since")
-        if idle_since is None or time.monotonic() - idle_since < PING_AFTER_IDLE_S:
+    def look(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+        looked_at = record.info.get("looked_at")
+        now = time.monotonic()
+        if looked_at is not None and now - looked_at < LOOK_EVERY_S:
             return
         try:
-            engine.dialect.do_ping(connection)
+            if at_other_schema is None:
+                engine.dialect.do_ping(connection)
+            elif (found := _revision(connection)) != REVISION:
+                at_other_schema(OtherSchema(found))
         except psycopg.Error as error:
+            if looked_at is None:
+                raise
             # The pool forgets this one and those that are older, and opens another.
             raise InvalidatePoolError from error
+        record.info["looked_at"] = now
+
+
+def _revision(connection: Any) -> str | None:
+    """Of the database's schema; None when no migration has run yet."""
+    was_autocommit = connection.autocommit
+    if not was_autocommit:
+        connection.autocommit = True
+    cursor = connection.cursor()
+    try:
+        cursor.execute("SELECT version_num FROM alembic_version")
+        row = cursor.fetchone()
+        return None if row is None else str(row[0])
+    except psycopg.errors.UndefinedTable:
+        return None
+    finally:
+        cursor.close()
+        if not was_autocommit and not connection.closed:
+            connection.autocommit = was_autocommit
 
 
 def sessions(engine: Engine) -> sessionmaker[Session]:

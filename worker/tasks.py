@@ -10,7 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from foundation.errors import LuthierError
 from foundation.settings import Settings
-from storage import queue
+from storage import celery_process, queue
+from storage.database import check_schema
 from worker.job.run import run
 
 from .litter import Litter
@@ -44,10 +45,13 @@ def run_job(job_id: str) -> None:
 @signals.worker_init.connect
 def _open(**_: Any) -> None:
     try:
-        worker = Worker(Settings.from_env().require("broker_url"))
+        worker = Worker(
+            Settings.from_env().require("broker_url"), at_other_schema=celery_process.leave
+        )
     except LuthierError as error:
         # Celery would log any lesser exception and go on without a worker.
         raise SystemExit(str(error)) from error
+    check_schema(worker.engine)
     # Its imports take seconds; the first job should not wait for them.
     worker.trainer()
     try:

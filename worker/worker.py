@@ -9,7 +9,7 @@ import structlog
 
 from foundation.settings import Settings
 from storage.blobs.blobs import open_store
-from storage.database import sessions, sync_engine
+from storage.database import Refusal, refuse, sessions, sync_engine
 from storage.jobs import jobs
 from storage.leases import Stopped
 from storage.models.base_models import Catalogue
@@ -26,11 +26,15 @@ class Worker:
     """Works on one job at a time; `stop` may be called from any thread, a signal handler's too."""
 
     def __init__(
-        self, settings: Settings, *, trainer_command: Sequence[str] = trainer.COMMAND
+        self,
+        settings: Settings,
+        *,
+        trainer_command: Sequence[str] = trainer.COMMAND,
+        at_other_schema: Refusal = refuse,
     ) -> None:
         settings.require("database_url", "blob_url")
         self.settings = settings
-        self.engine = sync_engine(settings.database_url)
+        self.engine = sync_engine(settings.database_url, at_other_schema=at_other_schema)
         self.sessions = sessions(self.engine)
         self.blobs = open_store(settings.blob_url)
         self.folder = Folder(settings.data_dir / "worker")

@@ -17,6 +17,7 @@ import httpx
 import structlog
 
 from foundation.errors import ModelNotServed, Unavailable
+from storage import schema
 
 log = structlog.get_logger()
 
@@ -49,7 +50,9 @@ class Backends:
     ) -> None:
         self._http = http
         self._urls = urls
-        self._headers = {"authorization": f"Bearer {internal_key}"} if internal_key else {}
+        self._headers = {schema.HEADER: schema.REVISION}
+        if internal_key:
+            self._headers["authorization"] = f"Bearer {internal_key}"
         self._clock = clock
         self._failures = {url: _Failures() for group in urls.values() for url in group}
         self._num_unanswered = dict.fromkeys(self._failures, 0)

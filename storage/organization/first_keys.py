@@ -7,6 +7,7 @@ written to DATA/api_key and DATA/admin_key, readable by their owner alone.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from foundation.settings import Settings
 from storage.database import sessions, sync_engine
+from storage.schema import OtherSchema
 
 from . import api_keys, projects
 
@@ -60,9 +62,13 @@ def main() -> None:
     settings = Settings.from_env().require("database_url")
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     engine = sync_engine(settings.database_url)
-    with sessions(engine).begin() as session:
-        ensure(session, settings.data_dir, os.environ)
-    engine.dispose()
+    try:
+        with sessions(engine).begin() as session:
+            ensure(session, settings.data_dir, os.environ)
+    except OtherSchema as error:
+        sys.exit(str(error))
+    finally:
+        engine.dispose()
 
 
 if __name__ == "__main__":

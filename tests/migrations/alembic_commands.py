@@ -11,7 +11,7 @@ from storage.database import sync_engine
 
 def with_connection(url: str, run: str, *arguments: str) -> None:
     """An Alembic command on a connection of ours, as `upgrade` hands it one."""
-    engine = sync_engine(url)
+    engine = sync_engine(url, at_other_schema=None)
     alembic: Config = config()
     try:
         with engine.connect() as connection:

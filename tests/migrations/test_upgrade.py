@@ -18,7 +18,7 @@ TABLES = set(rows.metadata.tables)
 
 
 def tables(url: str) -> set[str]:
-    engine = sync_engine(url)
+    engine = sync_engine(url, at_other_schema=None)
     found = set(inspect(engine).get_table_names())
     engine.dispose()
     return found
@@ -80,7 +80,7 @@ def test_processes_that_upgrade_at_once_all_succeed(empty_url: str) -> None:
     processes = [subprocess.Popen([sys.executable, "-m", "migrations"], env=env) for _ in range(3)]
     assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
     assert tables(empty_url) == TABLES | {"alembic_version"}
-    engine = sync_engine(empty_url)
+    engine = sync_engine(empty_url, at_other_schema=None)
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM alembic_version")) == 1
     engine.dispose()
