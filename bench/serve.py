@@ -40,8 +40,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import peft
 import torch
 
-from modeling import adapter_file
-from modeling.adapter_file import AdapterConfig
+from modeling.artifacts import lora
+from modeling.artifacts.lora import AdapterConfig
 from modeling.base import choose_precision, load_base
 from serving import served_base
 from serving.adapters import AdapterRef
@@ -290,14 +290,14 @@ def _write_adapter(base_path: Path, folder: Path, seed: int) -> Path:
 
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, (num_out, num_in) in adapter_file.linear_shapes(
+    for name, (num_out, num_in) in lora.linear_shapes(
         AutoConfig.from_pretrained(base_path)
     ).items():
         for side, shape in (("A", (RANK, num_in)), ("B", (num_out, RANK))):
             noise = torch.randn(shape, generator=generator) * 0.01
             tensors[f"base_model.model.{name}.lora_{side}.weight"] = noise
-    config = AdapterConfig(rank=RANK, alpha=RANK, target_modules=adapter_file.TARGET_MODULES)
-    adapter_file.save(folder, config, tensors)
+    config = AdapterConfig(rank=RANK, alpha=RANK, target_modules=lora.TARGET_MODULES)
+    lora.save(folder, config, tensors)
     return folder
 
 

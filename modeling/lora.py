@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapter_file import AdapterError, LoadedAdapter, peft_name
+from .artifacts.lora import AdapterError, LoadedAdapter, peft_name
 
 
 class LoraLinear(nn.Module):
@@ -79,7 +79,7 @@ def initial_A(seed: int, module_name: str, rank: int, in_features: int) -> Tenso
 
 
 def tensors(modules: Mapping[str, LoraLinear]) -> dict[str, Tensor]:
-    """Copies of A and B on the CPU, named as `adapter_file.save` wants them."""
+    """Copies of A and B on the CPU, named as `lora.save` wants them."""
     copies = {}
     for name, lora in modules.items():
         copies[peft_name(name, "A")] = lora.lora_A.detach().to("cpu", copy=True)

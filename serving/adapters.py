@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foundation.errors import InvalidRequest, LuthierError, ModelNotFound
-from modeling.adapter_file import AdapterError
+from modeling.artifacts.lora import AdapterError
 from serving.engine.slots.lora import Adapter
 from storage.blobs import artifact_keys
 from storage.blobs.blobs import BlobStore

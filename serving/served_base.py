@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from foundation.errors import LuthierError, ModelNotFound
-from modeling import adapter_file
+from modeling.artifacts import lora
 from modeling.base import choose_device, choose_precision, load_base
 from modeling.importer import ensure_imported
 from serving.engine import attention
@@ -135,12 +135,10 @@ async def load(
     started_s = time.perf_counter()
     path, model = await asyncio.to_thread(_load_model, base, bases_dir, settings)
     template = ChatTemplate.load(path)
-    shapes = adapter_file.linear_shapes(model.config)
+    shapes = lora.linear_shapes(model.config)
 
     def parse(adapter_id: str, folder: Path) -> Adapter:
-        _, layers = adapter_file.load(
-            folder, model.config, base_model=base.id, base_revision=base.revision
-        )
+        _, layers = lora.load(folder, model.config, base_model=base.id, base_revision=base.revision)
         return Adapter.from_layers(adapter_id, layers, shapes, model.dtype)
 
     engine = Engine(

@@ -27,8 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from modeling import adapter_file
-from modeling.adapter_file import AdapterConfig, AdapterError, LoadedAdapter
+from modeling.artifacts import lora
+from modeling.artifacts.lora import AdapterConfig, AdapterError, LoadedAdapter
 
 from .messages import Param, TrainConfig
 
@@ -98,12 +98,12 @@ def save(
         target_modules=config.target_modules,
         base_model_name_or_path=config.base_model,
     )
-    adapter_file.check_magnitude(adapter_config, adapter)
+    lora.check_magnitude(adapter_config, adapter)
     unfinished = path.with_name(path.name + ".unfinished")
     for leftover in (unfinished, path):
         shutil.rmtree(leftover, ignore_errors=True)
     (unfinished / _STATE).parent.mkdir(parents=True)
-    adapter_file.save(unfinished / _ADAPTER, adapter_config, adapter)
+    lora.save(unfinished / _ADAPTER, adapter_config, adapter)
     save_file(moments, unfinished / _OPTIMIZER)
     state = {
         **dataclasses.asdict(cursor),
@@ -131,7 +131,7 @@ def load(path: Path, *, config: TrainConfig, base_config: PretrainedConfig) -> C
             raise CheckpointError(f"the checkpoint is damaged: {', '.join(damaged)}")
         if state["config"] != _fixed_part(config):
             raise CheckpointError("the checkpoint was written by a run with another configuration")
-        _, adapter = adapter_file.load(path / _ADAPTER, base_config)
+        _, adapter = lora.load(path / _ADAPTER, base_config)
         return Checkpoint(
             cursor=Cursor(step=state["step"], epoch=state["epoch"], num_tokens=state["num_tokens"]),
             environment=state["environment"],

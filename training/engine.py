@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from modeling import attention, base, lora
-from modeling.adapter_file import LoadedAdapter
+from modeling.artifacts.lora import LoadedAdapter
 from modeling.base import Precision
 
 from .batches import Batch

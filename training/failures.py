@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from dataset.tokenized import DatasetError
-from modeling.adapter_file import AdapterError
+from modeling.artifacts.lora import AdapterError
 
 from .checkpoint import CheckpointError
 from .messages import Failed, Start

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from dataset import tokenized as dataset
 from dataset.tokenized import Dataset
-from modeling import adapter_file
+from modeling.artifacts import lora
 from modeling.base import Precision, choose_precision
 from text.chat_template import ChatTemplate
 
@@ -156,7 +156,7 @@ def _restore(
     if resumed:
         engine.resume_from(resumed.cursor.step, resumed.adapter, resumed.moments)
     elif start.init_adapter:
-        _, adapter = adapter_file.load(
+        _, adapter = lora.load(
             Path(start.init_adapter), model.config, base_model=start.config.base_model
         )
         engine.begin_from(adapter)

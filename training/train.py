@@ -15,7 +15,7 @@ from typing import Literal
 
 from dataset.examples import Example
 from dataset.tokenized import Dataset
-from modeling.adapter_file import AdapterError
+from modeling.artifacts.lora import AdapterError
 
 from . import batches, checkpoint
 from .checkpoint import Cursor

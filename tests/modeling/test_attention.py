@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from modeling import attention, lora, written_attention
-from modeling.adapter_file import TARGET_MODULES
+from modeling.artifacts.lora import TARGET_MODULES
 from modeling.base_folder import SUPPORTED_MODEL_TYPES
 
 from .models import randomise, tiny_model, token_ids

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling import lora
-from modeling.adapter_file import TARGET_MODULES, AdapterError, peft_name
+from modeling.artifacts.lora import TARGET_MODULES, AdapterError, peft_name
 from modeling.lora import LoraLinear
 
 from .models import backward, next_token_loss, randomise, tiny_model, token_ids

@@ -15,8 +15,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modeling import adapter_file
-from modeling.adapter_file import AdapterConfig
+from modeling.artifacts import lora
+from modeling.artifacts.lora import AdapterConfig
 from modeling.base import load_base
 from serving.adapters import AdapterRef
 from serving.engine import attention
@@ -28,7 +28,7 @@ from serving.engine.slots.lora import Adapter
 from text.tokenizer import Tokenizer
 
 GREEDY = SamplingParams(temperature=0.0)
-ALL_TARGETS = adapter_file.TARGET_MODULES
+ALL_TARGETS = lora.TARGET_MODULES
 TIMEOUT_S = 30.0
 
 
@@ -115,13 +115,13 @@ def write_adapter(
     config = load_model(base_path, "sdpa").config
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
-    for name, (num_out, num_in) in adapter_file.linear_shapes(config).items():
+    for name, (num_out, num_in) in lora.linear_shapes(config).items():
         if name.rpartition(".")[2] in targets:
             a = torch.randn(rank, num_in, generator=generator) / num_in**0.5
             b = torch.randn(num_out, rank, generator=generator) / rank**0.5
-            tensors[adapter_file.peft_name(name, "A")] = a
-            tensors[adapter_file.peft_name(name, "B")] = b
-    adapter_file.save(
+            tensors[lora.peft_name(name, "A")] = a
+            tensors[lora.peft_name(name, "B")] = b
+    lora.save(
         folder,
         AdapterConfig(
             rank=rank,
@@ -137,8 +137,8 @@ def write_adapter(
 
 def read_adapter(base_path: Path, folder: Path, adapter_id: str) -> Adapter:
     config = load_model(base_path, "sdpa").config
-    _, layers = adapter_file.load(folder, config)
-    shapes = adapter_file.linear_shapes(config)
+    _, layers = lora.load(folder, config)
+    shapes = lora.linear_shapes(config)
     return Adapter.from_layers(adapter_id, layers, shapes, torch.float32)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dataset.examples import Example
-from modeling import adapter_file
+from modeling.artifacts import lora
 from tests.training import jobs
 from training import batches
 from training.batches import Batch
@@ -66,8 +66,8 @@ def test_loss_and_gradients_equal_transformers_with_peft(
 ) -> None:
     examples = jobs.examples(base_path, tmp_path, 8)
     loss, accuracy, grads = gradients(engine, batches.micro_batches(examples, 10_000))
-    adapter_config = adapter_file.AdapterConfig(config.rank, config.alpha, config.target_modules)
-    adapter_file.save(tmp_path / "adapter", adapter_config, engine.adapter())
+    adapter_config = lora.AdapterConfig(config.rank, config.alpha, config.target_modules)
+    lora.save(tmp_path / "adapter", adapter_config, engine.adapter())
     plain = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32)
     peer: Any = peft.PeftModel.from_pretrained(plain, tmp_path / "adapter", is_trainable=True)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from modeling import adapter_file
+from modeling.artifacts import lora
 from tests.training import jobs
 from training.messages import CheckpointSaved, Failed, Finished, Report, Start, Started, StepMetrics
 from training.process import Trainer
@@ -238,7 +238,7 @@ def test_no_rate_leaves_an_adapter_that_serving_would_refuse(
         reports = list(jobs.run(job))
         base_config = AutoConfig.from_pretrained(base_path)
         for saved in checkpoints_of(reports):
-            adapter_file.load(Path(saved.path) / "adapter", base_config)
+            lora.load(Path(saved.path) / "adapter", base_config)
     last = reports[-1]
     if exponent < -1:
         assert isinstance(last, Finished)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modeling.adapter_file import linear_shapes
+from modeling.artifacts.lora import linear_shapes
 from serving.engine.slots.lora import Adapter, AdapterSlots
 from serving.engine.slots.slot_linear import Run, SlotLinear
 from tests.serving.parts import load_model

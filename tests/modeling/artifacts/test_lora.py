@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 
-from modeling import adapter_file, lora
-from modeling.adapter_file import AdapterConfig, AdapterError, linear_shapes, peft_name
-
-from .models import randomise, tiny_model, token_ids
+from modeling import lora as trainable
+from modeling.artifacts import lora
+from modeling.artifacts.lora import AdapterConfig, AdapterError, linear_shapes, peft_name
+from tests.modeling.models import randomise, tiny_model, token_ids
 
 Q0 = "model.layers.0.self_attn.q_proj"
 
@@ -44,16 +44,16 @@ def save(
     folder: Path, *, with_tensors: dict[str, Tensor] | None = None, **peft_options: Any
 ) -> Path:
     """An adapter whose adapter_config.json is changed behind the writer's back."""
-    adapter_file.save(folder, config(), with_tensors or tensors())
-    path = folder / adapter_file.CONFIG_NAME
+    lora.save(folder, config(), with_tensors or tensors())
+    path = folder / lora.CONFIG_NAME
     path.write_text(json.dumps(json.loads(path.read_text()) | peft_options))
     return folder
 
 
 def test_save_then_load_gives_the_same_back(tmp_path: Path, base_config: PretrainedConfig) -> None:
     saved_config, saved = config(base_revision="1"), tensors()
-    adapter_file.save(tmp_path / "new" / "folder", saved_config, saved)
-    loaded_config, adapter = adapter_file.load(tmp_path / "new" / "folder", base_config)
+    lora.save(tmp_path / "new" / "folder", saved_config, saved)
+    loaded_config, adapter = lora.load(tmp_path / "new" / "folder", base_config)
     assert loaded_config == saved_config
     (name, (a, b, scale)), *others = adapter.items()
     assert (name, scale, others) == (Q0, 2.0, [])
@@ -64,10 +64,10 @@ def test_save_then_load_gives_the_same_back(tmp_path: Path, base_config: Pretrai
 @torch.no_grad()
 def test_saved_adapter_computes_the_same_through_peft(base_path: Path, tmp_path: Path) -> None:
     model = tiny_model(base_path)
-    modules = lora.attach(model, 8, 16.0, adapter_file.TARGET_MODULES, seed=1)
+    modules = trainable.attach(model, 8, 16.0, lora.TARGET_MODULES, seed=1)
     randomise(modules)
-    saved_config = config(rank=8, alpha=16.0, target_modules=adapter_file.TARGET_MODULES)
-    adapter_file.save(tmp_path, saved_config, lora.tensors(modules))
+    saved_config = config(rank=8, alpha=16.0, target_modules=lora.TARGET_MODULES)
+    lora.save(tmp_path, saved_config, trainable.tensors(modules))
     logits = model(token_ids(1, 16)).logits
     reference = peft.PeftModel.from_pretrained(tiny_model(base_path), str(tmp_path))
     torch.testing.assert_close(reference(token_ids(1, 16)).logits, logits)
@@ -85,7 +85,7 @@ def test_adapter_that_peft_saved_loads(
         use_rslora=True,
     )
     peft.get_peft_model(tiny_model(base_path), options).save_pretrained(str(tmp_path))
-    loaded_config, adapter = adapter_file.load(tmp_path, base_config)
+    loaded_config, adapter = lora.load(tmp_path, base_config)
     assert loaded_config.target_modules == ("down_proj", "q_proj")
     assert adapter[Q0][2] == 3 / math.sqrt(4)
     assert adapter["model.layers.0.mlp.down_proj"][2] == 8 / math.sqrt(4)
@@ -121,7 +121,7 @@ def test_load_option_that_changes_the_meaning_is_refused(
 ) -> None:
     options: dict[str, Any] = {option: value}
     with pytest.raises(AdapterError):
-        adapter_file.load(save(tmp_path, **options), base_config)
+        lora.load(save(tmp_path, **options), base_config)
 
 
 def test_every_option_of_peft_is_either_known_or_harmless() -> None:
@@ -153,7 +153,7 @@ def test_every_option_of_peft_is_either_known_or_harmless() -> None:
     harmless |= {"corda_config", "lora_ga_config", "qalora_group_size", "runtime_config"}
     harmless |= {"ensure_weight_tying"}
     options = {field.name for field in dataclasses.fields(peft.LoraConfig)}
-    assert options <= understood | harmless | adapter_file.NEUTRAL_OPTIONS.keys()
+    assert options <= understood | harmless | lora.NEUTRAL_OPTIONS.keys()
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_load_tensors_that_do_not_fit_are_refused(
     tmp_path: Path, base_config: PretrainedConfig, bad: dict[str, Tensor], problem: str
 ) -> None:
     with pytest.raises(AdapterError, match=problem):
-        adapter_file.load(save(tmp_path, with_tensors=bad), base_config)
+        lora.load(save(tmp_path, with_tensors=bad), base_config)
 
 
 def test_load_foreign_tensor_names_are_refused(
@@ -180,10 +180,10 @@ def test_load_foreign_tensor_names_are_refused(
     save(tmp_path)
     safetensors.torch.save_file(
         {f"base_model.model.{Q0}.lora_magnitude_vector": torch.zeros(4)},
-        tmp_path / adapter_file.WEIGHTS_NAME,
+        tmp_path / lora.WEIGHTS_NAME,
     )
     with pytest.raises(AdapterError, match="no part of a plain LoRA adapter"):
-        adapter_file.load(tmp_path, base_config)
+        lora.load(tmp_path, base_config)
 
 
 @pytest.mark.parametrize(
@@ -197,35 +197,35 @@ def test_load_foreign_tensor_names_are_refused(
 def test_load_weights_file_that_is_broken_is_refused(
     tmp_path: Path, base_config: PretrainedConfig, content: bytes, problem: str
 ) -> None:
-    (save(tmp_path) / adapter_file.WEIGHTS_NAME).write_bytes(content)
+    (save(tmp_path) / lora.WEIGHTS_NAME).write_bytes(content)
     with pytest.raises(AdapterError, match=problem):
-        adapter_file.load(tmp_path, base_config)
+        lora.load(tmp_path, base_config)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "[" * 100_000, " " * 2_000_000])
 def test_load_config_file_that_is_broken_is_refused(
     tmp_path: Path, base_config: PretrainedConfig, content: str
 ) -> None:
-    (save(tmp_path) / adapter_file.CONFIG_NAME).write_text(content)
+    (save(tmp_path) / lora.CONFIG_NAME).write_text(content)
     with pytest.raises(AdapterError):
-        adapter_file.load(tmp_path, base_config)
+        lora.load(tmp_path, base_config)
 
 
 def test_load_adapter_of_another_base_is_refused(
     tmp_path: Path, base_config: PretrainedConfig
 ) -> None:
-    adapter_file.save(tmp_path, config(base_revision="1"), tensors())
-    adapter_file.load(tmp_path, base_config, base_model="tiny-random", base_revision="1")
+    lora.save(tmp_path, config(base_revision="1"), tensors())
+    lora.load(tmp_path, base_config, base_model="tiny-random", base_revision="1")
     with pytest.raises(AdapterError, match="made for tiny-random, not for other"):
-        adapter_file.load(tmp_path, base_config, base_model="other")
+        lora.load(tmp_path, base_config, base_model="other")
     with pytest.raises(AdapterError, match="revision 1 of tiny-random, not 2") as caught:
-        adapter_file.load(tmp_path, base_config, base_model="tiny-random", base_revision="2")
+        lora.load(tmp_path, base_config, base_model="tiny-random", base_revision="2")
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_save_name_that_is_not_pefts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"layer\.lora_A is not a name"):
-        adapter_file.save(tmp_path, config(), {"layer.lora_A": torch.zeros(1)})
+        lora.save(tmp_path, config(), {"layer.lora_A": torch.zeros(1)})
 
 
 def test_linear_shapes_are_those_of_the_model(
@@ -260,10 +260,10 @@ def test_adapter_that_no_base_could_bear_is_refused(
 ) -> None:
     made = {peft_name(Q0, "A"): torch.full((4, 64), a), peft_name(Q0, "B"): torch.full((64, 4), b)}
     with pytest.raises(AdapterError, match="of nan|of inf" if words == "finite" else words):
-        adapter_file.check_magnitude(config(alpha=alpha), made)
-    adapter_file.save(tmp_path, config(alpha=alpha), made)
+        lora.check_magnitude(config(alpha=alpha), made)
+    lora.save(tmp_path, config(alpha=alpha), made)
     with pytest.raises(AdapterError, match=words):
-        adapter_file.load(tmp_path, base_config)
+        lora.load(tmp_path, base_config)
 
 
 def test_gain_is_what_a_layer_does_to_the_size_of_its_input() -> None:
@@ -271,7 +271,7 @@ def test_gain_is_what_a_layer_does_to_the_size_of_its_input() -> None:
     x = torch.randn(64, 20000)
     measured = float((2 * b @ a @ x).norm() / x.norm() * math.sqrt(64 / 32))
     made = {peft_name(Q0, "A"): a, peft_name(Q0, "B"): b}
-    limit = adapter_file.MAX_GAIN / measured
-    adapter_file.check_magnitude(config(alpha=8.0 * limit * 0.97), made)
+    limit = lora.MAX_GAIN / measured
+    lora.check_magnitude(config(alpha=8.0 * limit * 0.97), made)
     with pytest.raises(AdapterError, match="gain"):
-        adapter_file.check_magnitude(config(alpha=8.0 * limit * 1.03), made)
+        lora.check_magnitude(config(alpha=8.0 * limit * 1.03), made)
