@@ -11,8 +11,8 @@ from pydantic.json_schema import models_json_schema
 
 from api.gateway.event_stream import MEDIA_TYPE
 
-from . import bodies
 from .auth import API_KEY
+from .requests import bodies
 
 Json = dict[str, Any]
 

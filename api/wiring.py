@@ -25,8 +25,8 @@ from storage.organization import api_keys
 from storage.organization.api_keys import Caller
 
 from .database import Database
-from .large_bodies import LargeBodies
 from .metrics import Metrics
+from .requests.large_bodies import LargeBodies
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 600.0

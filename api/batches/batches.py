@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
-from api import bodies
 from api.auth import ProjectCaller
 from api.files.expires_after import ExpiresAfter
 from api.fine_tuning.request import MetadataKey, MetadataValue, Name
 from api.idempotency import CreatesOnce
 from api.pages import After, PageWithIds, ends, limit
+from api.requests import bodies
 from api.ringing import ring
 from api.wiring import Wired
 from storage import queue

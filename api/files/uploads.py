@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field
 
 from api.auth import ProjectCaller
 from api.blobs import delete_blobs
-from api.bodies import document, json_body
 from api.idempotency import CreatesOnce
+from api.requests.bodies import document, json_body
 from api.wiring import Wired
 from foundation.errors import BlobMissing, InvalidRequest
 from storage.files import files, uploads

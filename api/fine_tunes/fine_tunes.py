@@ -11,7 +11,6 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from api import bodies
 from api.auth import ProjectCaller
 from api.files.files import FileObject
 from api.fine_tuning import job_stream
@@ -21,6 +20,7 @@ from api.fine_tuning.job_stream import JobStream, Mark, Place
 from api.fine_tuning.jobs import StartingPoint
 from api.gateway.event_stream import MEDIA_TYPE
 from api.idempotency import CreatesOnce
+from api.requests import bodies
 from api.ringing import ring
 from api.wiring import Wired, Wiring
 from foundation.errors import InvalidRequest, ModelNotServed

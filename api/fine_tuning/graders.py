@@ -9,9 +9,10 @@ import structlog
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
-from api import bodies, errors
+from api import errors
 from api.auth import ProjectCaller
 from api.gateway import inference, targets
+from api.requests import bodies
 from api.wiring import Wired, Wiring
 from foundation.bodies import MAX_LONG_BODY_BYTES
 from foundation.errors import InvalidRequest, LuthierError, NotFound, Unavailable

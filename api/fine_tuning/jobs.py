@@ -10,10 +10,10 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from api import bodies, metadata_filter
 from api.auth import ProjectCaller
 from api.idempotency import CreatesOnce
 from api.pages import After, Page, limit
+from api.requests import bodies, metadata_filter
 from api.ringing import ring
 from api.wiring import Wired
 from foundation.errors import InvalidRequest, ModelNotServed

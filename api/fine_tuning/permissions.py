@@ -11,10 +11,10 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from api import bodies
 from api.auth import authenticate
 from api.idempotency import CreatesOnce
 from api.pages import After, PageWithIds, ends, limit
+from api.requests import bodies
 from api.wiring import Wired
 from foundation.errors import ModelNotFound
 from storage import pages

@@ -12,8 +12,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
-from api import bodies, errors
+from api import errors
 from api.auth import BATCH_HEADER, ProjectCaller
+from api.requests import bodies
 from api.wiring import Wired, Wiring
 from foundation.bodies import MAX_LONG_BODY_BYTES
 from foundation.invalid_parameters import refuse_large_objects

@@ -10,11 +10,11 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 from sqlalchemy.orm import Session
 
-from api import bodies, metadata_filter
 from api.auth import ProjectCaller
 from api.fine_tuning.request import MetadataKey, MetadataValue
 from api.pages import After, PageWithIds, ends, limit
-from api.validation import validate
+from api.requests import bodies, metadata_filter
+from api.requests.validation import validate
 from api.wiring import Wired
 from foundation.errors import InvalidRequest
 from foundation.invalid_parameters import explain

@@ -15,10 +15,10 @@ from pydantic import BaseModel, BeforeValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 from sqlalchemy.orm import Session
 
-from api import bodies
 from api.auth import ProjectCaller
 from api.idempotency import CreatesOnce
 from api.pages import After, Page, limit
+from api.requests import bodies
 from api.wiring import Wired
 from foundation.errors import InvalidRequest, ModelNotFound
 from storage.models import aliases, models

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from api import bodies
 from api.auth import of_organization
 from api.pages import After, PageWithIds, ends, limit
+from api.requests import bodies
 from api.wiring import Wired
 from foundation.errors import InvalidRequest
 from storage.organization import api_keys, projects, service_accounts

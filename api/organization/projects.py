@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 
-from api import bodies
 from api.auth import of_organization
 from api.fine_tuning.request import Name
 from api.idempotency import CreatesOnce
 from api.pages import After, PageWithIds, ends, limit
+from api.requests import bodies
 from api.wiring import Wired
 from foundation.errors import InvalidRequest
 from storage.organization import projects

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from api import bodies
 from api.auth import of_organization
 from api.fine_tuning.request import Name
 from api.idempotency import CreatesSecretOnce
 from api.pages import After, PageWithIds, ends, limit
+from api.requests import bodies
 from api.wiring import Wired
 from foundation.errors import InvalidRequest
 from storage.ids import new_id

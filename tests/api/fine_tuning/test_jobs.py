@@ -238,7 +238,7 @@ def test_a_body_that_is_no_json_object_is_400(api: Api, tenant: Tenant, body: by
 
 
 def test_a_body_too_large_is_413(api: Api, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.bodies.MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr("api.requests.bodies.MAX_BODY_BYTES", 1000)
     with api.http(tenant) as http:
         reply = http.post("/v1/fine_tuning/jobs", content=b" " * 2000)
     assert reply.status_code == 413

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from api import bodies
 from api.app import create_app
 from api.gateway.stored_completions import Keeping
-from api.validation import hastened, validate
+from api.requests import bodies
+from api.requests.validation import hastened, validate
 from foundation.settings import Settings
 from grading import graders
 from tests.api.stack import Api, Tenant

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from api import large_bodies
-from api.large_bodies import LARGE_BYTES, MAX_PROJECTS
+from api.requests import large_bodies
+from api.requests.large_bodies import LARGE_BYTES, MAX_PROJECTS
 from tests.api.gateway.fake_backend import FakeBackend
 from tests.api.gateway.test_inference import gateway
 from tests.api.stack import Api, Tenant, wait_until

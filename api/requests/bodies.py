@@ -16,10 +16,10 @@ import orjson
 from fastapi import Depends, Request
 from pydantic import BaseModel
 
+from api.auth import of_project
 from foundation.bodies import MAX_BODY_BYTES
 from foundation.errors import InvalidRequest, TooLarge
 
-from .auth import of_project
 from .validation import validate
 
 MAX_SHALLOW = 200
