@@ -7,14 +7,14 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from api.auth import ProjectCaller
 from api.files.expires_after import ExpiresAfter
-from api.fine_tuning.request import MetadataKey, MetadataValue, Name
 from api.idempotency import CreatesOnce
 from api.pages import After, PageWithIds, ends, limit
 from api.requests import bodies
+from api.requests.fields import Metadata, Name
 from api.ringing import ring
 from api.wiring import Wired
 from storage import queue
@@ -50,7 +50,7 @@ class CreateBatch(BaseModel):
     input_file_id: Name
     endpoint: Endpoint
     completion_window: Literal["24h"]
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
+    metadata: Metadata | None = None
     output_expires_after: ExpiresAfter | None = None
 
 

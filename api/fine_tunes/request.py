@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from api.fine_tuning.request import MAX_LEARNING_RATE_MULTIPLIER, Hyperparameters, Name, Suffix
+from api.fine_tuning.request import MAX_LEARNING_RATE_MULTIPLIER, Hyperparameters, Suffix
+from api.requests.fields import Name
 from foundation.errors import InvalidRequest
 
 DEFAULT_MODEL = "curie"

@@ -15,6 +15,7 @@ from api.auth import authenticate
 from api.idempotency import CreatesOnce
 from api.pages import After, PageWithIds, ends, limit
 from api.requests import bodies
+from api.requests.fields import Name
 from api.wiring import Wired
 from foundation.errors import ModelNotFound
 from storage import pages
@@ -22,8 +23,6 @@ from storage.models import models, permissions
 from storage.models.models import ModelRow
 from storage.models.permissions import PermissionRow
 from storage.organization.api_keys import Caller
-
-from .request import Name
 
 router = APIRouter(
     prefix="/v1/fine_tuning/checkpoints", tags=["fine-tuning"], route_class=CreatesOnce

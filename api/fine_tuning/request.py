@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from api.requests.fields import Metadata, Name, NoNul
 from foundation.errors import InvalidRequest
 
 MAX_SEED = 2**31 - 1
@@ -26,13 +27,6 @@ weight by about the rate in a step, cannot leave the numbers that sampling can b
 AVAILABLE_METHODS = ("supervised",)
 
 _SUFFIX = re.compile(r"[A-Za-z0-9._-]+")
-
-
-def _refuse_nul(value: object) -> object:
-    # PostgreSQL stores every character but this one.
-    if isinstance(value, str) and "\0" in value:
-        raise PydanticCustomError("nul", "the character NUL is not allowed.")
-    return value
 
 
 def _check_suffix(value: object) -> object:
@@ -87,14 +81,10 @@ def _not_auto(value: object, expected: str) -> PydanticCustomError:
     )
 
 
-NoNul = BeforeValidator(_refuse_nul)
-Name = Annotated[str, StringConstraints(min_length=1, max_length=256), NoNul]
 Tag = Annotated[str, StringConstraints(max_length=64), NoNul]
 Suffix = Annotated[
     str, StringConstraints(min_length=1, max_length=64), BeforeValidator(_check_suffix)
 ]
-MetadataKey = Annotated[str, StringConstraints(max_length=64), NoNul]
-MetadataValue = Annotated[str, StringConstraints(max_length=512), NoNul]
 
 
 class Hyperparameters(BaseModel):
@@ -176,7 +166,7 @@ class CreateFineTuningJob(BaseModel):
     hyperparameters: Hyperparameters | None = None
     method: Method | None = None
     integrations: Annotated[list[Integration], Field(max_length=5)] | None = None
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
+    metadata: Metadata | None = None
 
     def method_type(self) -> str:
         """Raises InvalidRequest for a method that cannot be trained."""

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 from sqlalchemy.orm import Session
 
 from api.auth import ProjectCaller
-from api.fine_tuning.request import MetadataKey, MetadataValue
 from api.pages import After, PageWithIds, ends, limit
 from api.requests import bodies, metadata_filter
+from api.requests.fields import Metadata
 from api.requests.validation import validate
 from api.wiring import Wired
 from foundation.errors import InvalidRequest
@@ -37,7 +37,6 @@ TOLD = (
 )
 
 Json = dict[str, Any]
-Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 
 
 class Keeping(BaseModel):

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 
 from api.auth import of_organization
-from api.fine_tuning.request import Name
 from api.idempotency import CreatesSecretOnce
 from api.pages import After, PageWithIds, ends, limit
 from api.requests import bodies
+from api.requests.fields import Name
 from api.wiring import Wired
 from storage.organization import api_keys
 from storage.organization.api_keys import ApiKeyRow

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 
 from api.auth import of_organization
-from api.fine_tuning.request import Name
 from api.idempotency import CreatesOnce
 from api.pages import After, PageWithIds, ends, limit
 from api.requests import bodies
+from api.requests.fields import Name
 from api.wiring import Wired
 from foundation.errors import InvalidRequest
 from storage.organization import projects

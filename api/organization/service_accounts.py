@@ -9,10 +9,10 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from api.auth import of_organization
-from api.fine_tuning.request import Name
 from api.idempotency import CreatesSecretOnce
 from api.pages import After, PageWithIds, ends, limit
 from api.requests import bodies
+from api.requests.fields import Name
 from api.wiring import Wired
 from foundation.errors import InvalidRequest
 from storage.ids import new_id

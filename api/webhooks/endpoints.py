@@ -11,10 +11,10 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from api.auth import ProjectCaller
-from api.fine_tuning.request import Name, NoNul
 from api.idempotency import CreatesSecretOnce
 from api.pages import After, PageWithIds, ends, limit
 from api.requests import bodies
+from api.requests.fields import Name, NoNul
 from api.wiring import Wired
 from foundation import outbound
 from foundation.errors import InvalidRequest
