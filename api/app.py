@@ -28,7 +28,7 @@ from api.webhooks import endpoints as webhook_endpoints
 from foundation.settings import Settings
 
 from . import errors, health, openapi
-from .metrics import Metrics
+from .metrics import ApiMetrics
 from .request_id import RequestId
 from .wiring import wire
 
@@ -37,7 +37,7 @@ CLEANUP_S = 1.0
 
 def create_app(settings: Settings) -> FastAPI:
     """Opens nothing by itself: the database, the blobs and the backends are the lifespan's."""
-    metrics = Metrics()
+    metrics = ApiMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -88,7 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-async def _let_requests_end(metrics: Metrics) -> None:
+async def _let_requests_end(metrics: ApiMetrics) -> None:
     """The server has cancelled what was open; a broken-off upload still takes its bytes away."""
     with anyio.move_on_after(CLEANUP_S):
         while metrics.num_open:

@@ -22,7 +22,7 @@ from starlette.types import Message
 from api.files.multipart import boundary_of
 from foundation.errors import InvalidRequest
 from storage import idempotency_keys
-from storage.idempotency_keys import Owner, Reply
+from storage.idempotency_keys import Owner, StoredReply
 
 from .auth import caller_of
 from .errors import ErrorReply
@@ -99,7 +99,7 @@ async def _once(request: Request, key: str, handler: Handler, *, shows_secret: b
     owner = Owner(caller.project_id, caller.key_id, key)
     claimed = await wiring.database.run(idempotency_keys.claim, owner)
     body = _Body(request)
-    if isinstance(claimed, Reply):
+    if isinstance(claimed, StoredReply):
         return await _again(body, claimed)
     if claimed is None:
         raise InvalidRequest(
@@ -113,7 +113,7 @@ async def _once(request: Request, key: str, handler: Handler, *, shows_secret: b
         async with _renewed(wiring, owner, claimed):
             response = await handler(Request(request.scope, body.receive))
             if response.status_code < 400:
-                reply = Reply(
+                reply = StoredReply(
                     fingerprint=await body.fingerprint(),
                     body_bytes=body.num_bytes,
                     status=response.status_code,
@@ -130,7 +130,7 @@ async def _once(request: Request, key: str, handler: Handler, *, shows_secret: b
     return response
 
 
-async def _again(body: _Body, kept: Reply) -> Response:
+async def _again(body: _Body, kept: StoredReply) -> Response:
     if await body.fingerprint(max_bytes=kept.body_bytes) != kept.fingerprint:
         raise InvalidRequest(
             "This Idempotency-Key was used for another request. Use a new key for each request "

@@ -15,7 +15,7 @@ LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30
 METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS"})
 
 
-class Metrics:
+class ApiMetrics:
     """Of one app: each has a registry of its own."""
 
     def __init__(self) -> None:

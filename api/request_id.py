@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import errors
-from .metrics import Metrics
+from .metrics import ApiMetrics
 
 log = structlog.get_logger()
 
@@ -29,7 +29,7 @@ UNLOGGED = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class RequestId:
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
         self._app = app
         self._metrics = metrics
 

@@ -25,7 +25,7 @@ from storage.organization import api_keys
 from storage.organization.api_keys import Caller
 
 from .database import Database
-from .metrics import Metrics
+from .metrics import ApiMetrics
 from .requests.large_bodies import LargeBodies
 
 CONNECT_TIMEOUT_S = 5.0
@@ -46,7 +46,7 @@ class Wiring:
     large_bodies: LargeBodies
     http: httpx.AsyncClient
     backends: Backends
-    metrics: Metrics
+    metrics: ApiMetrics
     meter: Meter
 
     def catalogue(self) -> Catalogue:
@@ -55,7 +55,7 @@ class Wiring:
 
 
 @asynccontextmanager
-async def wire(settings: Settings, metrics: Metrics) -> AsyncIterator[Wiring]:
+async def wire(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[Wiring]:
     """Open everything; close it at the end. Connects to nothing yet, so it also starts in an outage."""
     # Celery's app reads its environment when it is imported.
     queue.app.conf.broker_url = settings.broker_url

@@ -27,7 +27,7 @@ class HealthPage:
 
 
 @dataclass(frozen=True)
-class Patience:
+class SilenceLimits:
     """The times are those of production; tests pass shorter ones."""
 
     silent_after_s: float = SILENT_AFTER_S
@@ -42,7 +42,7 @@ class Liveness:
     """Of one process. It is asked from a thread, so that waiting for it holds up nobody."""
 
     def __init__(
-        self, page: HealthPage, patience: Patience, clock: Callable[[], float] = time.monotonic
+        self, page: HealthPage, patience: SilenceLimits, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._page = page
         self._patience = patience

@@ -33,7 +33,7 @@ from .liveness import HealthPage
 from .logs import Console
 from .postgres import Postgres
 from .process import CannotStart, Command
-from .supervisor import Stopped, StopPhase, Supervisor
+from .supervisor import AskedToStop, StopPhase, Supervisor
 from .valkey import Valkey
 
 DEFAULT_BASE = "smollm2-135m-instruct"
@@ -121,7 +121,7 @@ def _run(options: Options, console: Console) -> None:
             try:
                 stack.start()
                 supervisor.run()
-            except Stopped:
+            except AskedToStop:
                 console.say("Stopping before everything had started.")
             finally:
                 supervisor.stop()
@@ -139,7 +139,7 @@ class _Stack:
         self._ports = {base: ports.free() for base in options.bases}
 
     def start(self) -> None:
-        """Return when the api says it is ready. Raises CannotStart, Stopped."""
+        """Return when the api says it is ready. Raises CannotStart, AskedToStop."""
         options, supervisor = self._options, self._supervisor
         self._console.hears_children = False
         self._console.say(f"Starting. Data and logs are in {options.data_dir}")

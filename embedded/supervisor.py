@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from . import process
-from .liveness import HealthPage, Liveness, Patience
+from .liveness import HealthPage, Liveness, SilenceLimits
 from .logs import ChildLog, Console
 from .process import CannotStart, Command
 
@@ -30,7 +30,7 @@ _TRIES_AT_START = 3
 """A child that dies so often before the stack was ready keeps it from starting."""
 
 
-class Stopped(BaseException):
+class AskedToStop(BaseException):
     """A signal asked for the end while something was waited for."""
 
 
@@ -78,7 +78,7 @@ class Supervisor:
     max_backoff_s: float = 30.0
     healthy_after_s: float = 60.0
     stop_deadlines_s: dict[StopPhase, float] = field(default_factory=lambda: _DEADLINES_S)
-    patience: Patience = field(default_factory=Patience)
+    patience: SilenceLimits = field(default_factory=SilenceLimits)
     clock: Callable[[], float] = time.monotonic
     _ticked_at: float = field(init=False, default=0.0)
     _children: list[_Child] = field(init=False, default_factory=list)
@@ -100,7 +100,7 @@ class Supervisor:
         self._spawn(child)
 
     def run_to_end(self, command: Command) -> None:
-        """Run a program that ends by itself. Raises CannotStart when it fails, Stopped."""
+        """Run a program that ends by itself. Raises CannotStart when it fails, AskedToStop."""
         log = self._log(command.name)
         running = process.spawn(command, subprocess.PIPE)
         reader = log.follow(running)
@@ -116,7 +116,7 @@ class Supervisor:
     def wait_until(self, is_true: Callable[[], bool], what: str, timeout_s: float = 1e9) -> None:
         """Look after the children until `is_true`.
 
-        Raises Stopped, and CannotStart after `timeout_s` or when a child will not start.
+        Raises AskedToStop, and CannotStart after `timeout_s` or when a child will not start.
         """
         began_at = time.monotonic()
         is_silent = True
@@ -138,7 +138,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Look after the children until a signal asks for the end."""
-        with suppress(Stopped):
+        with suppress(AskedToStop):
             while True:
                 self._tick()
 
@@ -178,7 +178,7 @@ class Supervisor:
 
     def _tick(self) -> None:
         if self._is_stopping:
-            raise Stopped
+            raise AskedToStop
         time.sleep(_TICK_S)
         now = self.clock()
         was_away = now - self._ticked_at > _GAP_S

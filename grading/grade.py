@@ -16,11 +16,11 @@ from .graders import (
     LabelModelGrader,
     Loc,
     MultiGrader,
-    Part,
     PythonGrader,
     ScoreModelGrader,
     SimpleGrader,
     StringCheckGrader,
+    SubGrader,
     TextSimilarityGrader,
     invalid,
 )
@@ -100,9 +100,11 @@ def check(grader: Grader, loc: Loc = ("grader",)) -> None:
             raise invalid(where, f"there is no grader {min(unknown)!r}.", grader.calculate_output)
 
 
-def parts(grader: Grader, loc: Loc = ("grader",)) -> tuple[Part, ...]:
+def parts(grader: Grader, loc: Loc = ("grader",)) -> tuple[SubGrader, ...]:
     """A multi grader's parts; of another grader, itself."""
-    return grader.parts if isinstance(grader, MultiGrader) else (Part(grader.name, loc, grader),)
+    return (
+        grader.parts if isinstance(grader, MultiGrader) else (SubGrader(grader.name, loc, grader),)
+    )
 
 
 class _Grading:
@@ -166,7 +168,7 @@ class _Grading:
             return await asyncio.to_thread(
                 text_similarity.reward, grader.evaluation_metric, text, reference
             )
-        except text_similarity.TextTooLong:
+        except text_similarity.ComparedTextTooLong:
             limit = text_similarity.MAX_TEXT_CHARS
             raise CannotGrade(
                 "truncated_observation_error", f"A text is longer than {limit} characters."
@@ -226,10 +228,10 @@ def _texts(grader: SimpleGrader) -> Iterator[tuple[Loc, str]]:
                     yield ("input", index, "content"), text
 
 
-def _callable_by(grader: MultiGrader) -> dict[str, Part]:
+def _callable_by(grader: MultiGrader) -> dict[str, SubGrader]:
     """What a formula may call each part: its key, or a name written with underscores, or
     `<type>_score` where it is the only one of its type. The first two are the documented ways."""
-    names: dict[str, Part] = {}
+    names: dict[str, SubGrader] = {}
     kinds = [part.grader.type for part in grader.parts]
     for part in grader.parts:
         if kinds.count(part.grader.type) == 1:

@@ -97,7 +97,7 @@ class Message(BaseModel):
 Messages = Annotated[list[Message], Field(min_length=1, max_length=256, fail_fast=True)]
 
 
-class SamplingParams(BaseModel):
+class GraderSampling(BaseModel):
     """`reasoning_effort` is tolerated: the models here do not reason apart from their answer."""
 
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
@@ -124,7 +124,7 @@ class ScoreModelGrader(BaseModel):
     range: Annotated[
         list[float], Field(min_length=2, max_length=2, fail_fast=True), AfterValidator(_check_range)
     ] = [0.0, 1.0]
-    sampling_params: SamplingParams | None = None
+    sampling_params: GraderSampling | None = None
 
 
 class LabelModelGrader(BaseModel):
@@ -134,7 +134,7 @@ class LabelModelGrader(BaseModel):
     input: Messages
     labels: Annotated[list[str], Field(min_length=1, max_length=256, fail_fast=True)]
     passing_labels: Annotated[list[str], Field(max_length=256, fail_fast=True)]
-    sampling_params: SamplingParams | None = None
+    sampling_params: GraderSampling | None = None
 
 
 def _check_source(value: str) -> str:
@@ -167,7 +167,7 @@ SimpleGrader = (
 
 
 @dataclass(frozen=True)
-class Part:
+class SubGrader:
     """One grader of a multi grader."""
 
     key: str
@@ -179,7 +179,7 @@ class Part:
 @dataclass(frozen=True)
 class MultiGrader:
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[SubGrader, ...]
     calculate_output: str
     type: Literal["multi"] = "multi"
 
@@ -223,13 +223,13 @@ def _parse_multi(value: object, loc: Loc) -> MultiGrader:
         entries = [(key, (*here, key), each) for key, each in sent.items()]
     if not 1 <= len(entries) <= MAX_GRADERS:
         raise invalid(here, f"expected 1 to {MAX_GRADERS} graders, but got {len(entries)} instead.")
-    parts: dict[str, Part] = {}
+    parts: dict[str, SubGrader] = {}
     for key, where, each in entries:
         grader = _parse_simple(each, where)
         key = grader.name if key is None else key
         if key in parts:
             raise invalid((*where, "name"), f"there is another grader named {key!r}.")
-        parts[key] = Part(key, where, grader)
+        parts[key] = SubGrader(key, where, grader)
     return MultiGrader(fields.name, tuple(parts.values()), fields.calculate_output)
 
 

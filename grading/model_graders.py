@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
-from .graders import LabelModelGrader, SamplingParams, ScoreModelGrader
-from .reward import CannotGrade, Usage
+from .graders import GraderSampling, LabelModelGrader, ScoreModelGrader
+from .reward import CannotGrade, GraderUsage
 
 MAX_ANSWER_TOKENS = 256
 """Unless the grader says otherwise. An answer is short; a model that rambles is cut off."""
@@ -54,7 +54,7 @@ def _request(
     ]
     # No message of its own: many chat templates want the roles in a certain order.
     messages[-1]["content"] += f"\n\n{words}"
-    sampling = grader.sampling_params or SamplingParams()
+    sampling = grader.sampling_params or GraderSampling()
     body: Json = {
         "model": grader.model,
         "messages": messages,
@@ -84,13 +84,13 @@ def _request(
     return body
 
 
-def usage(completion: Json) -> Usage:
+def usage(completion: Json) -> GraderUsage:
     """What an answer took, as far as the server tells."""
     told = completion.get("usage") or {}
     details = told.get("prompt_tokens_details") or {}
     prompt, answer = told.get("prompt_tokens") or 0, told.get("completion_tokens") or 0
     cached = details.get("cached_tokens") or 0
-    return Usage(prompt, answer, told.get("total_tokens") or prompt + answer, cached)
+    return GraderUsage(prompt, answer, told.get("total_tokens") or prompt + answer, cached)
 
 
 def content(completion: Json) -> str:

@@ -78,7 +78,7 @@ class Errors:
 
 
 @dataclass
-class Usage:
+class GraderUsage:
     """Tokens of one model."""
 
     prompt_tokens: int = 0
@@ -86,7 +86,7 @@ class Usage:
     total_tokens: int = 0
     cached_tokens: int = 0
 
-    def add(self, other: Usage) -> None:
+    def add(self, other: GraderUsage) -> None:
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
@@ -98,7 +98,7 @@ class Graded:
     scores: dict[str, Any] = field(default_factory=dict)
     """Of a label model: the label. Of a multi grader: each part's reward."""
     sub_rewards: dict[str, float] = field(default_factory=dict)
-    usage: dict[str, Usage] = field(default_factory=dict)
+    usage: dict[str, GraderUsage] = field(default_factory=dict)
     """Model's name -> what grading took of it, also when it failed."""
     sampled_model_name: str | None = None
     execution_time_s: float = 0.0

@@ -78,7 +78,7 @@ class Crashed(Exception):
 
 
 @dataclass(frozen=True)
-class Limits:
+class SandboxLimits:
     wall_s: float = 120.0
     memory_bytes: int = 2 * 1024**3
     """Of address space."""
@@ -96,7 +96,7 @@ class Limits:
         }
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = SandboxLimits()
 
 
 @cache
@@ -127,7 +127,7 @@ async def grade(
     item: dict[str, Any],
     *,
     only_check: bool = False,
-    limits: Limits = DEFAULT_LIMITS,
+    limits: SandboxLimits = DEFAULT_LIMITS,
 ) -> float | str:
     """What `grade(sample, item)` of the source returns, or an error's text.
 
@@ -142,7 +142,7 @@ async def grade(
 
 async def _probe() -> str:
     try:
-        answer = await _grade(PROBE, {}, {}, False, Limits(wall_s=PROBE_TIMEOUT_S))
+        answer = await _grade(PROBE, {}, {}, False, SandboxLimits(wall_s=PROBE_TIMEOUT_S))
     except SandboxFailed as error:
         if not _REFUSED_BY_THE_KERNEL.search(str(error)):
             return str(error)
@@ -156,7 +156,11 @@ async def _probe() -> str:
 
 
 async def _grade(
-    source: str, sample: dict[str, Any], item: dict[str, Any], only_check: bool, limits: Limits
+    source: str,
+    sample: dict[str, Any],
+    item: dict[str, Any],
+    only_check: bool,
+    limits: SandboxLimits,
 ) -> float | str:
     request = {
         "source": source,
@@ -183,7 +187,7 @@ async def _grade(
 
 
 @asynccontextmanager
-async def _box(limits: Limits) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _box(limits: SandboxLimits) -> AsyncIterator[asyncio.subprocess.Process]:
     """A Python that waits for its request. Whatever happens, nothing of it is left at the end."""
     filter_fd = _filter()
     try:
@@ -213,7 +217,7 @@ def _kill(process: asyncio.subprocess.Process) -> None:
 
 
 async def _talk(
-    process: asyncio.subprocess.Process, request: bytes, limits: Limits
+    process: asyncio.subprocess.Process, request: bytes, limits: SandboxLimits
 ) -> tuple[bytes, bytes, int]:
     """What it wrote to stdout and stderr, and its status. Raises OutOfTime and Crashed."""
     assert process.stdin is not None
@@ -260,7 +264,7 @@ def _filter() -> int:
     return fd
 
 
-def _command(filter_fd: int, limits: Limits) -> list[str]:
+def _command(filter_fd: int, limits: SandboxLimits) -> list[str]:
     options = "--unshare-all --unshare-user --die-with-parent --new-session --clearenv"
     return [
         _bwrap(),

@@ -30,14 +30,14 @@ _ALPHANUMERIC = re.compile(r"[^\W_]+")
 _WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
 
 
-class TextTooLong(Exception):
+class ComparedTextTooLong(Exception):
     """One of the texts is longer than MAX_TEXT_CHARS."""
 
 
 def reward(metric: Metric, text: str, reference: str) -> float:
-    """Raises TextTooLong. Takes up to seconds, so call it in a thread."""
+    """Raises ComparedTextTooLong. Takes up to seconds, so call it in a thread."""
     if max(len(text), len(reference)) > MAX_TEXT_CHARS:
-        raise TextTooLong
+        raise ComparedTextTooLong
     if not text.strip() or not reference.strip():
         return float(text.strip() == reference.strip())
     return min(max(_METRICS[metric](text, reference), 0.0), 1.0)

@@ -14,7 +14,7 @@ from serving.engine.sequence import Usage
 TIME_BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
-class Metrics:
+class ServingMetrics:
     """Counted here, or read from the engine when somebody asks."""
 
     def __init__(self, engine: Engine) -> None:

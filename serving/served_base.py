@@ -30,7 +30,7 @@ from text.tokenizer import Tokenizer
 
 from . import events
 from .adapters import AdapterCache, AdapterRef, is_adapter_id
-from .metrics import Metrics
+from .metrics import ServingMetrics
 from .settings import ServingSettings
 
 FORGET_INTERVAL_S = 600.0
@@ -48,7 +48,7 @@ class ServedBase:
     vocabulary: Vocabulary
     engine: Engine
     adapters: AdapterCache
-    metrics: Metrics
+    metrics: ServingMetrics
 
     async def warm_up(self) -> None:
         """Generate a token, so that the first user does not pay for what happens only once."""
@@ -163,7 +163,7 @@ async def load(
             ram_bytes=settings.adapter_ram_bytes,
             disk_bytes=settings.adapter_disk_bytes,
         ),
-        metrics=Metrics(engine),
+        metrics=ServingMetrics(engine),
     )
     engine.start()
     await served.warm_up()

@@ -54,7 +54,7 @@ class Owner:
 
 
 @dataclass(frozen=True)
-class Reply:
+class StoredReply:
     """What is kept of the first request and its reply."""
 
     fingerprint: str
@@ -64,7 +64,7 @@ class Reply:
     body: bytes
 
 
-def claim(session: Session, owner: Owner) -> str | Reply | None:
+def claim(session: Session, owner: Owner) -> str | StoredReply | None:
     """Take the key: the claim's name, the reply that is there already, or None if another has it."""
     name = new_id("")
     now = func.clock_timestamp()
@@ -101,7 +101,7 @@ def claim(session: Session, owner: Owner) -> str | Reply | None:
         return None
     assert row.fingerprint is not None
     assert row.status is not None
-    return Reply(
+    return StoredReply(
         fingerprint=row.fingerprint,
         body_bytes=row.body_bytes or 0,
         status=row.status,
@@ -124,7 +124,7 @@ def renew(session: Session, owner: Owner, name: str) -> None:
     )
 
 
-def keep(session: Session, owner: Owner, name: str, reply: Reply) -> None:
+def keep(session: Session, owner: Owner, name: str, reply: StoredReply) -> None:
     """The request has created something: this is what it was told."""
     session.execute(
         update(IdempotencyKeyRow)

@@ -12,7 +12,7 @@ Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
-class Page(Generic[Row]):
+class RowPage(Generic[Row]):
     rows: list[Row]
     has_more: bool
 
@@ -25,18 +25,18 @@ def read(
     limit: int,
     descending: bool = True,
     is_after_unknown: bool = False,
-) -> Page[Row]:
+) -> RowPage[Row]:
     """The rows behind `after` in the order of the columns `order`.
 
     A cursor that names no row (`is_after_unknown` without `after`) gives an empty page, as does
     `limit=0`: a client that pages past a deleted row ends instead of starting over.
     """
     if limit <= 0 or (is_after_unknown and after is None):
-        return Page([], has_more=False)
+        return RowPage([], has_more=False)
     if after is not None:
         position = tuple_(*[getattr(after, column.key) for column in order])
         columns = tuple_(*order)
         query = query.where(columns < position if descending else columns > position)
     query = query.order_by(*[c.desc() if descending else c.asc() for c in order])
     rows = list(session.scalars(query.limit(limit + 1)))
-    return Page(rows[:limit], has_more=len(rows) > limit)
+    return RowPage(rows[:limit], has_more=len(rows) > limit)

@@ -54,6 +54,6 @@ async def list_checkpoints(
 
 def _page(
     session: Session, project_id: str, job_id: str, after: str | None, limit: int
-) -> pages.Page[CheckpointRow]:
+) -> pages.RowPage[CheckpointRow]:
     jobs.get(session, project_id, job_id)
     return checkpoints.page(session, job_id, after=after, limit=limit)

@@ -14,7 +14,7 @@ from foundation.errors import JobNotFound
 from storage.jobs import event_pages
 from storage.jobs.event_pages import Question
 from storage.jobs.events import EventRow
-from storage.pages import Page
+from storage.pages import RowPage
 
 from . import event as fine_tuning_event
 from .gather import Gather
@@ -41,7 +41,7 @@ class EventPages:
         pages = await self._database.read(event_pages.find, questions)
         return {question: self._render(page) for question, page in pages.items()}
 
-    def _render(self, page: Page[Row[Any]]) -> bytes:
+    def _render(self, page: RowPage[Row[Any]]) -> bytes:
         events = b",".join(self.rendered(row) for row in page.rows)
         has_more = b"true" if page.has_more else b"false"
         return b'{"object":"list","data":[' + events + b'],"has_more":' + has_more + b"}"

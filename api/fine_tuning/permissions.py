@@ -124,7 +124,7 @@ def _list(
     after: str | None,
     limit: int,
     descending: bool,
-) -> pages.Page[PermissionRow]:
+) -> pages.RowPage[PermissionRow]:
     return permissions.page(
         session,
         _managed(session, caller, name).name,

@@ -44,7 +44,7 @@ class Watcher(Protocol):
         """Called once, however the stream ended."""
 
 
-class EventStream(StreamingResponse):
+class RelayedStream(StreamingResponse):
     """Ends the backend's work when the client goes away, because it closes the backend's connection."""
 
     media_type = MEDIA_TYPE

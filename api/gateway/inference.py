@@ -29,7 +29,7 @@ router = APIRouter(prefix="/v1", tags=["inference"])
 Json = dict[str, Any]
 
 
-class Completion(BaseModel):
+class AnyCompletion(BaseModel):
     """As in OpenAI's API."""
 
     model_config = ConfigDict(extra="allow")
@@ -57,7 +57,7 @@ _REPLIES: dict[int | str, Json] = {
 
 @router.post(
     "/chat/completions",
-    response_model=Completion,
+    response_model=AnyCompletion,
     responses=_REPLIES,
     openapi_extra=_documented("model", "messages"),
 )
@@ -69,7 +69,7 @@ async def create_chat_completion(
 
 @router.post(
     "/completions",
-    response_model=Completion,
+    response_model=AnyCompletion,
     responses=_REPLIES,
     openapi_extra=_documented("model", "prompt"),
 )
@@ -98,7 +98,7 @@ async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) 
     # A name may hold any character, a header may not.
     headers = {"openai-model": exchange.target.canonical_name.encode("ascii", "replace").decode()}
     if exchange.is_streaming and event_stream.is_stream(upstream):
-        return event_stream.EventStream(upstream, exchange, headers)
+        return event_stream.RelayedStream(upstream, exchange, headers)
     try:
         value = await unless_disconnected(request, exchange.whole(upstream))
     except Refused as error:

@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Reply:
+class ApiReply:
     """What the api answered in the end."""
 
     status: int
@@ -68,7 +68,7 @@ class Gateway:
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
         self._thread.start()
 
-    def ask(self, project_id: str, batch_id: str, path: str, body: bytes) -> Future[Reply]:
+    def ask(self, project_id: str, batch_id: str, path: str, body: bytes) -> Future[ApiReply]:
         """The future raises TimedOut; cancelling it breaks the request off."""
         headers = {"x-luthier-project": project_id, "x-luthier-batch": batch_id}
         return self._run(self._ask(project_id, path, body, headers))
@@ -90,7 +90,9 @@ class Gateway:
             await asyncio.gather(*others, return_exceptions=True)
         await self._http.aclose()
 
-    async def _ask(self, project_id: str, path: str, body: bytes, headers: dict[str, str]) -> Reply:
+    async def _ask(
+        self, project_id: str, path: str, body: bytes, headers: dict[str, str]
+    ) -> ApiReply:
         num_faults = num_pauses = 0
         while True:
             retry_after = ""
@@ -114,12 +116,12 @@ class Gateway:
             num_pauses += 1
 
 
-def _reply(response: httpx.Response) -> Reply:
+def _reply(response: httpx.Response) -> ApiReply:
     try:
         body = orjson.loads(response.content)
     except orjson.JSONDecodeError:
         body = {"error": {"message": response.text[:1000], "type": "server_error"}}
-    return Reply(response.status_code, response.headers.get("x-request-id", ""), body)
+    return ApiReply(response.status_code, response.headers.get("x-request-id", ""), body)
 
 
 def _pause_s(num_pauses: int, retry_after: str) -> float:

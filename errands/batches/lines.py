@@ -12,7 +12,7 @@ from storage.inference import batch_chunks, batch_turns
 from storage.leases import Stopped
 
 from . import input as batch_input
-from .gateway import Reply, TimedOut
+from .gateway import ApiReply, TimedOut
 from .input import Line
 from .lease import BatchLease
 from .output import Answers
@@ -77,7 +77,7 @@ def ask(errands: Errands, lease: BatchLease, path: Path) -> None:
         num_chunks = batch_chunks.count(session, lease.batch.id)
     rest = batch_input.lines(path, answered)
     answers = Answers(num_chunks + 1)
-    pending: dict[Future[Reply], Line] = {}
+    pending: dict[Future[ApiReply], Line] = {}
     turn = _Turn(errands, lease)
     try:
         while turn.is_leaving or _fill(errands, lease, pending, rest):
@@ -104,7 +104,7 @@ def ask(errands: Errands, lease: BatchLease, path: Path) -> None:
 
 
 def _fill(
-    errands: Errands, lease: BatchLease, pending: dict[Future[Reply], Line], rest: Iterator[Line]
+    errands: Errands, lease: BatchLease, pending: dict[Future[ApiReply], Line], rest: Iterator[Line]
 ) -> bool:
     """Have as many lines under way as may be; False when none is left."""
     batch = lease.batch
@@ -117,7 +117,7 @@ def _fill(
     return bool(pending)
 
 
-def _reply(future: Future[Reply]) -> Reply | None:
+def _reply(future: Future[ApiReply]) -> ApiReply | None:
     try:
         return future.result()
     except TimedOut:

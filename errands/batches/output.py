@@ -22,7 +22,7 @@ from storage.inference import batch_chunks, batches
 from storage.inference.batch_chunks import BatchChunkRow, Counts
 from storage.inference.batches import Claim, Ending
 
-from .gateway import Reply
+from .gateway import ApiReply
 from .input import Line
 from .lease import BatchLease
 
@@ -64,7 +64,7 @@ class Answers:
     counts: Counts = field(default_factory=Counts)
     began_at: float = field(default_factory=time.monotonic)
 
-    def add(self, line: Line, reply: Reply | None) -> None:
+    def add(self, line: Line, reply: ApiReply | None) -> None:
         """None for a reply that did not come in time."""
         self.lines.append(line.number)
         if reply is not None and reply.status == 200:
@@ -110,7 +110,7 @@ class Answers:
         return Answers(self.number + 1)
 
 
-def _record(line: Line, reply: Reply | None, error: tuple[str, str] | None = None) -> bytes:
+def _record(line: Line, reply: ApiReply | None, error: tuple[str, str] | None = None) -> bytes:
     """A line of the output or of the error file."""
     response = None
     if reply is not None:

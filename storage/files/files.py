@@ -94,7 +94,7 @@ def page(
     after: str | None,
     limit: int,
     descending: bool,
-) -> pages.Page[FileRow]:
+) -> pages.RowPage[FileRow]:
     query = select(FileRow).where(FileRow.project_id == project_id, _is_live())
     if purpose is not None:
         query = query.where(FileRow.purpose == purpose)

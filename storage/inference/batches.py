@@ -146,7 +146,7 @@ def get(session: Session, project_id: str, batch_id: str) -> BatchRow:
 
 def page(
     session: Session, project_id: str, *, after: str | None, limit: int
-) -> pages.Page[BatchRow]:
+) -> pages.RowPage[BatchRow]:
     """Newest first."""
     query = _of_project(project_id)
     return pages.read(

@@ -95,7 +95,7 @@ def page(
     after: str | None = None,
     limit: int = 20,
     descending: bool = False,
-) -> pages.Page[StoredCompletionRow]:
+) -> pages.RowPage[StoredCompletionRow]:
     """`metadata` selects completions that carry all the pairs."""
     query = select(StoredCompletionRow).where(StoredCompletionRow.project_id == project_id)
     if model is not None:

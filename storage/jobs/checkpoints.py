@@ -44,7 +44,7 @@ def at_step(session: Session, job_id: str, step: int) -> CheckpointRow | None:
 
 def page(
     session: Session, job_id: str, *, after: str | None, limit: int
-) -> pages.Page[CheckpointRow]:
+) -> pages.RowPage[CheckpointRow]:
     """Newest first. The caller has checked that the job is the project's."""
     query = select(CheckpointRow).where(CheckpointRow.job_id == job_id)
     return pages.read(

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased
 
-from storage.pages import Page
+from storage.pages import RowPage
 
 from .events import EventRow
 from .jobs import JobRow
@@ -36,7 +36,7 @@ class Question(NamedTuple):
     limit: int
 
 
-def find(session: Session, questions: Sequence[Question]) -> dict[Question, Page[Row[Any]]]:
+def find(session: Session, questions: Sequence[Question]) -> dict[Question, RowPage[Row[Any]]]:
     """The pages, as rows of events' columns; a job that the project has not is left out."""
     found: dict[Question, list[Row[Any]]] = {}
     names = ("project_ids", "job_ids", "afters", "limits")
@@ -45,7 +45,7 @@ def find(session: Session, questions: Sequence[Question]) -> dict[Question, Page
         if row.seq is not None:
             rows.append(row)
     return {
-        question: Page(rows[: question.limit], has_more=len(rows) > question.limit)
+        question: RowPage(rows[: question.limit], has_more=len(rows) > question.limit)
         for question, rows in found.items()
     }
 

@@ -82,7 +82,9 @@ def find(session: Session, job_id: str, key: str) -> EventRow | None:
     return session.scalar(select(EventRow).where(EventRow.job_id == job_id, EventRow.key == key))
 
 
-def page(session: Session, job_id: str, *, after: str | None, limit: int) -> pages.Page[EventRow]:
+def page(
+    session: Session, job_id: str, *, after: str | None, limit: int
+) -> pages.RowPage[EventRow]:
     """Newest first. The caller has checked that the job is the project's."""
     query = select(EventRow).where(EventRow.job_id == job_id)
     return pages.read(

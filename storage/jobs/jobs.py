@@ -154,7 +154,7 @@ def page(
     after: str | None,
     limit: int,
     metadata: Mapping[str, str] | Literal["null"] | None = None,
-) -> pages.Page[JobRow]:
+) -> pages.RowPage[JobRow]:
     """Newest first; `metadata` selects jobs that carry all the pairs, "null" those that carry none."""
     query = of_project(project_id)
     if metadata == "null":

@@ -64,7 +64,7 @@ def find_base(
 
 def page(
     session: Session, project_id: str, *, after: str | None, limit: int
-) -> pages.Page[AliasRow]:
+) -> pages.RowPage[AliasRow]:
     """In the order of the aliases; the cursor is an alias."""
     query = select(AliasRow).where(AliasRow.project_id == project_id)
     return pages.read(

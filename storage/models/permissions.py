@@ -83,7 +83,7 @@ def page(
     after: str | None,
     limit: int,
     descending: bool,
-) -> pages.Page[PermissionRow]:
+) -> pages.RowPage[PermissionRow]:
     """Of one model, for one project if asked so. The caller has checked that the model is theirs."""
     query = select(PermissionRow).where(PermissionRow.model_name == model_name)
     cursor = query.where(PermissionRow.id == after)

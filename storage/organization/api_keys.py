@@ -140,7 +140,7 @@ def page(
     after: str | None,
     limit: int,
     descending: bool = False,
-) -> pages.Page[ApiKeyRow]:
+) -> pages.RowPage[ApiKeyRow]:
     """A project's keys, or the admin keys; expired ones, too."""
     return pages.read(
         session,

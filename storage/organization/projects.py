@@ -61,7 +61,7 @@ def get_active(session: Session, project_id: str) -> ProjectRow:
 
 def page(
     session: Session, *, include_archived: bool, after: str | None, limit: int
-) -> pages.Page[ProjectRow]:
+) -> pages.RowPage[ProjectRow]:
     """Oldest first."""
     query = select(ProjectRow)
     if not include_archived:

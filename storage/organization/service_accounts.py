@@ -72,7 +72,7 @@ def by_ids(session: Session, ids: Collection[str]) -> dict[str, ServiceAccountRo
 
 def page(
     session: Session, project_id: str, *, after: str | None, limit: int
-) -> pages.Page[ServiceAccountRow]:
+) -> pages.RowPage[ServiceAccountRow]:
     """Oldest first."""
     return pages.read(
         session,

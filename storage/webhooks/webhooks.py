@@ -107,7 +107,7 @@ def get(session: Session, project_id: str, endpoint_id: str) -> WebhookEndpointR
 
 def page(
     session: Session, project_id: str, *, after: str | None, limit: int
-) -> pages.Page[WebhookEndpointRow]:
+) -> pages.RowPage[WebhookEndpointRow]:
     """Newest first."""
     return pages.read(
         session,

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from embedded import ports
-from embedded.liveness import HealthPage, Liveness, Patience
+from embedded.liveness import HealthPage, Liveness, SilenceLimits
 from embedded.logs import Console
 from embedded.process import CannotStart, Command
 from embedded.supervisor import StopPhase, Supervisor
 from tests.embedded import processes
 
-PATIENCE = Patience(
+PATIENCE = SilenceLimits(
     silent_after_s=30, started_within_s=300, answer_timeout_s=0.1, interval_s=0.05, min_unanswered=3
 )
 # Answers every request in the directory that it is given.
@@ -42,7 +42,7 @@ def server(directory: Path, port: int, name: str = "server") -> Command:
 
 @contextmanager
 def supervising(
-    tmp_path: Path, patience: Patience = PATIENCE
+    tmp_path: Path, patience: SilenceLimits = PATIENCE
 ) -> Iterator[tuple[Supervisor, io.StringIO, Clock]]:
     said, clock = io.StringIO(), Clock()
     deadlines = {StopPhase.CLIENTS: 0.5, StopPhase.ENGINES: 0.6, StopPhase.SERVERS: 0.7}

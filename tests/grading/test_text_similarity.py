@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from grading import text_similarity
 from grading.graders import Metric
-from grading.text_similarity import MAX_TEXT_CHARS, TextTooLong
+from grading.text_similarity import MAX_TEXT_CHARS, ComparedTextTooLong
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 FOX = "The quick brown fox jumps over the lazy dog"
@@ -65,7 +65,7 @@ def test_the_ends_of_the_scale(metric: Metric) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_text_beyond_the_limit_is_refused(metric: Metric) -> None:
-    with pytest.raises(TextTooLong):
+    with pytest.raises(ComparedTextTooLong):
         text_similarity.reward(metric, "x" * (MAX_TEXT_CHARS + 1), "x")
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from storage import idempotency_keys
-from storage.idempotency_keys import Owner, Reply
+from storage.idempotency_keys import Owner, StoredReply
 from storage.inference import batches
 from storage.inference.batches import BatchRow
 from storage.jobs import jobs
@@ -89,9 +89,11 @@ def test_idempotency_key_that_was_let_go_of_takes_no_late_write(database: Databa
         assert isinstance(second, str)
         idempotency_keys.renew(session, owner, first)
         idempotency_keys.release(session, owner, first)
-        idempotency_keys.keep(session, owner, first, Reply("f", 1, 200, "text/plain", b"late"))
+        idempotency_keys.keep(
+            session, owner, first, StoredReply("f", 1, 200, "text/plain", b"late")
+        )
         # The second still has it, and its reply is the one that is kept.
         assert idempotency_keys.claim(session, owner) is None
-        reply = Reply("f", 1, 200, "text/plain", b"in time")
+        reply = StoredReply("f", 1, 200, "text/plain", b"in time")
         idempotency_keys.keep(session, owner, second, reply)
         assert idempotency_keys.claim(session, owner) == reply

@@ -81,7 +81,7 @@ class _Supervision:
         self._is_told_to_stop = False
         self._stop_by: float | None = None
         folder = worker.settings.data_dir / "wandb"
-        self._wandb_runs = wandb_runs.Runs(lease, start.config, folder)
+        self._wandb_runs = wandb_runs.WandbRuns(lease, start.config, folder)
 
     def run(self) -> None:
         self._lease.on_lost = self._cancel

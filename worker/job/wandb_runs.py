@@ -45,7 +45,7 @@ Json = dict[str, Any]
 log = structlog.get_logger()
 
 
-class Run(Protocol):
+class WandbRun(Protocol):
     """What is used of `wandb.Run`."""
 
     def log(self, data: Json, *, step: int) -> None: ...
@@ -80,7 +80,7 @@ def options(job: JobRow, config: TrainConfig, wanted: Json) -> Json:
     }
 
 
-class Runs:
+class WandbRuns:
     """The runs of one attempt at a job; without integrations there are none, and nothing happens."""
 
     def __init__(self, lease: Lease, config: TrainConfig, folder: Path) -> None:
@@ -144,9 +144,9 @@ class _Sender:
             with contextlib.suppress(LostLease):
                 self._warn(reason or type(error).__name__)
 
-    def _open(self) -> Run:
+    def _open(self) -> WandbRun:
         wandb = importlib.import_module("wandb")
-        run: Run = wandb.init(
+        run: WandbRun = wandb.init(
             **self._arguments,
             dir=str(self._folder),
             resume="allow",

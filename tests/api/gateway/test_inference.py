@@ -14,7 +14,7 @@ import pytest
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from api.gateway import inference
-from api.metrics import Metrics
+from api.metrics import ApiMetrics
 from api.wiring import wire
 from foundation import invalid_parameters
 from foundation.errors import LuthierError, NotFound
@@ -324,7 +324,7 @@ def complete_in(front: Api, tenant: Tenant, body: dict[str, Any]) -> dict[str, A
     caller = Caller("key_test", "project", tenant.project_id, "org", "acme")
 
     async def run() -> dict[str, Any]:
-        async with wire(front.settings, Metrics()) as wiring:
+        async with wire(front.settings, ApiMetrics()) as wiring:
             return await inference.complete(wiring, caller, body)
 
     return asyncio.run(run())

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 
 from errands.batches import gateway
-from errands.batches.gateway import Gateway, Reply
+from errands.batches.gateway import ApiReply, Gateway
 from tests.api.stack import running
 from tests.worker.scene import wait_for
 
@@ -50,13 +50,13 @@ def asking(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
         asking.close()
 
 
-def ask(asking: Gateway) -> Reply:
+def ask(asking: Gateway) -> ApiReply:
     return asking.ask("proj_1", "batch_1", "/v1/completions", b"{}").result(timeout=5)
 
 
 def test_request_says_on_whose_behalf_it_is(api: Api, asking: Gateway) -> None:
     api.replies = [(200, {"x-request-id": "req_1"})]
-    assert ask(asking) == Reply(200, "req_1", {"n": 1})
+    assert ask(asking) == ApiReply(200, "req_1", {"n": 1})
     headers = api.requests[0]
     assert headers["authorization"] == "Bearer the internal key"
     assert headers["x-luthier-project"] == "proj_1"
