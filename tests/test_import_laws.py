@@ -1,13 +1,50 @@
-"""The control plane starts in a moment and fits a small machine, because it loads no model library."""
+"""The laws of the house that no linter knows: what is loaded, how large files and folders are, whose a name is.
+
+The layers themselves are import-linter's contracts in pyproject.toml.
+"""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+import tomllib
+from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
+HOUSE = Path(__file__).parents[1]
+PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())
+SERVERS = PROJECT["tool"]["importlinter"]["root_packages"]
+EVERYWHERE = [*SERVERS, "bench", "client/luthier", "examples", "migrations", "tests"]
 
+MAX_LINES = 400
+MAX_FILES = 20
+"""Beside each other, `__init__.py` included."""
+
+TWINS = {
+    # OpenAI's name for what a user sees; the trainer's is the field's for what a step is made of.
+    "Batch",
+    # Each face of a process calls its own so: the one is at the other end of the other's pipe.
+    "Trainer",
+    "Claim",
+    "Engine",
+    "InvalidFile",
+    "LostLease",
+    "Run",
+    "Stopped",
+}
+"""Names that two classes may have, and why."""
+
+
+def python_files(folders: list[str]) -> list[Path]:
+    found = [path for folder in folders for path in (HOUSE / folder).rglob("*.py")]
+    assert len(found) > 100
+    return found
+
+
+# The control plane starts in a moment and fits a small machine, because it loads no model library.
 @pytest.mark.parametrize(
     "module",
     [
@@ -28,3 +65,37 @@ def test_importing_the_control_plane_loads_no_torch(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    lines = {
+        str(path.relative_to(HOUSE)): path.read_bytes().count(b"\n")
+        for path in python_files(EVERYWHERE)
+    }
+    assert {path: count for path, count in lines.items() if count > MAX_LINES} == {}
+
+
+def test_no_folder_has_too_many_files_to_see() -> None:
+    counts: dict[str, int] = defaultdict(int)
+    for path in python_files(EVERYWHERE):
+        counts[str(path.parent.relative_to(HOUSE))] += 1
+    assert {folder: count for folder, count in counts.items() if count > MAX_FILES} == {}
+
+
+def test_a_class_has_its_name_alone() -> None:
+    homes: dict[str, list[str]] = defaultdict(list)
+    for path in python_files(SERVERS):
+        for node in ast.parse(path.read_bytes()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes[node.name].append(str(path.relative_to(HOUSE)))
+    twins = {name: files for name, files in homes.items() if len(files) > 1}
+    assert {name: files for name, files in twins.items() if name not in TWINS} == {}
+
+
+def test_every_folder_says_what_lives_in_it() -> None:
+    silent = [
+        str(path.parent.relative_to(HOUSE))
+        for path in python_files(SERVERS)
+        if path.name == "__init__.py" and not ast.get_docstring(ast.parse(path.read_bytes()))
+    ]
+    assert silent == []
