@@ -65,7 +65,7 @@ async def _stream(
 
 
 async def delete_blobs(store: BlobStore, keys: list[str]) -> None:
-    """Of rows that are gone. A blob that cannot be deleted is an orphan, and no reason to fail."""
+    """Delete the blobs of rows that are gone. One that cannot be deleted is an orphan, and no reason to fail."""
     for key in keys:
         try:
             await run_sync(store.delete, key)

@@ -57,7 +57,7 @@ class Database:
     async def read(
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """As `run`, for functions whose statements need not see the same moment: half the round trips."""
+        """Like `run`, for functions whose statements need not see the same moment: half the round trips."""
 
         async def work() -> T:
             async with self._reading() as session:

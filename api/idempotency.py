@@ -83,7 +83,7 @@ class CreatesOnce(APIRoute):
 
 
 class CreatesSecretOnce(CreatesOnce):
-    """As `CreatesOnce`; the secret in the reply is shown to the first request alone."""
+    """Like `CreatesOnce`, but the secret in the reply is shown to the first request alone."""
 
     shows_secret = True
 
@@ -190,7 +190,7 @@ class _Body:
         return message
 
     async def fingerprint(self, max_bytes: int | None = None) -> str:
-        """Of the whole request; it need not be read beyond `max_bytes` to be another one."""
+        """A digest of the whole request; it need not be read beyond `max_bytes` to be another one."""
         while not self._is_complete and (max_bytes is None or self.num_bytes <= max_bytes):
             message = await self.receive()
             if message["type"] == "http.disconnect":

@@ -16,7 +16,7 @@ METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS"}
 
 
 class ApiMetrics:
-    """Of one app: each has a registry of its own."""
+    """The figures of one app: each has a registry of its own."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -66,6 +66,6 @@ class ApiMetrics:
 
 
 def count_jobs(session: Session) -> dict[str, int]:
-    """Of all projects, by status."""
+    """How many jobs of all projects there are, by status."""
     rows = session.execute(select(JobRow.status, func.count()).group_by(JobRow.status))
     return {row[0]: row[1] for row in rows}

@@ -136,7 +136,7 @@ def _point(operation: Json, placeholder: Json, meant: Json) -> None:
 
 
 def _renamed(schema: Any, new_names: dict[str, str]) -> Any:
-    """With every reference to one of the names turned to its new name."""
+    """The document with every reference to one of the names turned to its new name."""
     if isinstance(schema, dict):
         return {
             key: _new_reference(value, new_names)

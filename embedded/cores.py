@@ -11,7 +11,7 @@ _CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
 
 
 def available() -> int:
-    """At least 1. A container's quota counts: torch sees the whole machine and would drown in threads."""
+    """How many cores there are, at least 1. A container's quota counts: torch sees the whole machine and would drown in threads."""
     if hasattr(os, "sched_getaffinity"):
         num_cores = len(os.sched_getaffinity(0))
     else:

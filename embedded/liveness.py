@@ -39,7 +39,7 @@ class SilenceLimits:
 
 
 class Liveness:
-    """Of one process. It is asked from a thread, so that waiting for it holds up nobody."""
+    """Whether one process still answers. It is asked from a thread, so that waiting for it holds up nobody."""
 
     def __init__(
         self, page: HealthPage, patience: SilenceLimits, clock: Callable[[], float] = time.monotonic

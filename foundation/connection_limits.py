@@ -108,7 +108,7 @@ class ConnectionTable(Generic[Connection]):
         return len(self._unknown.get(holder, ())) >= self.limits.max_unknown_per_address
 
     def _unused(self) -> Connection | None:
-        """Of who holds most connections without a key; else one that carried a key and is idle now."""
+        """A connection of who holds most without a key; else one that carried a key and is idle now."""
         for holder in sorted(self._unknown, key=lambda it: len(self._unknown[it]), reverse=True):
             unused = self._oldest_unused(holder)
             if unused is not None:

@@ -50,7 +50,7 @@ class Sample:
     output_tools: list[Json] = field(default_factory=list)
 
     def variables(self) -> Json:
-        """Without `output_json` where the text is no JSON."""
+        """What templates may name; `output_json` is left out where the text is no JSON."""
         message = {
             "role": "assistant",
             "content": self.output_text,

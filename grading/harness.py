@@ -59,7 +59,7 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(source: str) -> dict[str, Any]:
-    """Without running it: whether anything at the top level binds the name `grade`."""
+    """Find out, without running it, whether anything at the top level binds the name `grade`."""
     for node in ast.parse(source).body:
         names = {getattr(node, "name", None)} | {
             getattr(each, "id", None)

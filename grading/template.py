@@ -90,7 +90,7 @@ def _find(text: str, variables: Mapping[str, Any]) -> object:
 
 
 def _index(step: str | int) -> int:
-    """Of a list; past every end for what is no index."""
+    """An index of a list; past every end for what is no index."""
     if isinstance(step, int):
         return step
     return int(step) if step.isdecimal() and len(step) < 10 else 2**62

@@ -79,7 +79,7 @@ def _gleu(text: str, reference: str) -> float:
 
 
 class _NoWordNet:
-    """In WordNet's place: knows no synonyms."""
+    """Stands in WordNet's place and knows no synonyms."""
 
     def synsets(self, _: str) -> list[object]:
         return []

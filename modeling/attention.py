@@ -51,7 +51,7 @@ class _Row:
     # Once for all the layers that ask.
     @cached_property
     def lengths(self) -> list[int]:
-        """Of the sequences, without what they share."""
+        """The lengths of the sequences, without what they share."""
         return [end - start for start, end in itertools.pairwise(self.cu_seqlens)]
 
     @cached_property
@@ -250,7 +250,7 @@ def _groups(row: _Row, limit: int, device: torch.device) -> tuple[Group, ...]:
 def _group(
     row: _Row, segments: Sequence[Sequence[int]], device: torch.device, *, owns_shared: bool
 ) -> Group:
-    """Of segments given by where their own tokens start and end."""
+    """The group of segments that are given by where their own tokens start and end."""
     shared = torch.arange(row.num_shared)
     length = row.num_shared + max(end - start for start, end in segments)
     tokens, places, owned = [], [], []

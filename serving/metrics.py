@@ -39,7 +39,7 @@ class ServingMetrics:
         self._tokens.labels("generated").inc(usage.completion_tokens)
 
     def render(self) -> bytes:
-        """In Prometheus' text format."""
+        """All figures in Prometheus' text format."""
         return generate_latest(self._registry)
 
 

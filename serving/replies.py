@@ -60,7 +60,7 @@ class Reply:
         }
 
     def usage_body(self) -> Wire:
-        """Of all choices; the prompt of several counts once."""
+        """The usage of all choices; the prompt of several counts once."""
         return {
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._completion_tokens,

@@ -141,7 +141,7 @@ def async_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
 
 
 def check_schema(engine: Engine) -> None:
-    """For the moment of starting. Raises OtherSchema; an outage is no reason not to start."""
+    """Look at the database at the moment of starting. Raises OtherSchema; an outage is no reason not to start."""
     with suppress(SQLAlchemyError), answered_by(time.monotonic() + START_S), engine.connect():
         pass
 
@@ -172,7 +172,7 @@ def _look_at_connections(engine: Engine, at_other_schema: Refusal | None) -> Non
 
 
 def _revision(connection: Any) -> str | None:
-    """Of the database's schema; None when no migration has run yet."""
+    """The revision of the database's schema; None when no migration has run yet."""
     was_autocommit = connection.autocommit
     if not was_autocommit:
         connection.autocommit = True

@@ -9,7 +9,7 @@ ALPHABET = string.ascii_letters + string.digits
 
 
 def new_id(prefix: str, length: int = 24) -> str:
-    """For example `new_id("file-")`; 24 characters carry 142 bits."""
+    """A new id with a prefix, for example `new_id("file-")`; 24 characters carry 142 bits."""
     return prefix + random_name(length)
 
 

@@ -44,6 +44,6 @@ class Rounds(ABC):
 
 
 def try_lock(session: Session, lock: int) -> bool:
-    """Until the end of the transaction; False when another process has it."""
+    """Take the lock until the end of the transaction; False when another process has it."""
     taken = session.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": lock})
     return bool(taken)

@@ -33,7 +33,7 @@ class OtherSchema(Unavailable):
 
 
 def check_caller(revision: str | None) -> None:
-    """For inference servers. Whoever tells no revision is no gateway of ours. Raises Unavailable."""
+    """Look at the revision that an inference server's caller tells. Whoever tells no revision is no gateway of ours. Raises Unavailable."""
     if revision is not None and revision != REVISION:
         raise Unavailable(
             f"This inference server works with schema revision {REVISION}, its gateway with "

@@ -80,7 +80,7 @@ class Renderer:
     def _render_marked(
         self, messages: list[Message], tools: Tools, add_generation_prompt: bool, mark: str
     ) -> Rendering | None:
-        """In one rendering; None if the template has no marks or left its loop early."""
+        """Render once; None if the template has no marks or left its loop early."""
         if self._marked is None or not mark:
             return None
         whole = self._render(self._marked.whole, messages, tools, add_generation_prompt, mark)
@@ -101,7 +101,7 @@ class Renderer:
     def _render_prefixes(
         self, messages: list[Message], tools: Tools, add_generation_prompt: bool
     ) -> Rendering:
-        """By rendering what stands before each turn."""
+        """Render what stands before each turn."""
         text = self.text(messages, tools, add_generation_prompt)
         starts: list[int | None] = []
         num_messages = num_chars = 0

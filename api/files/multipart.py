@@ -82,7 +82,7 @@ class FormReader:
 
     @property
     def num_pending_bytes(self) -> int:
-        """Of the file, that nobody took yet."""
+        """How many bytes of the file nobody took yet."""
         return len(self._pending)
 
     def take(self) -> bytes:

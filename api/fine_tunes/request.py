@@ -51,7 +51,7 @@ class CreateFineTune(BaseModel):
             )
 
     def hyperparameters(self) -> dict[str, Any]:
-        """As a job has them, whose n_epochs is a number from the beginning."""
+        """The hyperparameters as a job has them, whose n_epochs is a number from the beginning."""
         given = {
             "batch_size": self.batch_size,
             "learning_rate_multiplier": self.learning_rate_multiplier,

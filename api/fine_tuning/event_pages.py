@@ -47,7 +47,7 @@ class EventPages:
         return b'{"object":"list","data":[' + events + b'],"has_more":' + has_more + b"}"
 
     def rendered(self, row: EventRow | Row[Any]) -> bytes:
-        """As JSON, made once for all who poll or follow."""
+        """The event as JSON, made once for all who poll or follow."""
         rendered = self._rendered.get(row.id)
         if rendered is None:
             rendered = self._rendered[row.id] = fine_tuning_event.render(row)

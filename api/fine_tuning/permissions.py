@@ -67,7 +67,7 @@ async def create_permissions(
     caller: Manager,
     wiring: Wired,
 ) -> PageWithIds[Permission]:
-    """For projects of the same organisation; one that has a permission already keeps it."""
+    """Let projects of the same organisation use the model; one that has a permission already keeps it."""
     rows = await wiring.database.run(_create, caller, fine_tuned_model_checkpoint, body.project_ids)
     return _page(rows, has_more=False)
 
@@ -82,7 +82,7 @@ async def list_permissions(
     limit: Annotated[int, limit(1000)] = 10,
     order: Annotated[Literal["ascending", "descending"], Query()] = "descending",
 ) -> PageWithIds[Permission]:
-    """By the time they were created."""
+    """Permissions by the time they were created."""
     page = await wiring.database.run(
         _list,
         caller,

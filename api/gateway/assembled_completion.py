@@ -94,7 +94,7 @@ def _add_delta(message: Json, delta: Json) -> None:
 
 
 def _add_call(calls: list[Json], part: Json) -> None:
-    """Of a tool call, the first part says which function, the later ones have its arguments."""
+    """The first part of a tool call says which function, the later ones have its arguments."""
     index = part.get("index", 0)
     if index >= len(calls):
         calls.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})

@@ -34,7 +34,7 @@ BUSY = frozenset({502, 503})
 
 @dataclass
 class _Failures:
-    """Of one server, in a row."""
+    """The failures of one server, in a row."""
 
     count: int = 0
     avoided_until: float = 0.0

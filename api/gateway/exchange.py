@@ -194,7 +194,7 @@ class Exchange:
         return value
 
     def _renamed(self, value: Json) -> Json:
-        """With the user's name for the model instead of the inference server's."""
+        """The value with the user's name for the model instead of the inference server's."""
         if "model" in value:
             value["model"] = self.target.name
         error = value.get("error")

@@ -30,7 +30,7 @@ Json = dict[str, Any]
 
 
 class AnyCompletion(BaseModel):
-    """As in OpenAI's API."""
+    """A completion of either endpoint, as in OpenAI's API."""
 
     model_config = ConfigDict(extra="allow")
     id: str

@@ -81,7 +81,7 @@ async def list_aliases(
     after: After = None,
     limit: Annotated[int, limit(1000)] = 100,
 ) -> Page[ModelAlias]:
-    """In the order of the aliases; `after` is an alias."""
+    """Aliases in their own order; `after` is an alias."""
     page = await wiring.database.run(aliases.page, caller.project_id, after=after, limit=limit)
     return Page(data=[ModelAlias.from_row(row) for row in page.rows], has_more=page.has_more)
 

@@ -26,7 +26,7 @@ router = APIRouter(prefix="/v1/luthier/models", tags=["luthier"])
     },
 )
 async def download_adapter(model: str, caller: ProjectCaller, wiring: Wired) -> StreamingResponse:
-    """Of the project's own models only: a permission to use a model does not hand out its weights."""
+    """The weights of the project's own models only: a permission to use a model does not hand out its weights."""
     found = await wiring.database.run(models.find, caller.project_id, model)
     if found is None or found[0].project_id != caller.project_id:
         if wiring.catalogue().get(model) is not None:

@@ -65,7 +65,7 @@ async def list_models(caller: ProjectCaller, wiring: Wired) -> ModelList:
 
 @router.get("/{model:path}")
 async def retrieve_model(model: str, caller: ProjectCaller, wiring: Wired) -> Model:
-    """By its name or an alias; the reply's id is what was asked for."""
+    """Find a model by its name or an alias; the reply's id is what was asked for."""
     return await wiring.database.run(
         _retrieve, caller.project_id, model, wiring.settings, wiring.catalogue()
     )

@@ -93,7 +93,7 @@ async def list_admin_keys(
     limit: Annotated[int, limit(100)] = 20,
     order: Literal["asc", "desc"] = "asc",
 ) -> PageWithIds[AdminKey]:
-    """By age; expired ones, too."""
+    """Keys by age; expired ones, too."""
     page = await wiring.database.run(
         api_keys.page, None, after=after, limit=limit, descending=order == "desc"
     )

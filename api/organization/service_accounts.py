@@ -95,7 +95,7 @@ async def create_service_account(
     ],
     wiring: Wired,
 ) -> ServiceAccountWithKey:
-    """With its first key, unless only the account is asked for."""
+    """Create an account with its first key, unless only the account is asked for."""
     return await wiring.database.run(_create, project_id, body)
 
 

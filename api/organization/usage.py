@@ -209,7 +209,7 @@ async def completions_usage(
 async def nothing_used(
     _: AdminCaller, wiring: Wired, asked: Annotated[Range, Depends(time_range)]
 ) -> BucketPage:
-    """Of what this server does not offer nothing is ever used: buckets without results."""
+    """What this server does not offer is never used: buckets without results."""
     return await wiring.database.run(_read, asked, [], NOTHING)
 
 

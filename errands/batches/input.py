@@ -57,7 +57,7 @@ class Findings:
 
     @property
     def model(self) -> str | None:
-        """That all lines name."""
+        """The model that all lines name."""
         return next(iter(self.models)) if len(self.models) == 1 else None
 
     def add(

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 
 class LineTurns:
-    """At most `limit` at a time, save that the first line of a project never waits.
+    """Lets at most `limit` lines through at a time, save that the first line of a project never waits.
 
     Each that ends makes room for a line of the project that has the fewest under way. Lives in one loop.
     """

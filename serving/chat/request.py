@@ -208,7 +208,7 @@ def _check_content(message: Wire, where: str) -> None:
 
 
 def _num_chars(message: Wire) -> int:
-    """Of the text that every template shows."""
+    """How many characters the text has that every template shows."""
     content = message.get("content")
     if isinstance(content, str):
         return len(content)

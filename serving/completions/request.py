@@ -84,7 +84,7 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def num_choices(self) -> int:
-        """For each prompt."""
+        """How many completions each prompt gets."""
         return self.n or 1
 
     @property

@@ -16,5 +16,5 @@ def key(artifact_id: str) -> str:
 
 
 def artifact_id(key: str) -> str:
-    """Whose blob it is; the inverse of `key`."""
+    """The id of the artifact whose blob it is; the inverse of `key`."""
     return key.partition("/")[2].removesuffix(".tar")

@@ -65,7 +65,7 @@ def find_base(
 def page(
     session: Session, project_id: str, *, after: str | None, limit: int
 ) -> pages.RowPage[AliasRow]:
-    """In the order of the aliases; the cursor is an alias."""
+    """A page of aliases in their own order; the cursor is an alias."""
     query = select(AliasRow).where(AliasRow.project_id == project_id)
     return pages.read(
         session,

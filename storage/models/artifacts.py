@@ -14,7 +14,7 @@ SERVED_KINDS = frozenset({"lora"})
 
 
 def served_kinds() -> str:
-    """For messages."""
+    """The kinds that can be served, as messages name them."""
     return ", ".join(sorted(SERVED_KINDS))
 
 
@@ -67,7 +67,7 @@ def create(
 
 
 def get(session: Session, artifact_id: str) -> ArtifactRow | None:
-    """By an id out of a row, never out of a request: a permission lets a project use another's."""
+    """Find an artifact by an id out of a row, never out of a request: a permission lets a project use another's."""
     return session.get(ArtifactRow, artifact_id)
 
 

@@ -86,7 +86,7 @@ def find(session: Session, project_id: str, name: str) -> tuple[ModelRow, Artifa
 def find_to_train(
     session: Session, project_id: str, name: str
 ) -> tuple[ModelRow, ArtifactRow] | None:
-    """As `find`, and the artifact stays until this transaction ends, also if the model is deleted."""
+    """Like `find`, and the artifact stays until this transaction ends, also if the model is deleted."""
     query = _named(project_id, name).with_for_update(read=True, of=ArtifactRow)
     found = session.execute(query).one_or_none()
     return None if found is None else (found[0], found[1])

@@ -84,7 +84,7 @@ def page(
     limit: int,
     descending: bool,
 ) -> pages.RowPage[PermissionRow]:
-    """Of one model, for one project if asked so. The caller has checked that the model is theirs."""
+    """A page of one model's permissions, for one project if asked so. The caller has checked that the model is theirs."""
     query = select(PermissionRow).where(PermissionRow.model_name == model_name)
     cursor = query.where(PermissionRow.id == after)
     if project_id is not None:

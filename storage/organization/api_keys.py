@@ -159,7 +159,7 @@ def is_unexpired(session: Session, row: ApiKeyRow) -> bool:
 
 
 def revoke(session: Session, project_id: str, key_id: str) -> None:
-    """From the next request on it does not work. The row stays for what points at it."""
+    """End a key: from the next request on it does not work. The row stays for what points at it."""
     _revoke(session, ApiKeyRow.id == get(session, project_id, key_id).id)
 
 

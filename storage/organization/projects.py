@@ -51,7 +51,7 @@ def get(session: Session, project_id: str) -> ProjectRow:
 
 
 def get_active(session: Session, project_id: str) -> ProjectRow:
-    """For what changes the project; it stays active until the end of the transaction."""
+    """Find a project that is to be changed; it stays active until the end of the transaction."""
     row = get(session, project_id)
     session.refresh(row, with_for_update={"read": True})
     if row.archived_at is not None:

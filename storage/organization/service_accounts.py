@@ -58,14 +58,14 @@ def get(session: Session, project_id: str, account_id: str) -> ServiceAccountRow
 
 
 def lock(session: Session, project_id: str, account_id: str) -> ServiceAccountRow:
-    """Until the end of the transaction nobody else changes it or gives it a key."""
+    """Lock an account: until the end of the transaction nobody else changes it or gives it a key."""
     row = get(session, project_id, account_id)
     session.refresh(row, with_for_update=True)
     return get(session, project_id, account_id)
 
 
 def by_ids(session: Session, ids: Collection[str]) -> dict[str, ServiceAccountRow]:
-    """Of keys that were found in their project; deleted ones, too."""
+    """The accounts of keys that were found in their project; deleted ones, too."""
     query = select(ServiceAccountRow).where(ServiceAccountRow.id.in_(ids))
     return {row.id: row for row in session.scalars(query)}
 

@@ -102,7 +102,7 @@ def event_body(event_id: str, type: str, object_id: str, created_at: int) -> byt
 
 
 def sample_body(type: str) -> bytes:
-    """As an event of a job or batch that there is not."""
+    """The body of an event of a job or batch that there is not."""
     object_id = new_id("batch_" if type.startswith("batch.") else "ftjob-")
     return event_body(new_id("evt_"), type, object_id, int(time.time()))
 

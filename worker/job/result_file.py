@@ -53,7 +53,7 @@ def render(metrics: Iterable[dict[str, Any]]) -> bytes:
 
 
 def render_legacy(metrics: Iterable[dict[str, Any]], train_config: Mapping[str, Any]) -> bytes:
-    """As `compiled_results.csv` was. `train_config` is the job's, with the number of examples trained on."""
+    """The steps as `compiled_results.csv` had them. `train_config` is the job's, with the number of examples trained on."""
     config, num_examples = train_config["config"], train_config["num_examples"]
     return _table(
         LEGACY_COLUMNS,
@@ -90,7 +90,7 @@ def _table(columns: Mapping[str, str | None], rows: Iterable[dict[str, Any]]) ->
 
 
 def _value(row: Mapping[str, Any], key: str) -> float | None:
-    """Of a step that only the whole validation file was measured after, that is its validation."""
+    """A step after which only the whole validation file was measured has that as its validation."""
     value: float | None = row.get(key)
     return row.get(f"full_{key}") if value is None else value
 

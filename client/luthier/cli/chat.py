@@ -47,7 +47,7 @@ def _converse(
     messages: list[ChatCompletionMessageParam],
     options: dict[str, Any],
 ) -> None:
-    """Until the end of input; Ctrl-C cuts an answer short. A failed turn is as if never asked."""
+    """Chat until the end of input; Ctrl-C cuts an answer short. A failed turn is as if never asked."""
     typer.echo(f"Talking with {model}. Ctrl-D ends.")
     while True:
         try:

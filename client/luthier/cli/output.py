@@ -51,7 +51,7 @@ def print_rows(rows: Iterable[Sequence[str]], *, has_heading: bool = False) -> N
 
 
 def printable(text: str) -> str:
-    """Without control characters, with which a file's name or a model could steer the terminal."""
+    """The text without control characters, with which a file's name or a model could steer the terminal."""
     return "".join(c for c in text if c.isprintable() or c in "\n\t")
 
 

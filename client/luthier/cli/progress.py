@@ -90,7 +90,7 @@ class Pace:
 
 
 def duration(seconds: float) -> str:
-    """For example 0:42, 12:05 or 3:00:09."""
+    """A time as people write it, for example 0:42, 12:05 or 3:00:09."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
