@@ -159,7 +159,7 @@ class Supervisor:
             for running in live:
                 process.kill(running)
         for child in self._children:
-            self._bury(child)
+            self._clear_away(child)
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -209,7 +209,7 @@ class Supervisor:
         child.num_crashes += 1
         delay_s = min(self.max_backoff_s, self.first_backoff_s * 2 ** (child.num_crashes - 1))
         child.restart_at = now + delay_s
-        self._bury(child)
+        self._clear_away(child)
         reason = f"killed: {child.complaint}" if child.complaint else _reason(status)
         self.console.say(
             f"{child.command.name} ended ({reason}); starting it again in {delay_s:g} s. "
@@ -228,7 +228,7 @@ class Supervisor:
             with suppress(ProcessLookupError):  # it may have ended already
                 os.setpriority(os.PRIO_PROCESS, child.process.pid, child.niceness)
 
-    def _bury(self, child: _Child) -> None:
+    def _clear_away(self, child: _Child) -> None:
         if child.process is None:
             return
         if child.liveness is not None:
