@@ -16,6 +16,7 @@ from api.fine_tuning.event_pages import EventPages
 from api.fine_tuning.gather import Gather
 from api.fine_tuning.stream_seats import StreamSeats
 from api.gateway.backends import Backends
+from api.gateway.entrance import Entrance
 from api.gateway.metering import Meter
 from foundation.settings import Settings
 from storage import queue
@@ -44,6 +45,7 @@ class Wiring:
     stream_seats: StreamSeats
     blobs: BlobStore
     large_bodies: LargeBodies
+    entrance: Entrance
     http: httpx.AsyncClient
     backends: Backends
     metrics: ApiMetrics
@@ -80,6 +82,7 @@ async def wire(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[Wiring]
             stream_seats=StreamSeats(settings.streams_per_project),
             blobs=open_store(settings.blob_url),
             large_bodies=LargeBodies(),
+            entrance=Entrance(),
             http=http,
             backends=backends,
             metrics=metrics,

@@ -92,9 +92,23 @@ async def complete(wiring: Wiring, caller: Caller, body: Json) -> Json:
 
 
 async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) -> Response:
-    async with wiring.large_bodies.turn(request, caller.project_id or ""):
-        exchange = await _exchange(path, request, caller, wiring)
-        upstream = await unless_disconnected(request, exchange.send())
+    project_id = caller.project_id or ""
+    async with wiring.large_bodies.turn(request, project_id):
+        body = await _read(request, project_id, wiring)
+        async with wiring.entrance.turn(project_id):
+            target = await targets.resolve(wiring, caller, targets.model_name(body))
+            exchange = Exchange(
+                wiring,
+                caller,
+                target,
+                body,
+                path=path,
+                request_id=request.state.request_id,
+                is_batch=caller.is_internal and BATCH_HEADER in request.headers,
+            )
+            # Nothing but what is to be sent remains of it.
+            del body
+            upstream = await unless_disconnected(request, exchange.send())
     # A name may hold any character, a header may not.
     headers = {"openai-model": exchange.target.canonical_name.encode("ascii", "replace").decode()}
     if exchange.is_streaming and event_stream.is_stream(upstream):
@@ -110,19 +124,9 @@ async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) 
     return JSONResponse(value, headers=headers)
 
 
-async def _exchange(path: str, request: Request, caller: Caller, wiring: Wiring) -> Exchange:
-    """Read the body, which nothing but what is to be sent remains of."""
-    async with wiring.large_bodies.arrival(request, caller.project_id or ""):
+async def _read(request: Request, project_id: str, wiring: Wiring) -> Json:
+    async with wiring.large_bodies.arrival(request, project_id):
         body = await bodies.read_object(request, max_bytes=MAX_LONG_BODY_BYTES)
     # Megabytes that would be written, sent and read once more, only to be refused there.
     refuse_large_objects(body)
-    target = await targets.resolve(wiring, caller, targets.model_name(body))
-    return Exchange(
-        wiring,
-        caller,
-        target,
-        body,
-        path=path,
-        request_id=request.state.request_id,
-        is_batch=caller.is_internal and BATCH_HEADER in request.headers,
-    )
+    return body
