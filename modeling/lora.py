@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .artifacts.lora import AdapterError, LoadedAdapter, peft_name
+from .artifacts.artifact import ArtifactError
+from .artifacts.lora import LoadedAdapter, peft_name
 
 
 class LoraLinear(nn.Module):
@@ -89,13 +90,13 @@ def tensors(modules: Mapping[str, LoraLinear]) -> dict[str, Tensor]:
 
 def set_weights(modules: Mapping[str, LoraLinear], adapter: LoadedAdapter) -> None:
     """Goes on from a loaded adapter. It must have the same modules and rank; a different scale is
-    folded into B, so that the model computes the same. Raises `AdapterError`."""
+    folded into B, so that the model computes the same. Raises `ArtifactError`."""
     if modules.keys() != adapter.keys():
-        raise AdapterError("the adapter to go on from adapts other layers")
+        raise ArtifactError("the adapter to go on from adapts other layers")
     for name, lora in modules.items():
         a, b, scale = adapter[name]
         if a.shape != lora.lora_A.shape or b.shape != lora.lora_B.shape:
-            raise AdapterError(f"the adapter to go on from has rank {a.shape[0]} in {name}")
+            raise ArtifactError(f"the adapter to go on from has rank {a.shape[0]} in {name}")
         lora.lora_A.data.copy_(a)
         lora.lora_B.data.copy_(b * (scale / lora.scale))
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foundation.errors import InvalidRequest, LuthierError, ModelNotFound
-from modeling.artifacts.lora import AdapterError
+from modeling.artifacts.artifact import ArtifactError
 from serving.engine.slots.lora import Adapter
 from storage.blobs import artifact_keys
 from storage.blobs.blobs import BlobStore
@@ -75,7 +75,7 @@ class AdapterCache:
         ram_bytes: int,
         disk_bytes: int,
     ) -> None:
-        """`parse` makes an adapter of its id and folder; it may raise `AdapterError`."""
+        """`parse` makes an adapter of its id and folder; it may raise `ArtifactError`."""
         self._blobs = blobs
         self._directory = directory
         self._parse = parse
@@ -159,7 +159,7 @@ class AdapterCache:
             self._evict_from_disk()
         try:
             return self._parse(ref.id, folder)
-        except AdapterError as error:
+        except ArtifactError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise AdapterUnusable(
                 f"The adapter {ref.id} cannot be used: {error}", code="adapter_unusable"
@@ -180,7 +180,7 @@ class AdapterCache:
             try:
                 unpack(archive, unpacked)
                 (unpacked / CHECKSUMS).write_text(checksums(unpacked))
-            except (AdapterError, tarfile.TarError) as error:
+            except (ArtifactError, tarfile.TarError) as error:
                 raise AdapterUnusable(
                     f"The adapter {ref.id} cannot be used: {error}", code="adapter_unusable"
                 ) from error
@@ -226,7 +226,7 @@ def is_intact(folder: Path) -> bool:
 def unpack(archive: Path, folder: Path) -> None:
     """Take an adapter's two files out of a tar and nothing else: no links, no other paths, no giants.
 
-    Raises `AdapterError`, or `tarfile.TarError` for what is no tar.
+    Raises `ArtifactError`, or `tarfile.TarError` for what is no tar.
     """
     found = set()
     # An uncompressed archive is larger than its files, unless it claims holes.
@@ -238,7 +238,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 continue
             limit_bytes = min(MAX_FILE_BYTES[name], archive_bytes)
             if not member.isreg() or member.size > limit_bytes or name in found:
-                raise AdapterError(f"its archive holds a {name} that is not acceptable")
+                raise ArtifactError(f"its archive holds a {name} that is not acceptable")
             source = tar.extractfile(member)
             assert source is not None
             with source, (folder / name).open("xb") as target:
@@ -246,7 +246,7 @@ def unpack(archive: Path, folder: Path) -> None:
             found.add(name)
     missing = MAX_FILE_BYTES.keys() - found
     if missing:
-        raise AdapterError(f"its archive lacks {', '.join(sorted(missing))}")
+        raise ArtifactError(f"its archive lacks {', '.join(sorted(missing))}")
 
 
 def is_adapter_id(name: str) -> bool:

@@ -53,6 +53,7 @@ def python_files(folders: list[str]) -> list[Path]:
         "errands.tasks",
         "embedded.stack",
         "storage.queue",
+        "training.checkpoint_folder",
         "training.messages",
         "luthier.cli",
     ],

@@ -1,8 +1,8 @@
-"""A run on disk: the adapter that users get, and the state from which the run goes on bit for bit.
+"""A run on disk: the artifact that users get, and the state from which the run goes on bit for bit.
 
-    step-120/adapter/adapter_config.json, adapter_model.safetensors   in PEFT's format, fp32
-    step-120/state/optimizer.safetensors                              both moments of every parameter
-    step-120/state/state.json                                         the cursor and the files' hashes
+    step-120/artifact/…, artifact.json      see checkpoint_folder
+    step-120/state/optimizer.safetensors    both moments of every parameter
+    step-120/state/state.json               the cursor and the files' hashes
 
 Nothing else has a state: order, schedule and initial weights are functions of the config and the
 step. A directory is complete or absent: it is written under another name and then renamed.
@@ -27,12 +27,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from modeling.artifacts import lora
-from modeling.artifacts.lora import AdapterConfig, AdapterError, LoadedAdapter
+from modeling.artifacts import kinds
+from modeling.artifacts.artifact import Artifact, ArtifactError
 
+from .checkpoint_folder import ARTIFACT, MANIFEST, artifact_of
 from .messages import Param, TrainConfig
 
-_ADAPTER = Path("adapter")
 _OPTIMIZER = Path("state/optimizer.safetensors")
 _STATE = Path("state/state.json")
 # Part of the config, but not of what a run computes.
@@ -58,7 +58,7 @@ class Checkpoint:
 
     cursor: Cursor
     environment: dict[str, str]
-    adapter: LoadedAdapter
+    artifact: Artifact
     moments: dict[str, Tensor]
 
 
@@ -84,26 +84,22 @@ def save(
     cursor: Cursor,
     config: TrainConfig,
     environment: dict[str, str],
-    adapter: dict[str, Tensor],
+    artifact: Artifact,
     moments: dict[str, Tensor],
 ) -> None:
     """Write the directory `path`, which appears whole and on the disk or not at all.
 
-    `adapter` has PEFT's names; the moments, as those who load them expect. Raises AdapterError for weights
-    that no base could bear.
+    The moments have the names that those who load them expect. Raises ArtifactError for weights that no base
+    could bear.
     """
-    adapter_config = AdapterConfig(
-        rank=config.rank,
-        alpha=config.alpha,
-        target_modules=config.target_modules,
-        base_model_name_or_path=config.base_model,
-    )
-    lora.check_magnitude(adapter_config, adapter)
+    files = kinds.format_of(artifact.kind)
+    files.check(artifact)
     unfinished = path.with_name(path.name + ".unfinished")
     for leftover in (unfinished, path):
         shutil.rmtree(leftover, ignore_errors=True)
     (unfinished / _STATE).parent.mkdir(parents=True)
-    lora.save(unfinished / _ADAPTER, adapter_config, adapter)
+    files.write(unfinished / ARTIFACT, artifact)
+    (unfinished / MANIFEST).write_text(json.dumps(artifact.manifest()))
     save_file(moments, unfinished / _OPTIMIZER)
     state = {
         **dataclasses.asdict(cursor),
@@ -114,7 +110,7 @@ def save(
     (unfinished / _STATE).write_text(json.dumps(state, indent=1))
     for file in _files(unfinished):
         _sync(file)
-    for directory in (unfinished / _ADAPTER, unfinished / _STATE.parent, unfinished):
+    for directory in (unfinished / ARTIFACT, unfinished / _STATE.parent, unfinished):
         _sync(directory)
     unfinished.rename(path)
     _sync(path.parent)
@@ -131,14 +127,14 @@ def load(path: Path, *, config: TrainConfig, base_config: PretrainedConfig) -> C
             raise CheckpointError(f"the checkpoint is damaged: {', '.join(damaged)}")
         if state["config"] != _fixed_part(config):
             raise CheckpointError("the checkpoint was written by a run with another configuration")
-        _, adapter = lora.load(path / _ADAPTER, base_config)
+        saved = artifact_of(path)
         return Checkpoint(
             cursor=Cursor(step=state["step"], epoch=state["epoch"], num_tokens=state["num_tokens"]),
             environment=state["environment"],
-            adapter=adapter,
+            artifact=kinds.format_of(saved.kind).read(saved.path, base_config),
             moments=load_file(path / _OPTIMIZER),
         )
-    except (OSError, ValueError, KeyError, AdapterError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ArtifactError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"the checkpoint cannot be read: {error}") from error
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from modeling import attention, base, lora
-from modeling.artifacts.lora import LoadedAdapter
+from modeling.artifacts.artifact import Artifact
+from modeling.artifacts.lora import AdapterConfig, artifact, layers
 from modeling.base import Precision
 
 from .batches import Batch
@@ -69,6 +70,7 @@ class Engine:
 
     def __init__(self, model: PreTrainedModel, config: TrainConfig) -> None:
         self._model = model
+        self._config = config
         self._trunk = model.base_model
         self._head = _head(model)
         self._modules = lora.attach(
@@ -117,9 +119,15 @@ class Engine:
             group["lr"] = learning_rate
         self._optimizer.step()
 
-    def adapter(self) -> dict[str, Tensor]:
-        """Copies of the adapter's tensors under PEFT's names."""
-        return lora.tensors(self._modules)
+    def artifact(self) -> Artifact:
+        """A copy of what is in training."""
+        config = AdapterConfig(
+            rank=self._config.rank,
+            alpha=self._config.alpha,
+            target_modules=self._config.target_modules,
+            base_model_name_or_path=self._config.base_model,
+        )
+        return artifact(config, lora.tensors(self._modules))
 
     def moments(self) -> dict[str, Tensor]:
         """Copies of AdamW's moments, by "<parameter>.exp_avg" and "<parameter>.exp_avg_sq"."""
@@ -129,13 +137,13 @@ class Engine:
             for moment in _MOMENTS
         }
 
-    def begin_from(self, adapter: LoadedAdapter) -> None:
-        """Take over a trained adapter; the optimizer stays new. Raises AdapterError."""
-        lora.set_weights(self._modules, adapter)
+    def begin_from(self, artifact: Artifact) -> None:
+        """Take over what was trained before; the optimizer stays new. Raises ArtifactError."""
+        lora.set_weights(self._modules, layers(artifact))
 
-    def resume_from(self, step: int, adapter: LoadedAdapter, moments: Mapping[str, Tensor]) -> None:
+    def resume_from(self, step: int, artifact: Artifact, moments: Mapping[str, Tensor]) -> None:
         """Stand where an engine stood after `step` optimizer steps."""
-        lora.set_weights(self._modules, adapter)
+        lora.set_weights(self._modules, layers(artifact))
         for name, parameter in self.parameters.items():
             state = {moment: moments[f"{name}.{moment}"].to(self.device) for moment in _MOMENTS}
             steps = torch.tensor(float(step), device=self.device)

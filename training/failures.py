@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from dataset.tokenized import DatasetError
-from modeling.artifacts.lora import AdapterError
+from modeling.artifacts.artifact import ArtifactError
 
 from .checkpoint import CheckpointError
 from .messages import Failed, Start
@@ -62,7 +62,7 @@ def describe(error: Exception, start: Start) -> Failed:
             )
         case Diverged():
             return failed("nan_loss", _advice(error, start), is_user_error=True)
-        case AdapterError():
+        case ArtifactError():
             message = f"The model to continue from cannot be used: {error}"
             return failed("invalid_model", message, param="model", is_user_error=True)
         case CheckpointError():

@@ -138,7 +138,7 @@ class StepMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSaved:
-    """A finished directory: `adapter/` (PEFT's format) and `state/`. The receiver deletes it."""
+    """A finished directory, whose artifact `checkpoint_folder` finds. The receiver deletes it."""
 
     job_id: str
     step: int

@@ -154,12 +154,12 @@ def _restore(
 ) -> None:
     """Put the engine where the job stands: at its checkpoint, else at the model it goes on from."""
     if resumed:
-        engine.resume_from(resumed.cursor.step, resumed.adapter, resumed.moments)
+        engine.resume_from(resumed.cursor.step, resumed.artifact, resumed.moments)
     elif start.init_adapter:
-        _, adapter = lora.load(
+        artifact = lora.read(
             Path(start.init_adapter), model.config, base_model=start.config.base_model
         )
-        engine.begin_from(adapter)
+        engine.begin_from(artifact)
 
 
 def _started(run: Run, resumed: Checkpoint | None, precision: Precision) -> Started:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from dataset.examples import Example
 from dataset.tokenized import Dataset
-from modeling.artifacts.lora import AdapterError
+from modeling.artifacts.artifact import ArtifactError
 
 from . import batches, checkpoint
 from .checkpoint import Cursor
@@ -190,10 +190,10 @@ class Run:
                 cursor=self.cursor,
                 config=self.config,
                 environment=self.environment,
-                adapter=self.engine.adapter(),
+                artifact=self.engine.artifact(),
                 moments=self.engine.moments(),
             )
-        except AdapterError as error:
+        except ArtifactError as error:
             raise Diverged(f"The weights are of no use ({error})", self.cursor.step) from error
         return CheckpointSaved(
             job_id=self.job_id,

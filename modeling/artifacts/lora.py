@@ -1,4 +1,4 @@
-"""Adapters on disk, in PEFT's format: adapter_config.json and adapter_model.safetensors.
+"""The kind `lora` on disk, in PEFT's format: adapter_config.json and adapter_model.safetensors.
 
 Written by training, read by serving, and readable by PEFT itself. What is read may come from anyone, so
 `load` refuses what it does not know how to apply exactly. PEFT's names of options are kept as they are.
@@ -20,7 +20,11 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from .artifact import Artifact, ArtifactError
+
 T = TypeVar("T")
+
+KIND = "lora"
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -59,11 +63,8 @@ NEUTRAL_OPTIONS: dict[str, tuple[Any, ...]] = {
 # Ways to start that leave the base's weights alone; PiSSA, OLoRA, CorDA, LoftQ and the like rewrite them.
 NEUTRAL_INITS = (None, True, False, "gaussian", "eva", "orthogonal")
 
+_OPTIONAL = ("use_rslora", "rank_pattern", "alpha_pattern")
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
-
-
-class AdapterError(Exception):
-    """The adapter cannot be applied; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +101,61 @@ def peft_name(module_name: str, side: Literal["A", "B"]) -> str:
     return f"base_model.model.{module_name}.lora_{side}.weight"
 
 
+def artifact(config: AdapterConfig, tensors: Mapping[str, Tensor]) -> Artifact:
+    """Tensors named by `peft_name`, as an artifact."""
+    spec = {name: getattr(config, name) for name in ("rank", "alpha")}
+    spec["target_modules"] = list(config.target_modules)
+    spec |= {name: value for name in _OPTIONAL if (value := getattr(config, name))}
+    base, revision = config.base_model_name_or_path, config.base_revision
+    return Artifact(KIND, spec, tensors, base, revision)
+
+
+def layers(artifact: Artifact) -> LoadedAdapter:
+    """Module name -> A (R, in), B (out, R), scale."""
+    config, tensors = _config(artifact), artifact.tensors
+    matches = filter(None, map(_KEY.fullmatch, tensors))
+    return {
+        module: (a, tensors[peft_name(module, "B")], config.scale_of(module))
+        for module, a in ((m["module"], tensors[m[0]]) for m in matches if m["side"] == "A")
+    }
+
+
+def check(artifact: Artifact) -> None:
+    """Refuses weights that no base could bear."""
+    check_magnitude(_config(artifact), artifact.tensors)
+
+
+def write(folder: Path, artifact: Artifact) -> None:
+    save(folder, _config(artifact), artifact.tensors)
+
+
+def read(
+    folder: Path,
+    base_config: PretrainedConfig,
+    *,
+    base_model: str | None = None,
+    base_revision: str | None = None,
+) -> Artifact:
+    """As `load`."""
+    config, adapter = load(folder, base_config, base_model=base_model, base_revision=base_revision)
+    tensors: dict[str, Tensor] = {}
+    for module, (a, b, _) in adapter.items():
+        tensors |= {peft_name(module, "A"): a, peft_name(module, "B"): b}
+    return artifact(config, tensors)
+
+
+def _config(artifact: Artifact) -> AdapterConfig:
+    spec = {**artifact.spec, "target_modules": tuple(artifact.spec["target_modules"])}
+    base, revision = artifact.base_model, artifact.base_revision
+    return AdapterConfig(**spec, base_model_name_or_path=base, base_revision=revision)
+
+
 def save(path_dir: Path, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> None:
     """Writes the adapter into `path_dir` (made if missing). `tensors` are named by `peft_name`; A is
     (R, in), B is (out, R)."""
     unknown = [name for name in tensors if not _KEY.fullmatch(name)]
     if unknown:
-        raise AdapterError(f"{unknown[0]} is not a name of PEFT's")
+        raise ArtifactError(f"{unknown[0]} is not a name of PEFT's")
     path_dir.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     safetensors.torch.save_file(contiguous, path_dir / WEIGHTS_NAME, metadata={"format": "pt"})
@@ -123,7 +173,7 @@ def load(
     """Reads an adapter for the base of `base_config`: module name -> A (R, in), B (out, R), scale.
 
     Tensors are fp32 on the CPU. `base_model` and `base_revision`, where given, must be the ones that the
-    adapter names, if it names any. Raises `AdapterError` for anything that could not be applied exactly.
+    adapter names, if it names any. Raises `ArtifactError` for anything that could not be applied exactly.
     """
     config = _read_config(path_dir / CONFIG_NAME)
     _check_base(config, base_model, base_revision)
@@ -132,14 +182,14 @@ def load(
     adapter: LoadedAdapter = {}
     for name, pair in sides.items():
         if name not in shapes:
-            raise AdapterError(f"the base has no layer {name}, or adapters do not reach it here")
+            raise ArtifactError(f"the base has no layer {name}, or adapters do not reach it here")
         if pair.keys() != {"A", "B"}:
-            raise AdapterError(f"{name} lacks one of lora_A and lora_B")
+            raise ArtifactError(f"{name} lacks one of lora_A and lora_B")
         (out_features, in_features), rank = shapes[name], config.rank_of(name)
         expected = {"A": (rank, in_features), "B": (out_features, rank)}
         for side, tensor in pair.items():
             if tuple(tensor.shape) != expected[side]:
-                raise AdapterError(
+                raise ArtifactError(
                     f"{name}.lora_{side} has shape {tuple(tensor.shape)} where this base and the rank need "
                     f"{expected[side]}: it was made for another base model"
                 )
@@ -149,7 +199,7 @@ def load(
 
 
 def check_magnitude(config: AdapterConfig, tensors: Mapping[str, Tensor]) -> None:
-    """Raises `AdapterError` for weights that no base could bear: not finite, or absurdly large.
+    """Raises `ArtifactError` for weights that no base could bear: not finite, or absurdly large.
 
     `tensors` are named by `peft_name`, with both sides of each layer. `load` checks the same.
     """
@@ -175,7 +225,7 @@ def _check_layer(name: str, a: Tensor, b: Tensor, scale: float) -> None:
         ("gain", gain, MAX_GAIN),
     ):
         if not value <= limit:  # NaN is not, either
-            raise AdapterError(
+            raise ArtifactError(
                 f"{name} has {what} of {value:.3g} where {limit:g} is more than any base bears: the "
                 "training it comes from diverged"
             )
@@ -228,24 +278,24 @@ def _to_peft(config: AdapterConfig) -> dict[str, Any]:
 def _read_config(path: Path) -> AdapterConfig:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise AdapterError(f"{CONFIG_NAME} is too large")
+            raise ArtifactError(f"{CONFIG_NAME} is too large")
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{CONFIG_NAME} cannot be read: {error}") from error
+        raise ArtifactError(f"{CONFIG_NAME} cannot be read: {error}") from error
     if not isinstance(raw, dict) or raw.get("peft_type") != "LORA":
-        raise AdapterError(f"{CONFIG_NAME} does not describe a LoRA adapter")
+        raise ArtifactError(f"{CONFIG_NAME} does not describe a LoRA adapter")
     for option, neutral in NEUTRAL_OPTIONS.items():
         if option in raw and raw[option] not in neutral:
-            raise AdapterError(f"adapters with {option}={raw[option]!r} are not supported")
+            raise ArtifactError(f"adapters with {option}={raw[option]!r} are not supported")
     if raw.get("init_lora_weights") not in NEUTRAL_INITS:
-        raise AdapterError(
+        raise ArtifactError(
             f"init_lora_weights={raw['init_lora_weights']!r} changes the base's weights; save the adapter "
             "with PEFT's path_initial_model_for_weight_conversion first"
         )
     try:
         return _from_peft(raw)
     except (KeyError, TypeError, ValueError) as error:
-        raise AdapterError(f"{CONFIG_NAME} is not understood: {error}") from error
+        raise ArtifactError(f"{CONFIG_NAME} is not understood: {error}") from error
 
 
 def _from_peft(raw: dict[str, Any]) -> AdapterConfig:
@@ -271,9 +321,9 @@ def _from_peft(raw: dict[str, Any]) -> AdapterConfig:
 def _check_base(config: AdapterConfig, base_model: str | None, base_revision: str | None) -> None:
     named, revision = config.base_model_name_or_path, config.base_revision
     if base_model and named and named != base_model:
-        raise AdapterError(f"the adapter was made for {named}, not for {base_model}")
+        raise ArtifactError(f"the adapter was made for {named}, not for {base_model}")
     if base_revision and revision and revision != base_revision:
-        raise AdapterError(
+        raise ArtifactError(
             f"the adapter was made for revision {revision} of {named or 'its base'}, not {base_revision}"
         )
 
@@ -284,24 +334,24 @@ def _read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
         with path.open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
         if header_bytes > MAX_HEADER_BYTES:
-            raise AdapterError(
+            raise ArtifactError(
                 f"{WEIGHTS_NAME} has a header of {header_bytes} bytes, which is too large"
             )
         tensors = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise AdapterError(f"{WEIGHTS_NAME} cannot be read: {error}") from error
+        raise ArtifactError(f"{WEIGHTS_NAME} cannot be read: {error}") from error
     sides: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = _KEY.fullmatch(name)
         if match is None:
-            raise AdapterError(
+            raise ArtifactError(
                 f"{WEIGHTS_NAME} holds {name}, which is no part of a plain LoRA adapter"
             )
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise AdapterError(f"{name} holds values that are not finite numbers")
+            raise ArtifactError(f"{name} holds values that are not finite numbers")
         sides.setdefault(match["module"], {})[match["side"]] = tensor.to(torch.float32)
     if not sides:
-        raise AdapterError(f"{WEIGHTS_NAME} holds no tensors")
+        raise ArtifactError(f"{WEIGHTS_NAME} holds no tensors")
     return sides
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from modeling import lora
-from modeling.artifacts.lora import TARGET_MODULES, AdapterError, peft_name
+from modeling.artifacts.artifact import ArtifactError
+from modeling.artifacts.lora import TARGET_MODULES, peft_name
 from modeling.lora import LoraLinear
 
 from .models import backward, next_token_loss, randomise, tiny_model, token_ids
@@ -162,7 +163,7 @@ def test_set_weights_of_another_shape_is_refused(base_path: Path) -> None:
     model = tiny_model(base_path)
     modules = lora.attach(model, 4, 8.0, ("q_proj",), seed=1)
     adapter = {n: (torch.zeros(8, 64), torch.zeros(64, 8), 1.0) for n in modules}
-    with pytest.raises(AdapterError, match="has rank 8"):
+    with pytest.raises(ArtifactError, match="has rank 8"):
         lora.set_weights(modules, adapter)
-    with pytest.raises(AdapterError, match="other layers"):
+    with pytest.raises(ArtifactError, match="other layers"):
         lora.set_weights(modules, {})

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoConfig
 
+from modeling.artifacts import lora
 from tests.training import jobs
 from training import checkpoint
 from training.checkpoint import CheckpointError, Cursor
+from training.checkpoint_folder import artifact_of
 from training.messages import TrainConfig
 
 CURSOR = Cursor(step=12, epoch=2, num_tokens=3456)
@@ -17,20 +20,21 @@ CURSOR = Cursor(step=12, epoch=2, num_tokens=3456)
 
 def save(path: Path, config: TrainConfig) -> dict[str, torch.Tensor]:
     name = "base_model.model.model.layers.0.self_attn.q_proj"
-    adapter = {
+    tensors = {
         f"{name}.lora_A.weight": torch.rand(config.rank, 64),
         f"{name}.lora_B.weight": torch.rand(64, config.rank),
     }
+    adapter_config = lora.AdapterConfig(config.rank, config.alpha, config.target_modules)
     moments = {"a.exp_avg": torch.rand(3), "a.exp_avg_sq": torch.rand(3)}
     checkpoint.save(
         path,
         cursor=CURSOR,
         config=config,
         environment={"torch": "1"},
-        adapter=adapter,
+        artifact=lora.artifact(adapter_config, tensors),
         moments=moments,
     )
-    return {**adapter, **moments}
+    return {**tensors, **moments}
 
 
 def test_checkpoint_gives_back_every_bit(base_path: Path, tmp_path: Path) -> None:
@@ -43,10 +47,35 @@ def test_checkpoint_gives_back_every_bit(base_path: Path, tmp_path: Path) -> Non
     )
     assert loaded.cursor == CURSOR
     assert loaded.environment == {"torch": "1"}
-    ((a, b, scale),) = loaded.adapter.values()
+    ((a, b, scale),) = lora.layers(loaded.artifact).values()
     tensors = [a, b, *loaded.moments.values()]
     assert all(torch.equal(*pair) for pair in zip(tensors, saved.values(), strict=True))
     assert scale == config.alpha / config.rank
+
+
+def to_first_form(folder: Path) -> None:
+    """As the versions wrote it that knew LoRA alone."""
+    (folder / "artifact").rename(folder / "adapter")
+    (folder / "artifact.json").unlink()
+    file = folder / "state" / "state.json"
+    state = json.loads(file.read_text())
+    del state["sha256"]["artifact.json"]
+    digests = {k.replace("artifact/", "adapter/"): v for k, v in state["sha256"].items()}
+    file.write_text(json.dumps({**state, "sha256": digests}))
+
+
+def test_an_earlier_version_s_checkpoint_resumes(base_path: Path, tmp_path: Path) -> None:
+    config, folder = jobs.config(base_path), tmp_path / "step-12"
+    save(folder, config)
+    base_config = AutoConfig.from_pretrained(base_path)
+    now = checkpoint.load(folder, config=config, base_config=base_config)
+    saved = artifact_of(folder)
+    to_first_form(folder)
+    before = checkpoint.load(folder, config=config, base_config=base_config)
+    assert before.artifact.spec == now.artifact.spec
+    assert before.artifact.manifest() == now.artifact.manifest()
+    # Its supervisor can make a model of it, too.
+    assert artifact_of(folder) == dataclasses.replace(saved, path=folder / "adapter", tensors=None)
 
 
 def test_saving_again_replaces_leftovers(base_path: Path, tmp_path: Path) -> None:
@@ -59,7 +88,7 @@ def test_saving_again_replaces_leftovers(base_path: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "name",
     [
-        *("adapter/adapter_config.json", "adapter/adapter_model.safetensors"),
+        *("artifact/adapter_config.json", "artifact/adapter_model.safetensors", "artifact.json"),
         *("state/optimizer.safetensors", "state/state.json"),
     ],
 )

@@ -66,8 +66,7 @@ def test_loss_and_gradients_equal_transformers_with_peft(
 ) -> None:
     examples = jobs.examples(base_path, tmp_path, 8)
     loss, accuracy, grads = gradients(engine, batches.micro_batches(examples, 10_000))
-    adapter_config = lora.AdapterConfig(config.rank, config.alpha, config.target_modules)
-    lora.save(tmp_path / "adapter", adapter_config, engine.adapter())
+    lora.write(tmp_path / "adapter", engine.artifact())
     plain = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32)
     peer: Any = peft.PeftModel.from_pretrained(plain, tmp_path / "adapter", is_trainable=True)
 

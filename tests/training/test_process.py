@@ -128,7 +128,7 @@ def test_job_killed_in_its_process_resumes_bit_for_bit(base_path: Path, tmp_path
         trainer.send(resumed)
         after = list(trainer.reports())
         assert step_metrics(before) + step_metrics(after) == step_metrics(unbroken)
-        weights = Path("step-10/adapter/adapter_model.safetensors")
+        weights = Path("step-10/artifact/adapter_model.safetensors")
         killed, whole = (tmp_path / name / weights for name in ("killed", "unbroken"))
         assert killed.read_bytes() == whole.read_bytes()
 

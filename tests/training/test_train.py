@@ -126,7 +126,7 @@ def test_killed_job_resumes_bit_for_bit(
 
 def adapter_bytes(reports: list[Report]) -> bytes:
     path = Path(checkpoints_of(reports)[-1].path)
-    return (path / "adapter" / "adapter_model.safetensors").read_bytes()
+    return (path / "artifact" / "adapter_model.safetensors").read_bytes()
 
 
 def test_resume_in_another_environment_is_told(base_path: Path, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_one_batch_overfits(base_path: Path, tmp_path: Path) -> None:
 def test_job_continues_from_a_tuned_model(
     unbroken: list[Report], base_path: Path, tmp_path: Path
 ) -> None:
-    tuned = Path(checkpoints_of(unbroken)[-1].path) / "adapter"
+    tuned = Path(checkpoints_of(unbroken)[-1].path) / "artifact"
     job = dataclasses.replace(jobs.start(base_path, tmp_path), init_adapter=str(tuned))
     first = steps_of(list(jobs.run(job)))[0]
     assert first.train_loss < 0.8 * steps_of(unbroken)[0].train_loss
@@ -238,7 +238,7 @@ def test_no_rate_leaves_an_adapter_that_serving_would_refuse(
         reports = list(jobs.run(job))
         base_config = AutoConfig.from_pretrained(base_path)
         for saved in checkpoints_of(reports):
-            lora.load(Path(saved.path) / "adapter", base_config)
+            lora.load(Path(saved.path) / "artifact", base_config)
     last = reports[-1]
     if exponent < -1:
         assert isinstance(last, Finished)
@@ -314,6 +314,6 @@ def test_truncated_and_empty_examples_are_told(base_path: Path, tmp_path: Path) 
 
 def test_final_adapter_is_fp32_and_complete(unbroken: list[Report]) -> None:
     path = Path(checkpoints_of(unbroken)[-1].path)
-    tensors = load_file(path / "adapter" / "adapter_model.safetensors")
+    tensors = load_file(path / "artifact" / "adapter_model.safetensors")
     assert len(tensors) == 2 * 2 * len(jobs.ALL_LINEAR)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}

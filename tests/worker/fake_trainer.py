@@ -189,13 +189,15 @@ class Run:
     def save(self) -> None:
         self.saved_step = self.step
         folder = Path(self.start.output_dir) / f"step-{self.step}"
-        (folder / "adapter").mkdir(parents=True)
+        (folder / "artifact").mkdir(parents=True)
         (folder / "state").mkdir()
         config = self.start.config
         peft = {"r": config.rank, "lora_alpha": config.alpha}
         peft["target_modules"] = list(config.target_modules)  # type: ignore[assignment]
-        (folder / "adapter" / "adapter_config.json").write_text(json.dumps(peft))
-        (folder / "adapter" / "adapter_model.safetensors").write_text(self.weights)
+        (folder / "artifact" / "adapter_config.json").write_text(json.dumps(peft))
+        (folder / "artifact" / "adapter_model.safetensors").write_text(self.weights)
+        manifest = {"kind": "lora", "spec": {"rank": config.rank}, "tensors": {}}
+        (folder / "artifact.json").write_text(json.dumps(manifest))
         (folder / "state" / "optimizer.safetensors").write_bytes(b"moments" * 100)
         state = {"step": self.step, "weights": self.weights}
         (folder / "state" / "state.json").write_text(json.dumps(state))

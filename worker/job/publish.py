@@ -20,6 +20,7 @@ from storage.ids import new_id
 from storage.jobs import checkpoints, events, jobs
 from storage.jobs.jobs import JobRow
 from storage.models import artifacts, models
+from training.checkpoint_folder import SavedArtifact, artifact_of
 from training.messages import CheckpointSaved
 from worker.lease import Lease
 
@@ -29,8 +30,11 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class _Artifact:
+class _Stored:
+    """An artifact whose blob is in the store."""
+
     id: str
+    saved: SavedArtifact
     blob: BlobInfo
 
 
@@ -38,8 +42,7 @@ class _Artifact:
 class _Model:
     """What is to become a model."""
 
-    artifact: _Artifact
-    rank: int
+    artifact: _Stored
     step: int
     metrics: Json
     """The data of the step's event."""
@@ -53,13 +56,13 @@ class _Written:
     unused_blobs: list[str] = field(default_factory=list)
 
 
-def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved, *, rank: int) -> None:
+def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved) -> None:
     """Publish a checkpoint; one that was published before is not published again. Raises LostLease."""
     folder = Path(saved.path)
     lease.check()
     artifact = None
     if saved.end_of_epoch or saved.is_last:
-        artifact = _pack_artifact(blobs, folder)
+        artifact = _store_artifact(blobs, folder)
     point = None
     # Behind the last step there is nothing to resume.
     if not saved.is_last:
@@ -74,7 +77,7 @@ def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved, *, rank: 
         jobs.renew(session, lease.claim)
         if artifact is not None:
             metrics = progress.data(saved.metrics)
-            model = _Model(artifact, rank, saved.step, metrics, is_final=saved.is_last)
+            model = _Model(artifact, saved.step, metrics, is_final=saved.is_last)
             _add_model(session, lease.job, model, written)
         if point is not None:
             _add_resume_point(session, lease, saved.step, point, written)
@@ -86,31 +89,32 @@ def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved, *, rank: 
     delete(blobs, written.unused_blobs)
 
 
-def snapshot(blobs: BlobStore, lease: Lease, folder: Path, step: int, *, rank: int) -> None:
+def snapshot(blobs: BlobStore, lease: Lease, folder: Path, step: int) -> None:
     """Make a model of the state in `folder`, at which a job pauses. Raises LostLease."""
     lease.check()
-    artifact = _pack_artifact(blobs, folder)
+    artifact = _store_artifact(blobs, folder)
 
     def write(session: Session) -> _Written:
         written = _Written()
         jobs.renew(session, lease.claim)
         event = events.find(session, lease.job.id, f"step:{step}")
         metrics = (event and event.data) or {"step": step}
-        model = _Model(artifact, rank, step, metrics, is_final=False)
+        model = _Model(artifact, step, metrics, is_final=False)
         _add_model(session, lease.job, model, written)
         return written
 
     delete(blobs, lease.write(write).unused_blobs)
 
 
-def _pack_artifact(blobs: BlobStore, folder: Path) -> _Artifact:
+def _store_artifact(blobs: BlobStore, folder: Path) -> _Stored:
+    saved = artifact_of(folder)
     artifact_id = new_id(artifact_keys.ID_PREFIX)
-    key = artifact_keys.key(artifact_id)
-    return _Artifact(artifact_id, archive.pack(folder / "adapter", blobs, key))
+    blob = archive.pack(saved.path, blobs, artifact_keys.key(artifact_id))
+    return _Stored(artifact_id, saved, blob)
 
 
 def _add_model(session: Session, job: JobRow, model: _Model, written: _Written) -> None:
-    blob, step = model.artifact.blob, model.step
+    saved, blob, step = model.artifact.saved, model.artifact.blob, model.step
     if checkpoints.at_step(session, job.id, step) is not None:
         # A replay after a crash: the weights are the same, the first ones stay.
         written.unused_blobs.append(blob.key)
@@ -123,9 +127,9 @@ def _add_model(session: Session, job: JobRow, model: _Model, written: _Written) 
         model.artifact.id,
         project_id=job.project_id,
         base_model=job.base_model,
-        kind="lora",
-        spec={"rank": model.rank},
-        tensors=None,
+        kind=saved.kind,
+        spec=saved.spec,
+        tensors=saved.tensors,
         blob=blob,
     )
     models.create(

@@ -122,8 +122,7 @@ class _Supervision:
                 case Started():
                     self._record_start(report)
                 case CheckpointSaved():
-                    rank = self._start.config.rank
-                    publish.checkpoint(self._worker.blobs, self._lease, report, rank=rank)
+                    publish.checkpoint(self._worker.blobs, self._lease, report)
                     self._keep(report)
                     # All that follows is a Finished, which nobody needs.
                     self._is_finished = self._is_finished or report.is_last
@@ -145,13 +144,7 @@ class _Supervision:
     def _publish_snapshot(self, finished: Finished) -> None:
         """The state that a pause leaves is a model to try out, if a step was taken at all."""
         if self._state is not None and self._state_step == finished.step:
-            publish.snapshot(
-                self._worker.blobs,
-                self._lease,
-                self._state,
-                finished.step,
-                rank=self._start.config.rank,
-            )
+            publish.snapshot(self._worker.blobs, self._lease, self._state, finished.step)
 
     def _record_reading(self, reading: Reading) -> None:
         percent = 100 * reading.num_bytes // max(reading.total_bytes, 1)

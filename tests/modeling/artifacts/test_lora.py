@@ -16,7 +16,8 @@ from transformers import AutoConfig, PretrainedConfig
 
 from modeling import lora as trainable
 from modeling.artifacts import lora
-from modeling.artifacts.lora import AdapterConfig, AdapterError, linear_shapes, peft_name
+from modeling.artifacts.artifact import ArtifactError
+from modeling.artifacts.lora import AdapterConfig, linear_shapes, peft_name
 from tests.modeling.models import randomise, tiny_model, token_ids
 
 Q0 = "model.layers.0.self_attn.q_proj"
@@ -120,7 +121,7 @@ def test_load_option_that_changes_the_meaning_is_refused(
     tmp_path: Path, base_config: PretrainedConfig, option: str, value: Any
 ) -> None:
     options: dict[str, Any] = {option: value}
-    with pytest.raises(AdapterError):
+    with pytest.raises(ArtifactError):
         lora.load(save(tmp_path, **options), base_config)
 
 
@@ -170,7 +171,7 @@ def test_every_option_of_peft_is_either_known_or_harmless() -> None:
 def test_load_tensors_that_do_not_fit_are_refused(
     tmp_path: Path, base_config: PretrainedConfig, bad: dict[str, Tensor], problem: str
 ) -> None:
-    with pytest.raises(AdapterError, match=problem):
+    with pytest.raises(ArtifactError, match=problem):
         lora.load(save(tmp_path, with_tensors=bad), base_config)
 
 
@@ -182,7 +183,7 @@ def test_load_foreign_tensor_names_are_refused(
         {f"base_model.model.{Q0}.lora_magnitude_vector": torch.zeros(4)},
         tmp_path / lora.WEIGHTS_NAME,
     )
-    with pytest.raises(AdapterError, match="no part of a plain LoRA adapter"):
+    with pytest.raises(ArtifactError, match="no part of a plain LoRA adapter"):
         lora.load(tmp_path, base_config)
 
 
@@ -198,7 +199,7 @@ def test_load_weights_file_that_is_broken_is_refused(
     tmp_path: Path, base_config: PretrainedConfig, content: bytes, problem: str
 ) -> None:
     (save(tmp_path) / lora.WEIGHTS_NAME).write_bytes(content)
-    with pytest.raises(AdapterError, match=problem):
+    with pytest.raises(ArtifactError, match=problem):
         lora.load(tmp_path, base_config)
 
 
@@ -207,7 +208,7 @@ def test_load_config_file_that_is_broken_is_refused(
     tmp_path: Path, base_config: PretrainedConfig, content: str
 ) -> None:
     (save(tmp_path) / lora.CONFIG_NAME).write_text(content)
-    with pytest.raises(AdapterError):
+    with pytest.raises(ArtifactError):
         lora.load(tmp_path, base_config)
 
 
@@ -216,15 +217,15 @@ def test_load_adapter_of_another_base_is_refused(
 ) -> None:
     lora.save(tmp_path, config(base_revision="1"), tensors())
     lora.load(tmp_path, base_config, base_model="tiny-random", base_revision="1")
-    with pytest.raises(AdapterError, match="made for tiny-random, not for other"):
+    with pytest.raises(ArtifactError, match="made for tiny-random, not for other"):
         lora.load(tmp_path, base_config, base_model="other")
-    with pytest.raises(AdapterError, match="revision 1 of tiny-random, not 2") as caught:
+    with pytest.raises(ArtifactError, match="revision 1 of tiny-random, not 2") as caught:
         lora.load(tmp_path, base_config, base_model="tiny-random", base_revision="2")
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_save_name_that_is_not_pefts_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AdapterError, match=r"layer\.lora_A is not a name"):
+    with pytest.raises(ArtifactError, match=r"layer\.lora_A is not a name"):
         lora.save(tmp_path, config(), {"layer.lora_A": torch.zeros(1)})
 
 
@@ -259,10 +260,10 @@ def test_adapter_that_no_base_could_bear_is_refused(
     base_config: PretrainedConfig,
 ) -> None:
     made = {peft_name(Q0, "A"): torch.full((4, 64), a), peft_name(Q0, "B"): torch.full((64, 4), b)}
-    with pytest.raises(AdapterError, match="of nan|of inf" if words == "finite" else words):
+    with pytest.raises(ArtifactError, match="of nan|of inf" if words == "finite" else words):
         lora.check_magnitude(config(alpha=alpha), made)
     lora.save(tmp_path, config(alpha=alpha), made)
-    with pytest.raises(AdapterError, match=words):
+    with pytest.raises(ArtifactError, match=words):
         lora.load(tmp_path, base_config)
 
 
@@ -273,5 +274,5 @@ def test_gain_is_what_a_layer_does_to_the_size_of_its_input() -> None:
     made = {peft_name(Q0, "A"): a, peft_name(Q0, "B"): b}
     limit = lora.MAX_GAIN / measured
     lora.check_magnitude(config(alpha=8.0 * limit * 0.97), made)
-    with pytest.raises(AdapterError, match="gain"):
+    with pytest.raises(ArtifactError, match="gain"):
         lora.check_magnitude(config(alpha=8.0 * limit * 1.03), made)

@@ -1,0 +1,17 @@
+"""The kinds of artifacts, each with the file that reads, writes and checks it. A new kind is a line here."""
+
+from __future__ import annotations
+
+from . import lora
+from .artifact import ArtifactError, Format
+
+KINDS: dict[str, Format] = {lora.KIND: lora}
+
+
+def format_of(kind: str) -> Format:
+    """Raises `ArtifactError` for a kind that is not known here."""
+    if kind not in KINDS:
+        raise ArtifactError(
+            f"artifacts of the kind '{kind}' are not known here; known: {', '.join(KINDS)}"
+        )
+    return KINDS[kind]
