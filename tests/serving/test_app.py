@@ -13,6 +13,7 @@ import pytest
 from foundation.errors import LuthierError
 from serving.engine.engine import MAX_FAILURES, Engine
 from serving.served_base import ServedBase
+from storage import schema
 from tests.serving.server import HELLO, KEY, MODEL, Running, listening, running_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -173,3 +174,13 @@ async def test_base_that_cannot_be_loaded_is_reported(caplog: pytest.LogCaptureF
     assert reply.status_code == 503
     assert reply.json()["error"]["message"] == "The base model cannot be loaded."
     assert "no weights" in caplog.text
+
+
+async def test_gateway_of_another_schema_revision_is_refused(running: Running) -> None:
+    body = {"model": MODEL, "messages": HELLO, "max_tokens": 1}
+    url = "/v1/chat/completions"
+    reply = await running.http.post(url, json=body, headers={schema.HEADER: "0001"})
+    assert reply.status_code == 503
+    assert "0001" in reply.json()["error"]["message"]
+    reply = await running.http.post(url, json=body, headers={schema.HEADER: schema.REVISION})
+    assert reply.status_code == 200

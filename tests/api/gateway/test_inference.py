@@ -18,6 +18,7 @@ from api.metrics import ApiMetrics
 from api.wiring import wire
 from foundation import invalid_parameters
 from foundation.errors import LuthierError, NotFound
+from storage import schema
 from storage.organization.api_keys import Caller
 from tests.api.stack import Api, Tenant, free_port, running, running_api, wait_until
 
@@ -61,6 +62,7 @@ def test_a_base_is_asked_by_id_and_answers_by_the_name_that_was_used(
     usage = {"include_usage": True, "continuous_usage_stats": True}
     assert body == {**asked, "stream": True, "stream_options": usage}
     assert headers["authorization"] == "Bearer internal"
+    assert headers[schema.HEADER] == schema.REVISION
     assert headers["x-luthier-cache-salt"] == tenant.project_id
     assert headers["x-request-id"].startswith("req_")
     assert "x-luthier-adapter-sha256" not in headers
