@@ -1,27 +1,44 @@
-"""How much memory the trainer takes for a large training file, above what it takes for a small one.
+"""How much memory a large training file takes, above what a small one takes.
 
-`python -m bench.memory --file-mb 500` writes a file of chats of about a kilobyte, lets the trainer process
-read it and train a few steps, and prints its highest resident size beside that for a file of 1 MB. Reading
-goes at about a megabyte a second.
+`python -m bench.memory --file-mb 500` writes a file of chats of about a kilobyte, tokenises it in one process, as the
+worker does, lets the trainer process train a few steps on it, and prints the highest resident size of both beside
+those for a file of 1 MB. Reading goes at about a megabyte a second.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import random
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
+from dataset.validation import validate
 from modeling import importer
 from storage.models.base_models import Catalogue
-from training.messages import Exit, Ready, Report, Start, Started, StepMetrics, Stop, decode, encode
+from text.chat_template import ChatTemplate
+from training.messages import (
+    Exit,
+    Ready,
+    Report,
+    Start,
+    Started,
+    StepMetrics,
+    Stop,
+    TrainConfig,
+    decode,
+    encode,
+)
+from worker.job.prepare import READ_BYTES
 
 from .train import BASE, WORDS, bench_config
 
@@ -32,8 +49,10 @@ MB = 1_000_000
 class Result:
     reading_s: float
     num_examples: int
-    peak_mb: float
-    """The trainer's highest resident size."""
+    reading_mb: float
+    """The highest resident size of the process that tokenises."""
+    training_mb: float
+    """That of the trainer."""
 
 
 def write_chats(path: Path, num_bytes: int) -> Path:
@@ -52,11 +71,16 @@ def write_chats(path: Path, num_bytes: int) -> Path:
 
 def train(base_path: Path, folder: Path, num_mb: int, num_steps: int) -> Result:
     """Let a trainer of its own read `num_mb` and take some steps."""
-    training_file = write_chats(folder / "chats.jsonl", num_mb * MB)
+    config = bench_config(base_path)
+    chats = write_chats(folder / "chats.jsonl", num_mb * MB)
+    started_s = time.perf_counter()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        reading_mb = pool.submit(read, chats, config).result()
+    reading_s = time.perf_counter() - started_s
     start = Start(
         job_id="bench",
-        config=bench_config(base_path),
-        training_file=str(training_file),
+        config=config,
+        training_set=str(chats.with_suffix("")),
         output_dir=str(folder),
     )
     with subprocess.Popen(
@@ -73,20 +97,37 @@ def train(base_path: Path, folder: Path, num_mb: int, num_steps: int) -> Result:
 
         while not isinstance(next_report(), Ready):
             pass
-        started_s = time.perf_counter()
         process.stdin.write(encode(start))
         process.stdin.flush()
-        while not isinstance(report := next_report(), Started):
-            print(report, file=sys.stderr)
-        reading_s = time.perf_counter() - started_s
+        if not isinstance(started := next_report(), Started):
+            raise SystemExit(f"the job did not start: {started}")
         for _ in range(num_steps):
             if not isinstance(metrics := next_report(), StepMetrics):
                 raise SystemExit(f"the job ended early: {metrics}")
-        status = Path(f"/proc/{process.pid}/status").read_text()
+        training_mb = peak_mb(process.pid)
         process.kill()
-    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return Result(reading_s, started.num_examples, reading_mb, training_mb)
+
+
+def read(chats: Path, config: TrainConfig) -> float:
+    """Tokenise the file into the folder of its name, as a worker does. Returns the highest resident size in MB."""
+    template = ChatTemplate.load(Path(config.base_path))
+    with chats.open("rb") as file:
+        validate(
+            iter(lambda: file.read(READ_BYTES), b""),
+            chats.with_suffix(""),
+            template,
+            max_seq_len=config.max_seq_len,
+            role="training",
+            file_id="file-bench",
+        )
+    return peak_mb(os.getpid())
+
+
+def peak_mb(pid: int) -> float:
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert peak
-    return Result(reading_s, report.num_examples, int(peak[1]) * 1024 / MB)
+    return int(peak[1]) * 1024 / MB
 
 
 def main() -> None:
@@ -95,8 +136,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps after reading")
     parser.add_argument("--bases-dir", type=Path, help="where imported bases are kept")
     arguments = parser.parse_args()
-    print(f"{'file MB':>8} {'examples':>9} {'reading s':>10} {'peak MB':>8}")
-    peaks = []
+    print(f"{'file MB':>8} {'examples':>9} {'reading s':>10} {'reader MB':>10} {'trainer MB':>11}")
+    results = []
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         base = Catalogue.load(None, {}).get(BASE)
@@ -104,12 +145,17 @@ def main() -> None:
         base_path = importer.ensure_imported(base, arguments.bases_dir or folder)
         for num_mb in (1, arguments.file_mb):
             result = train(base_path, folder, num_mb, arguments.steps)
-            peaks.append(result.peak_mb)
+            results.append(result)
             print(
-                f"{num_mb:>8} {result.num_examples:>9} {result.reading_s:>10.1f} {result.peak_mb:>8.0f}",
+                f"{num_mb:>8} {result.num_examples:>9} {result.reading_s:>10.1f} {result.reading_mb:>10.0f} "
+                f"{result.training_mb:>11.0f}",
                 flush=True,
             )
-    print(f"{peaks[1] - peaks[0]:.0f} MB more for {arguments.file_mb} MB")
+    small, large = results
+    print(
+        f"{large.reading_mb - small.reading_mb:.0f} MB more to read {arguments.file_mb} MB, "
+        f"{large.training_mb - small.training_mb:.0f} MB more to train on them"
+    )
 
 
 if __name__ == "__main__":

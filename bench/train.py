@@ -32,8 +32,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from dataset import tokenized as dataset
 from dataset.examples import Example
+from dataset.tokenized import Dataset
+from dataset.validation import validate
 from modeling import importer
 from modeling.base import DTYPES
 from modeling.lora import initial_A
@@ -194,22 +195,26 @@ def _padded(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
     return input_ids, mask, labels
 
 
-def write_chats(path: Path) -> Path:
-    """Support mails of about 90 tokens, of which about 40 are the answer."""
+def write_chats(folder: Path, config: TrainConfig) -> Path:
+    """Support mails of about 90 tokens, of which about 40 are the answer; tokenised."""
     generator = random.Random(1)
 
     def text(low: int, high: int) -> str:
         return " ".join(generator.choices(WORDS, k=generator.randint(low, high)))
 
-    with path.open("w") as file:
-        for _ in range(NUM_EXAMPLES):
-            messages = [
-                {"role": "system", "content": "You answer mails."},
-                {"role": "user", "content": text(12, 40)},
-                {"role": "assistant", "content": text(12, 58)},
-            ]
-            file.write(json.dumps({"messages": messages}) + "\n")
-    return path
+    def row() -> bytes:
+        messages = [
+            {"role": "system", "content": "You answer mails."},
+            {"role": "user", "content": text(12, 40)},
+            {"role": "assistant", "content": text(12, 58)},
+        ]
+        return json.dumps({"messages": messages}).encode() + b"\n"
+
+    template = ChatTemplate.load(Path(config.base_path))
+    rows = [row() for _ in range(NUM_EXAMPLES)]
+    max_seq_len = config.max_seq_len
+    validate(rows, folder, template, max_seq_len=max_seq_len, role="training", file_id="file-bench")
+    return folder
 
 
 def bench_config(
@@ -236,8 +241,7 @@ def bench_config(
 def measure(start: Start, num_steps: int) -> tuple[Course, Course, list[int], str]:
     """Luthier's steps and the peer's, the tokens of each step, and Luthier's precision."""
     config = start.config
-    template = ChatTemplate.load(Path(config.base_path))
-    loaded = dataset.load(Path(start.training_file), template, max_seq_len=config.max_seq_len)
+    loaded = Dataset.open(Path(start.training_set))
     reports = Trainer().reports(start, lambda: None)
     started = next(reports)
     if not isinstance(started, Started):
@@ -297,7 +301,7 @@ def main() -> None:
         start = Start(
             job_id="bench",
             config=config,
-            training_file=str(write_chats(Path(directory) / "chats.jsonl")),
+            training_set=str(write_chats(Path(directory) / "chats", config)),
             output_dir=directory,
         )
         ours, theirs, tokens, precision = measure(start, SKIPPED_STEPS + arguments.steps)

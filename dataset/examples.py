@@ -1,4 +1,4 @@
-"""Tokenised examples on disk: memory holds where each one lies, whatever the file's size.
+"""Tokenised examples in a folder, written by one process and read by another; memory holds none of them.
 
 They are read with `pread`, not mapped: pages that are mapped would count as the trainer's own memory.
 """
@@ -6,9 +6,8 @@ They are read with `pread`, not mapped: pages that are mapped would count as the
 from __future__ import annotations
 
 import os
-import tempfile
+import struct
 import weakref
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,9 @@ import numpy.typing as npt
 _IDS = np.dtype("<i4")
 _RUN = np.dtype([("length", "<i4"), ("weight", "<f4")])
 """Neighbours of one weight: an example has a few long runs."""
+_ENTRY = struct.Struct("<QI")
+"""Where a record ends, and how many tokens it has."""
+_RECORDS, _INDEX = "records", "index"
 _BUFFER_BYTES = 1 << 20
 
 
@@ -44,33 +46,42 @@ class Example:
         return float(self.weights[1:].sum(dtype=np.float64))
 
 
-class Examples(Sequence[Example]):
-    """A list of examples in a file that has no name, and is gone with the process or with this object.
+class Writer:
+    """Writes examples into a new folder, a bounded number of bytes at a time."""
 
-    Records lie end to end: the ids of an example, then the runs of its weights.
+    def __init__(self, folder: Path) -> None:
+        """Raises OSError when the disk is full, as all that follows does."""
+        folder.mkdir()
+        self._folder = folder
+        self._records = (folder / _RECORDS).open("wb", _BUFFER_BYTES)
+        self._index = (folder / _INDEX).open("wb", _BUFFER_BYTES)
+        self._end = 0
+
+    def append(self, example: Example) -> None:
+        record = example.input_ids.astype(_IDS).tobytes() + _runs(example.weights).tobytes()
+        self._records.write(record)
+        self._end += len(record)
+        self._index.write(_ENTRY.pack(self._end, example.num_tokens))
+
+    def close(self) -> None:
+        self._records.close()
+        self._index.close()
+
+
+class Examples(Sequence[Example]):
+    """The examples that a `Writer` wrote into a folder, each of them read when it is asked for.
+
+    Records lie end to end: the ids of an example, then the runs of its weights. An index has an entry for each.
     """
 
     def __init__(self, folder: Path) -> None:
-        """`folder` lies on the disk that takes them."""
-        self._descriptor, name = tempfile.mkstemp(dir=folder)
-        weakref.finalize(self, os.close, self._descriptor)
-        Path(name).unlink()
-        self._unwritten = bytearray()
-        self._ends = array("Q", [0])
-        """Where each record ends, behind the 0 where the first one begins."""
-        self._num_tokens = array("I")
-
-    def append(self, example: Example) -> None:
-        """Raises OSError when the disk is full."""
-        record = example.input_ids.astype(_IDS).tobytes() + _runs(example.weights).tobytes()
-        self._unwritten += record
-        self._ends.append(self._ends[-1] + len(record))
-        self._num_tokens.append(example.num_tokens)
-        if len(self._unwritten) >= _BUFFER_BYTES:
-            self._write()
+        """Raises OSError when they are not there."""
+        self._records = _open(self, folder / _RECORDS)
+        self._index = _open(self, folder / _INDEX)
+        self._length = os.fstat(self._index).st_size // _ENTRY.size
 
     def __len__(self) -> int:
-        return len(self._num_tokens)
+        return self._length
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -82,19 +93,23 @@ class Examples(Sequence[Example]):
         return self._read(range(len(self))[index])
 
     def _read(self, index: int) -> Example:
-        if self._unwritten:
-            self._write()
-        start, end = self._ends[index], self._ends[index + 1]
-        record = os.pread(self._descriptor, end - start, start)
-        num_tokens = self._num_tokens[index]
+        start = self._entry(index - 1)[0] if index else 0
+        end, num_tokens = self._entry(index)
+        record = os.pread(self._records, end - start, start)
         # A copy, because what is read may not be written to.
         ids = np.frombuffer(record, _IDS, num_tokens).astype(np.int32)
         runs = np.frombuffer(record, _RUN, offset=num_tokens * _IDS.itemsize)
         return Example(ids, np.repeat(runs["weight"], runs["length"]))
 
-    def _write(self) -> None:
-        while self._unwritten:
-            del self._unwritten[: os.write(self._descriptor, self._unwritten)]
+    def _entry(self, index: int) -> tuple[int, int]:
+        end, num_tokens = _ENTRY.unpack(os.pread(self._index, _ENTRY.size, index * _ENTRY.size))
+        return end, num_tokens
+
+
+def _open(owner: Examples, path: Path) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    weakref.finalize(owner, os.close, descriptor)
+    return descriptor
 
 
 def _runs(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.void]:

@@ -70,6 +70,8 @@ _MAX_FUNCTIONS = 128
 class Problem:
     code: Code
     text: str
+    is_the_bases: bool = False
+    """Another base might have taken the row."""
 
 
 def format_of(first_row: Row, file_id: str) -> Format | Problem:
@@ -97,24 +99,6 @@ def problem_of(row: Row, number: int, file_format: Format) -> Problem | None:
     if found is None:
         return None
     return Problem(found.code, f"Invalid file format. Example {number}{found.text}")
-
-
-def supervised_bytes(row: Row, file_format: Format) -> int:
-    """UTF-8 bytes of the text that is learnt from; the row has no problem."""
-    if file_format == "completion":
-        return len(row["completion"].encode())
-    return sum(
-        len(_text(message).encode())
-        for message in row["messages"]
-        if message["role"] == "assistant" and message.get("weight") != 0
-    )
-
-
-def _text(message: Row) -> str:
-    content = message.get("content")
-    if isinstance(content, list):
-        return "".join(part["text"] for part in content)
-    return content or message.get("refusal") or ""
 
 
 # The texts below go behind "Example 7" or "Example 7, message 2".

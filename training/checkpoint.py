@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from modeling.artifacts import kinds
 from modeling.artifacts.artifact import Artifact, ArtifactError
 
 from .checkpoint_folder import ARTIFACT, MANIFEST, artifact_of
-from .messages import Param, TrainConfig
+from .messages import TrainConfig
 
 _OPTIMIZER = Path("state/optimizer.safetensors")
 _STATE = Path("state/state.json")
@@ -63,10 +62,11 @@ class Checkpoint:
 
 
 def environment(
-    precision: str, device: torch.device, files: Mapping[Param, Path]
+    precision: str, device: torch.device, training_sha256: str, validation_sha256: str | None
 ) -> dict[str, str]:
     """What the bits of a run depend on beside its config; equal environments resume exactly."""
     on_gpu = device.type == "cuda"
+    files = {"training_file": training_sha256, "validation_file": validation_sha256}
     return {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -74,7 +74,7 @@ def environment(
         "cpu capability": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "precision": precision,
-        **{name: _sha256(path) for name, path in files.items()},
+        **{name: sha256 for name, sha256 in files.items() if sha256},
     }
 
 

@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
 
 import torch
 
-from dataset.tokenized import DatasetError
 from modeling.artifacts.artifact import ArtifactError
 
 from .checkpoint import CheckpointError
 from .messages import Failed, Start
 from .train import Diverged
-
-_FILE_CAUSES = {
-    "invalid_file_format": "The job failed due to a file format error in the {file}.",
-    "invalid_training_file": "The job failed due to an invalid {file}.",
-}
-
-
-class InvalidFile(Exception):
-    """One of the job's files cannot be trained on; `param` names it as OpenAI does."""
-
-    def __init__(self, param: str, error: DatasetError) -> None:
-        cause = _FILE_CAUSES[error.code].format(file=param.replace("_", " "))
-        super().__init__(f"{cause} {error}")
-        self.param = param
-        self.code = error.code.replace("training_file", param)
-        self.problems = error.problems
 
 
 def describe(error: Exception, start: Start) -> Failed:
@@ -40,7 +22,6 @@ def describe(error: Exception, start: Start) -> Failed:
         *,
         param: str | None = None,
         is_user_error: bool,
-        problems: Sequence[str] = (),
     ) -> Failed:
         return Failed(
             job_id=start.job_id,
@@ -48,18 +29,9 @@ def describe(error: Exception, start: Start) -> Failed:
             message=message,
             param=param,
             is_user_error=is_user_error,
-            problems=list(problems),
         )
 
     match error:
-        case InvalidFile():
-            return failed(
-                error.code,
-                str(error),
-                param=error.param,
-                is_user_error=True,
-                problems=error.problems,
-            )
         case Diverged():
             return failed("nan_loss", _advice(error, start), is_user_error=True)
         case ArtifactError():

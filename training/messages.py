@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
-
-Param = Literal["training_file", "validation_file"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +52,9 @@ class Start:
 
     job_id: str
     config: TrainConfig
-    training_file: str
-    validation_file: str | None = None
+    training_set: str
+    """The folder of a `dataset.tokenized.Dataset`."""
+    validation_set: str | None = None
     output_dir: str
     resume_from: str | None = None
     """An unpacked checkpoint directory of this job."""
@@ -84,16 +83,6 @@ class Ready:
     """The process has imported what it needs and reads commands."""
 
     pid: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How far the trainer is with one of the job's files; told now and then while that takes long."""
-
-    job_id: str
-    param: Param
-    num_bytes: int
-    total_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,18 +158,16 @@ class Failed:
     param: str | None
     is_user_error: bool
     """True when trying again with the same input cannot help."""
-    problems: list[str] = field(default_factory=list)
-    """What is wrong with the file that `param` names, row by row, as far as it was searched for."""
 
 
 Command = Start | Stop | Exit
-Report = Ready | Reading | Started | StepMetrics | CheckpointSaved | Finished | Failed
+Report = Ready | Started | StepMetrics | CheckpointSaved | Finished | Failed
 
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
         *(Start, Stop, Exit),
-        *(Ready, Reading, Started, StepMetrics, CheckpointSaved, Finished, Failed),
+        *(Ready, Started, StepMetrics, CheckpointSaved, Finished, Failed),
     )
 }
 

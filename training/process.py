@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
-from dataset import tokenized as dataset
-from dataset.tokenized import Dataset
+from dataset.tokenized import Dataset, Statistics
 from modeling.artifacts import lora
 from modeling.base import Precision, choose_precision
-from text.chat_template import ChatTemplate
 
 from . import checkpoint
 from .checkpoint import Checkpoint, Cursor
 from .engine import Engine, load_base
-from .failures import InvalidFile, describe
-from .messages import Finished, Param, Reading, Report, Start, Started
-from .train import Run, Stopped, StopReason
+from .failures import describe
+from .messages import Report, Start, Started
+from .train import Run, StopReason
 
 log = logging.getLogger(__name__)
-
-READING_INTERVAL_S = 10.0
-"""Between two reports on how far a file is read."""
 
 
 class Trainer:
@@ -41,7 +35,7 @@ class Trainer:
     ) -> Iterator[Report]:
         """Run a job. The last report is Finished or Failed, whatever happens.
 
-        `stop_reason` is asked between examples while reading, then between micro-batches.
+        `stop_reason` is asked between micro-batches.
         """
         try:
             yield from self._reports(start, stop_reason)
@@ -58,16 +52,8 @@ class Trainer:
         model = self._model(Path(config.base_path), precision)
         resumed = _load_checkpoint(start, model)
         cursor = resumed.cursor if resumed else Cursor()
-        try:
-            training, validation = yield from _read_files(start, stop_reason)
-        except Stopped:
-            yield Finished(
-                job_id=start.job_id,
-                outcome="stopped",
-                step=cursor.step,
-                trained_tokens=cursor.num_tokens,
-            )
-            return
+        training = Dataset.open(Path(start.training_set))
+        validation = Dataset.open(Path(start.validation_set)) if start.validation_set else None
         engine = Engine(model, config)
         try:
             _restore(engine, resumed, start, model)
@@ -78,7 +64,12 @@ class Trainer:
                 training=training,
                 validation=validation,
                 output_dir=Path(start.output_dir),
-                environment=checkpoint.environment(precision, engine.device, _files(start)),
+                environment=checkpoint.environment(
+                    precision,
+                    engine.device,
+                    training.statistics.sha256,
+                    validation.statistics.sha256 if validation else None,
+                ),
                 stop_reason=stop_reason,
                 cursor=cursor,
             )
@@ -93,54 +84,6 @@ class Trainer:
             self._base = None
             self._base = (path, precision, load_base(path, precision))
         return self._base[2]
-
-
-def _files(start: Start) -> dict[Param, Path]:
-    files: dict[Param, str | None] = {
-        "training_file": start.training_file,
-        "validation_file": start.validation_file,
-    }
-    return {param: Path(path) for param, path in files.items() if path}
-
-
-def _read_files(
-    start: Start, stop_reason: Callable[[], StopReason | None]
-) -> Generator[Reading, None, tuple[Dataset, Dataset | None]]:
-    """Training and validation examples. Raises InvalidFile, Stopped."""
-
-    def check_stop() -> None:
-        if (reason := stop_reason()) is not None:
-            raise Stopped(reason)
-
-    template = ChatTemplate.load(Path(start.config.base_path))
-    loaded: dict[Param, Dataset] = {}
-    for param, path in _files(start).items():
-        try:
-            loaded[param] = yield from _read_file(start, param, path, template, check_stop)
-        except dataset.DatasetError as error:
-            raise InvalidFile(param, error) from error
-    return loaded["training_file"], loaded.get("validation_file")
-
-
-def _read_file(
-    start: Start, param: Param, path: Path, template: ChatTemplate, check_stop: Callable[[], None]
-) -> Generator[Reading, None, Dataset]:
-    """Reports how far it is, for those who watch and for those who wonder whether it lives."""
-    reading = dataset.read(
-        path, template, max_seq_len=start.config.max_seq_len, check_stop=check_stop
-    )
-    total_bytes, told_at_s = path.stat().st_size, time.monotonic()
-    while True:
-        try:
-            num_bytes = next(reading)
-        except StopIteration as done:
-            found: Dataset = done.value
-            return found
-        if time.monotonic() - told_at_s >= READING_INTERVAL_S:
-            told_at_s = time.monotonic()
-            yield Reading(
-                job_id=start.job_id, param=param, num_bytes=num_bytes, total_bytes=total_bytes
-            )
 
 
 def _load_checkpoint(start: Start, model: PreTrainedModel) -> Checkpoint | None:
@@ -168,9 +111,11 @@ def _started(run: Run, resumed: Checkpoint | None, precision: Precision) -> Star
         for name, value in (run.environment.items() if resumed else ())
         if resumed and resumed.environment.get(name) != value
     ]
-    warnings = _dataset_warnings(run.training, "training", run.config.max_seq_len)
+    warnings = _dataset_warnings(run.training.statistics, "training", run.config.max_seq_len)
     if run.validation:
-        warnings += _dataset_warnings(run.validation, "validation", run.config.max_seq_len)
+        warnings += _dataset_warnings(
+            run.validation.statistics, "validation", run.config.max_seq_len
+        )
     if differences:
         warnings.append(
             "The job resumes in another environment, so its numbers may differ in the last digits "
@@ -179,8 +124,8 @@ def _started(run: Run, resumed: Checkpoint | None, precision: Precision) -> Star
     return Started(
         job_id=run.job_id,
         num_examples=len(run.training.examples),
-        num_tokens=run.training.num_tokens,
-        num_supervised_tokens=run.training.num_supervised_tokens,
+        num_tokens=run.training.statistics.num_tokens,
+        num_supervised_tokens=run.training.statistics.num_supervised_tokens,
         total_steps=run.total_steps,
         step=run.cursor.step,
         precision=precision,
@@ -189,7 +134,7 @@ def _started(run: Run, resumed: Checkpoint | None, precision: Precision) -> Star
     )
 
 
-def _dataset_warnings(loaded: Dataset, role: str, max_seq_len: int) -> list[str]:
+def _dataset_warnings(loaded: Statistics, role: str, max_seq_len: int) -> list[str]:
     warnings = []
     if loaded.num_truncated:
         warnings.append(

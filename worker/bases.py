@@ -11,6 +11,9 @@ from typing import Any
 
 from storage.models import base_models
 from storage.models.base_models import BaseModel
+from text.chat_template import ChatTemplate
+from text.messages import ChatTemplateError
+from text.tokenizer import TokenizerError
 from worker.job.ending import Setback
 
 _POLL_S = 0.2
@@ -70,3 +73,11 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise Setback(f"{path} is no base model: {error}", code="server_error") from error
     return config
+
+
+def read_template(path: Path) -> ChatTemplate:
+    """The base's tokenizer and chat template. Raises Setback."""
+    try:
+        return ChatTemplate.load(path)
+    except (OSError, ValueError, ChatTemplateError, TokenizerError) as error:
+        raise Setback(f"{path} is no base model: {error}", code="server_error") from error

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataset.examples import Example, Examples
+from dataset.examples import Example, Examples, Writer
 
 WEIGHTS = st.sampled_from([0.0, 1.0, 0.25, 1 / 3])
 EXAMPLES = st.lists(
@@ -28,12 +29,13 @@ def test_examples_come_back_as_they_were(
         )
         for row in rows
     ]
-    examples = Examples(tmp_path)
-    for number, example in enumerate(wanted, start=1):
-        examples.append(example)
-        assert len(examples) == number
-        assert examples[-1].num_tokens == example.num_tokens  # readable between two writes
-    assert list(tmp_path.iterdir()) == []
+    folder = Path(tempfile.mkdtemp(dir=tmp_path)) / "examples"
+    writer = Writer(folder)
+    for example in wanted:
+        writer.append(example)
+    writer.close()
+    examples = Examples(folder)
+    assert len(examples) == len(wanted)
     for found in (list(examples), examples[:], [examples[i] for i in range(len(wanted))]):
         for example, original in zip(found, wanted, strict=True):
             assert example.input_ids.dtype == np.dtype(np.int32)
@@ -43,14 +45,20 @@ def test_examples_come_back_as_they_were(
             assert example.weight == original.weight
 
 
+def empty(folder: Path) -> Path:
+    Writer(folder / "examples").close()
+    return folder / "examples"
+
+
 def test_an_index_out_of_range_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
-        Examples(tmp_path)[0]
+        Examples(empty(tmp_path))[0]
 
 
-def test_the_file_is_gone_with_the_examples(tmp_path: Path) -> None:
+def test_the_files_are_closed_with_the_examples(tmp_path: Path) -> None:
+    folder = empty(tmp_path)
     before = len(os.listdir("/proc/self/fd"))
-    examples = Examples(tmp_path)
-    assert len(os.listdir("/proc/self/fd")) == before + 1
+    examples = Examples(folder)
+    assert len(os.listdir("/proc/self/fd")) == before + 2
     del examples
     assert len(os.listdir("/proc/self/fd")) == before

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dataset import tokenized as dataset
 from dataset.examples import Example
+from dataset.tokenized import Dataset
+from dataset.validation import validate
 from text.chat_template import ChatTemplate
 from training.messages import Report, Start, TrainConfig
 from training.process import Trainer
@@ -62,21 +64,37 @@ def write_chats(path: Path, num_examples: int = 18, *, first: int = 0) -> Path:
     return path
 
 
+def tokenized(chats: Path, base_path: Path, *, max_seq_len: int = 128) -> Path:
+    """The file as the worker makes it ready for the trainer."""
+    folder = chats.with_suffix("")
+    shutil.rmtree(folder, ignore_errors=True)
+    template = ChatTemplate.load(base_path)
+    content = [chats.read_bytes()]
+    validate(
+        content, folder, template, max_seq_len=max_seq_len, role="validation", file_id="file-1"
+    )
+    return folder
+
+
 def start(base_path: Path, directory: Path, **changes: Any) -> Start:
     """A job with 18 training and 6 validation examples; `changes` go to its config."""
     directory.mkdir(parents=True, exist_ok=True)
-    return Start(
-        job_id="ftjob-1",
-        config=config(base_path, **changes),
-        training_file=str(write_chats(directory / "training.jsonl")),
-        validation_file=str(write_chats(directory / "validation.jsonl", 6, first=100)),
-        output_dir=str(directory),
-    )
+    job_config = config(base_path, **changes)
+    files = {
+        "training_set": write_chats(directory / "training.jsonl"),
+        "validation_set": write_chats(directory / "validation.jsonl", 6, first=100),
+    }
+    max_seq_len = job_config.max_seq_len
+    sets = {
+        name: str(tokenized(file, base_path, max_seq_len=max_seq_len))
+        for name, file in files.items()
+    }
+    return Start(job_id="ftjob-1", config=job_config, output_dir=str(directory), **sets)
 
 
 def examples(base_path: Path, directory: Path, num_examples: int) -> list[Example]:
-    path = write_chats(directory / "examples.jsonl", num_examples)
-    return list(dataset.load(path, ChatTemplate.load(base_path), max_seq_len=128).examples)
+    chats = write_chats(directory / "examples.jsonl", num_examples)
+    return list(Dataset.open(tokenized(chats, base_path)).examples)
 
 
 def run(

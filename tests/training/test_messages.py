@@ -53,9 +53,7 @@ METRICS = StepMetrics(
 @pytest.mark.parametrize(
     "message",
     [
-        Start(
-            job_id="ftjob-1", config=CONFIG, training_file="/a\n\u2028b.jsonl", output_dir="/out"
-        ),
+        Start(job_id="ftjob-1", config=CONFIG, training_set="/a\n\u2028b", output_dir="/out"),
         Stop(job_id="ftjob-1", reason="cancel"),
         Exit(),
         Ready(pid=12),

@@ -132,9 +132,10 @@ def adapter_bytes(reports: list[Report]) -> bytes:
 def test_resume_in_another_environment_is_told(base_path: Path, tmp_path: Path) -> None:
     job = jobs.start(base_path, tmp_path)
     first = checkpoints_of(list(jobs.run(job)))[0]
-    with Path(job.training_file).open("a") as file:
-        file.write("\n")
-    resumed = next(iter(jobs.run(dataclasses.replace(job, resume_from=first.path))))
+    chats = jobs.write_chats(tmp_path / "other.jsonl", first=1)
+    other = str(jobs.tokenized(chats, base_path))
+    job = dataclasses.replace(job, resume_from=first.path, training_set=other)
+    resumed = next(iter(jobs.run(job)))
     assert isinstance(resumed, Started)
     assert not resumed.exact_resume
     assert "training_file was" in resumed.warnings[0]
@@ -172,22 +173,17 @@ def test_stop_for_a_checkpoint_writes_the_last_finished_step(
     assert steps_of(reports) + steps_of(after) == steps_of(unbroken)
 
 
-def test_job_stopped_while_reading_its_files_writes_nothing(
-    base_path: Path, tmp_path: Path
-) -> None:
+def test_job_stopped_before_its_first_step_writes_nothing(base_path: Path, tmp_path: Path) -> None:
     job = jobs.start(base_path, tmp_path)
-    reports = list(jobs.run(job, after_calls(5, "checkpoint")))
+    _, *reports = jobs.run(job, after_calls(0, "checkpoint"))
     assert reports == [Finished(job_id="ftjob-1", outcome="stopped", step=0, trained_tokens=0)]
     assert not list(tmp_path.glob("step-*"))
 
 
 def test_cancel_reaches_into_validation(base_path: Path, tmp_path: Path) -> None:
     job = jobs.start(base_path, tmp_path, eval_interval_steps=1, micro_batch_tokens=10)
-    asked_before_training = 18 + 6
     micro_batches_of_step_1 = 4
-    reports = list(
-        jobs.run(job, after_calls(asked_before_training + micro_batches_of_step_1 + 1, "cancel"))
-    )
+    reports = list(jobs.run(job, after_calls(micro_batches_of_step_1 + 1, "cancel")))
     assert [type(report) for report in reports] == [Started, Finished]
 
 
@@ -197,7 +193,7 @@ def test_one_batch_overfits(base_path: Path, tmp_path: Path) -> None:
         config=jobs.config(
             base_path, n_epochs=40, batch_size=3, learning_rate=1e-2, warmup_steps=5, rank=16
         ),
-        training_file=str(jobs.write_chats(tmp_path / "training.jsonl", 3)),
+        training_set=str(jobs.tokenized(jobs.write_chats(tmp_path / "chats.jsonl", 3), base_path)),
         output_dir=str(tmp_path / "out"),
     )
     (tmp_path / "out").mkdir()
@@ -234,7 +230,7 @@ def test_no_rate_leaves_an_adapter_that_serving_would_refuse(
     with tempfile.TemporaryDirectory() as directory:
         changes = {"learning_rate": 10**exponent, "n_epochs": 1, "checkpoint_interval_s": 0}
         job = jobs.start(base_path, Path(directory), **changes)
-        job = dataclasses.replace(job, validation_file=None)
+        job = dataclasses.replace(job, validation_set=None)
         reports = list(jobs.run(job))
         base_config = AutoConfig.from_pretrained(base_path)
         for saved in checkpoints_of(reports):
@@ -263,10 +259,9 @@ def test_validation_loss_that_is_not_finite_fails_the_job(
 @pytest.mark.parametrize(
     ("change", "code", "param", "is_user_error"),
     [
-        ({"validation_file": "bad"}, "invalid_file_format", "validation_file", True),
         ({"resume_from": "bad"}, "invalid_checkpoint", None, False),
         ({"init_adapter": "bad"}, "invalid_model", "model", True),
-        ({"training_file": "gone"}, "server_error", None, False),
+        ({"training_set": "gone"}, "server_error", None, False),
     ],
 )
 def test_bad_input_fails_with_its_code(

@@ -2,8 +2,8 @@
 
 LUTHIER_FAKE_TRAINER holds JSON: {"step_s": seconds a step, "checkpoint_every": steps, "die_at": steps at
 which it kills itself, "die_once": folder (each of them once), "hang_at": a step after which it freezes,
-"refuse": steps of states that it cannot resume from, "failed": the fields of a Failed that follows the Start, "fail_at": the step that it waits for,
-"reading": how many of 100 bytes are read, one report each}.
+"refuse": steps of states that it cannot resume from, "failed": the fields of a Failed that follows the Start, "fail_at": the step that it waits
+for}.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dataset.tokenized import Dataset
 from training.messages import (
     CheckpointSaved,
     Command,
     Exit,
     Failed,
     Finished,
-    Reading,
     Ready,
     Report,
     Start,
@@ -69,9 +69,8 @@ def main() -> None:
 class Run:
     def __init__(self, start: Start) -> None:
         self.start = start
-        lines = Path(start.training_file).read_bytes().splitlines()
-        self.num_examples = len(lines)
-        self.steps_per_epoch = math.ceil(len(lines) / start.config.batch_size)
+        self.num_examples = len(Dataset.open(Path(start.training_set)).examples)
+        self.steps_per_epoch = math.ceil(self.num_examples / start.config.batch_size)
         self.total_steps = self.steps_per_epoch * start.config.n_epochs
         self.step = 0
         # Stands for the weights: it depends on all that went before.
@@ -100,8 +99,6 @@ class Run:
                 )
             )
             return
-        for num_bytes in SCRIPT.get("reading", []):
-            say(Reading(job_id=job_id, param="training_file", num_bytes=num_bytes, total_bytes=100))
         say(
             Started(
                 job_id=job_id,
@@ -163,7 +160,7 @@ class Run:
 
     def metrics(self) -> StepMetrics:
         loss = 2 / self.step
-        is_evaluated = self.start.validation_file is not None
+        is_evaluated = self.start.validation_set is not None
         is_epoch_end = self.step % self.steps_per_epoch == 0
         return StepMetrics(
             job_id=self.start.job_id,

@@ -8,17 +8,25 @@ from collections.abc import Sequence
 class JobFailed(Exception):
     """The job is over: trying again cannot help. Code, message and param are what its owner sees.
 
-    `problems` are all that is wrong with the file that `param` names, in order.
+    `problems` are all that is wrong with the file that `param` names, in order. `bad_row` is the first of them
+    that holds whatever the base, or empty.
     """
 
     def __init__(
-        self, code: str, message: str, param: str | None = None, *, problems: Sequence[str] = ()
+        self,
+        code: str,
+        message: str,
+        param: str | None = None,
+        *,
+        problems: Sequence[str] = (),
+        bad_row: str = "",
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.param = param
         self.problems = list(problems)
+        self.bad_row = bad_row
 
 
 class Setback(Exception):

@@ -22,7 +22,6 @@ from worker.worker import Worker
 
 from . import publish, result_file
 from .ending import JobFailed, Setback
-from .validate import InvalidFile
 
 PREFETCH_S = 1.0
 FIRST_RETRY_S = 0.0
@@ -111,8 +110,8 @@ def _tell_problems(session: Session, lease: Lease, error: JobFailed) -> None:
     """
     job = jobs.renew(session, lease.claim)
     file_id = job.training_file if error.param == "training_file" else job.validation_file
-    if isinstance(error, InvalidFile) and file_id is not None:
-        files.mark_bad(session, file_id, error.problems[0])
+    if error.bad_row and file_id is not None:
+        files.mark_bad(session, file_id, error.bad_row)
     if len(error.problems) > 1:
         text = f"Problems in the {(error.param or '').replace('_', ' ')}: {len(error.problems)}"
         data = {"problems": error.problems}

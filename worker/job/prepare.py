@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from dataset.tokenized import Statistics
+from dataset.validation import InvalidFile, Role, validate
 from foundation.crash_points import crash_point
 from foundation.errors import BlobCorrupt, BlobMissing
 from storage.files import files
 from storage.files.files import FileRow
 from storage.jobs import events, jobs
 from storage.models import artifacts
+from storage.models.base_models import BaseModel
+from text.chat_template import ChatTemplate
 from training.messages import Start, TrainConfig
 from worker import bases
 from worker.lease import Lease
@@ -22,7 +27,11 @@ from worker.worker import Worker
 from . import archive, resume
 from . import resolve as config
 from .ending import JobFailed, Setback
-from .validate import Role, Statistics, validate
+
+READ_BYTES = 1 << 16
+"""Between two looks at whether the work may go on: tokenising takes about a second for a megabyte."""
+READING_INTERVAL_S = 10.0
+"""Between two events on how far a file is read."""
 
 
 def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
@@ -34,25 +43,30 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
     job = lease.job
     rows = _file_rows(worker, lease)
     if job.train_config is None:
-        statistics = _validate(worker, lease, rows, folder)
-        base_path = _base_path(worker, lease)
-        init_adapter = _fetch_init_adapter(worker, lease, folder)
-        train_config = _resolve(worker, lease, statistics, base_path, init_adapter)
-    else:
-        # Another attempt: what was found and decided then still holds.
-        for role, row in rows.items():
-            _fetch(worker, lease, row, role, folder)
-        base_path = _base_path(worker, lease)
-        init_adapter = _fetch_init_adapter(worker, lease, folder)
-        train_config = config.from_json(job.train_config, base_path=str(base_path))
+        text = f"Validating training file: {job.training_file}"
+        if job.validation_file:
+            text += f" and validation file: {job.validation_file}"
+        _tell(lease, "validating", text)
+    base = _base(worker, lease)
+    base_path = worker.bases.path(base, lambda: _check(worker, lease))
+    # Another attempt goes by what was found and decided then.
+    decided = job.train_config and config.from_json(job.train_config, base_path=str(base_path))
+    max_seq_len = decided.max_seq_len if decided else base.max_seq_len
+    template = bases.read_template(base_path)
+    statistics: dict[Role, Statistics] = {}
+    for role, row in rows.items():
+        statistics[role] = _read(worker, lease, row, role, folder, template, max_seq_len)
+    crash_point("after_validation")
+    init_adapter = _fetch_init_adapter(worker, lease, folder)
+    train_config = decided or _resolve(lease, statistics["training"], base, base_path, init_adapter)
     output = folder / "checkpoints"
     output.mkdir()
     resume_from = resume.fetch(worker.blobs, lease, folder)
     return Start(
         job_id=job.id,
         config=train_config,
-        training_file=str(folder / "training.jsonl"),
-        validation_file=str(folder / "validation.jsonl") if job.validation_file else None,
+        training_set=str(folder / "training"),
+        validation_set=str(folder / "validation") if "validation" in rows else None,
         output_dir=str(output),
         resume_from=str(resume_from) if resume_from else None,
         init_adapter=str(init_adapter) if init_adapter else None,
@@ -88,21 +102,38 @@ def _file_rows(worker: Worker, lease: Lease) -> dict[Role, FileRow]:
     return rows
 
 
-def _validate(
-    worker: Worker, lease: Lease, rows: dict[Role, FileRow], folder: Path
-) -> dict[Role, Statistics]:
-    job = lease.job
-    text = f"Validating training file: {job.training_file}"
-    if job.validation_file:
-        text += f" and validation file: {job.validation_file}"
-    _tell(lease, "validating", text)
-    statistics: dict[Role, Statistics] = {}
-    for role, row in rows.items():
-        chunks = _chunks(worker, lease, row, role)
-        local = folder / f"{role}.jsonl"
-        statistics[role] = validate(chunks, local, file_id=row.id, role=role)
-    crash_point("after_validation")
-    return statistics
+def _read(
+    worker: Worker,
+    lease: Lease,
+    row: FileRow,
+    role: Role,
+    folder: Path,
+    template: ChatTemplate,
+    max_seq_len: int,
+) -> Statistics:
+    """Validate a file and tokenise it into a folder that is named after its role."""
+    local = folder / f"{role}.jsonl"
+    # As a whole before it is read: a blob store does not wait for as long as tokenising can take.
+    with local.open("wb") as copy:
+        for chunk in _chunks(worker, lease, row, role):
+            copy.write(chunk)
+    try:
+        return validate(
+            _told_chunks(worker, lease, local, role),
+            folder / role,
+            template,
+            max_seq_len=max_seq_len,
+            role=role,
+            file_id=row.id,
+        )
+    except InvalidFile as error:
+        problems = [problem.text for problem in error.problems]
+        bad_rows = (problem.text for problem in error.problems if not problem.is_the_bases)
+        raise JobFailed(
+            error.code, error.message, error.param, problems=problems, bad_row=next(bad_rows, "")
+        ) from error
+    finally:
+        local.unlink()
 
 
 def _chunks(worker: Worker, lease: Lease, row: FileRow, role: Role) -> Iterator[bytes]:
@@ -114,10 +145,18 @@ def _chunks(worker: Worker, lease: Lease, row: FileRow, role: Role) -> Iterator[
         raise _unreadable(row, role) from error
 
 
-def _fetch(worker: Worker, lease: Lease, row: FileRow, role: Role, folder: Path) -> None:
-    with (folder / f"{role}.jsonl").open("wb") as local:
-        for chunk in _chunks(worker, lease, row, role):
-            local.write(chunk)
+def _told_chunks(worker: Worker, lease: Lease, local: Path, role: Role) -> Iterator[bytes]:
+    """The file in pieces; between two of them is where reading ends early, and is told of now and then."""
+    total_bytes, told_at_s = local.stat().st_size, time.monotonic()
+    with local.open("rb") as file:
+        while chunk := file.read(READ_BYTES):
+            yield chunk
+            _check(worker, lease)
+            if time.monotonic() - told_at_s >= READING_INTERVAL_S:
+                percent = 100 * file.tell() // total_bytes
+                text = f"Reading the {role} file: {percent} % of {total_bytes} bytes"
+                _tell(lease, f"{role}_file:{percent}", text)
+                told_at_s = time.monotonic()
 
 
 def _unreadable(row: FileRow, role: Role) -> JobFailed:
@@ -128,12 +167,12 @@ def _unreadable(row: FileRow, role: Role) -> JobFailed:
     )
 
 
-def _base_path(worker: Worker, lease: Lease) -> Path:
+def _base(worker: Worker, lease: Lease) -> BaseModel:
     name = lease.job.base_model
     base = worker.catalogue().get(name)
     if base is None:
         raise Setback(f"This server no longer has the base model {name}", code="server_error")
-    return worker.bases.path(base, lambda: _check(worker, lease))
+    return base
 
 
 def _fetch_init_adapter(worker: Worker, lease: Lease, folder: Path) -> Path | None:
@@ -157,15 +196,13 @@ def _fetch_init_adapter(worker: Worker, lease: Lease, folder: Path) -> Path | No
 
 
 def _resolve(
-    worker: Worker,
     lease: Lease,
-    statistics: dict[Role, Statistics],
+    statistics: Statistics,
+    base: BaseModel,
     base_path: Path,
     init_adapter: Path | None,
 ) -> TrainConfig:
     job = lease.job
-    base = worker.catalogue().get(job.base_model)
-    assert base is not None
     try:
         architecture = config.Architecture.read(bases.read_config(base_path), base.family)
     except (KeyError, TypeError, ValueError) as error:
@@ -173,8 +210,8 @@ def _resolve(
         raise Setback(message, code="server_error") from error
     resolved = config.resolve(
         hyperparameters=job.hyperparameters,
-        num_examples=statistics["training"].num_examples,
-        num_supervised_bytes=statistics["training"].num_supervised_bytes,
+        num_examples=statistics.num_examples,
+        num_supervised_tokens=statistics.num_supervised_tokens,
         architecture=architecture,
         base_model=job.base_model,
         base_path=str(base_path),

@@ -20,7 +20,6 @@ MIN_RANK, MAX_RANK = 8, 64
 MAX_BATCH_SIZE = 32
 """Adapters take large batches less well than whole models do."""
 _FEW_STEPS = 50
-_BYTES_PER_TOKEN = 4
 _REFERENCE_BATCH_SIZE = 16
 _HIDDEN_SIZE_EXPONENT = {"llama": 0.781, "qwen": 0.0775}
 
@@ -97,10 +96,9 @@ def learning_rate(architecture: Architecture, size: int, steps: int) -> float:
     return rate * for_few_steps * for_batch_size
 
 
-def rank(architecture: Architecture, supervised_bytes: int) -> int:
+def rank(architecture: Architecture, supervised_tokens: int) -> int:
     """As many parameters as there are tokens to learn, within bounds."""
-    tokens = supervised_bytes / _BYTES_PER_TOKEN
-    needed = max(tokens / architecture.parameters_per_rank, 1)
+    needed = max(supervised_tokens / architecture.parameters_per_rank, 1)
     return min(max(1 << math.ceil(math.log2(needed)), MIN_RANK), MAX_RANK)
 
 
@@ -117,7 +115,7 @@ def resolve(
     *,
     hyperparameters: Mapping[str, Any],
     num_examples: int,
-    num_supervised_bytes: int,
+    num_supervised_tokens: int,
     architecture: Architecture,
     base_model: str,
     base_path: str,
@@ -140,12 +138,12 @@ def resolve(
     multiplier = float(given("learning_rate_multiplier", 1.0, "the default"))
     steps = total_steps(num_examples, size, epochs)
     shape = init_adapter or AdapterShape(
-        rank(architecture, num_supervised_bytes), ALPHA, TARGET_MODULES
+        rank(architecture, num_supervised_tokens), ALPHA, TARGET_MODULES
     )
     reasons["rank"] = (
         "that of the model it goes on from"
         if init_adapter
-        else f"{num_supervised_bytes} bytes to learn, "
+        else f"{num_supervised_tokens} tokens to learn, "
         f"{architecture.parameters_per_rank} parameters a rank"
     )
     reasons["learning_rate"] = (

@@ -23,7 +23,6 @@ from training.messages import (
     CheckpointSaved,
     Failed,
     Finished,
-    Reading,
     Report,
     Start,
     Started,
@@ -117,8 +116,6 @@ class _Supervision:
             return
         for report in group:
             match report:
-                case Reading():
-                    self._record_reading(report)
                 case Started():
                     self._record_start(report)
                 case CheckpointSaved():
@@ -145,18 +142,6 @@ class _Supervision:
         """The state that a pause leaves is a model to try out, if a step was taken at all."""
         if self._state is not None and self._state_step == finished.step:
             publish.snapshot(self._worker.blobs, self._lease, self._state, finished.step)
-
-    def _record_reading(self, reading: Reading) -> None:
-        percent = 100 * reading.num_bytes // max(reading.total_bytes, 1)
-        name = reading.param.replace("_", " ")
-
-        def write(session: Session) -> None:
-            self._lease.renew(session)
-            key = f"{reading.param}:{percent}"
-            text = f"Reading the {name}: {percent} % of {reading.total_bytes} bytes"
-            events.add(session, reading.job_id, key, text, data={})
-
-        self._lease.write(write)
 
     def _record_start(self, started: Started) -> None:
         self.step = self._state_step = started.step
@@ -227,7 +212,7 @@ def _ending(failed: Failed) -> JobFailed | Setback | UnusableState:
     if failed.code == "invalid_checkpoint":
         return UnusableState(failed.message)
     if failed.is_user_error:
-        return JobFailed(failed.code, failed.message, failed.param, problems=failed.problems)
+        return JobFailed(failed.code, failed.message, failed.param)
     return Setback(failed.message, code=failed.code)
 
 

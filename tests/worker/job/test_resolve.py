@@ -24,7 +24,7 @@ def resolve(num_examples: int = 100, **values: Any) -> config.Resolved:
         **{
             "hyperparameters": {},
             "num_examples": num_examples,
-            "num_supervised_bytes": 1000,
+            "num_supervised_tokens": 250,
             "architecture": Architecture.read(SMOLLM2, "llama"),
             "base_model": "base",
             "base_path": "/bases/base",
@@ -83,7 +83,7 @@ def test_parameters_per_rank_count_both_matrices_of_every_layer() -> None:
     ("tokens", "rank"), [(0, 8), (305_280 * 8, 8), (305_280 * 9, 16), (305_280 * 1000, 64)]
 )
 def test_rank_grows_with_what_there_is_to_learn(tokens: int, rank: int) -> None:
-    assert config.rank(Architecture.read(SMOLLM2, "llama"), tokens * 4) == rank
+    assert config.rank(Architecture.read(SMOLLM2, "llama"), tokens) == rank
 
 
 def test_everything_automatic_has_its_reason() -> None:

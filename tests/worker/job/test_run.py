@@ -239,38 +239,6 @@ def test_bad_file_fails_the_job_and_tells_every_problem(scene: Scene) -> None:
     assert (file.status, file.status_details) == ("error", problems.data["problems"][0])
 
 
-def test_rows_that_the_base_cannot_show_are_told_one_by_one(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failed = {
-        "code": "invalid_file_format",
-        "message": "No calls here. (1 more problem)",
-        "param": "training_file",
-        "is_user_error": True,
-        "problems": ["Example 2: no calls here", "Example 5: no calls here"],
-    }
-    monkeypatch.setenv(FAKE, script(failed=failed))
-    job_id = scene.job()
-    run(scene.worker())
-    job = scene.row(job_id)
-    assert job.status == "failed"
-    assert job.error == {key: failed[key] for key in ("code", "message", "param")}
-    problems, _ = scene.events(job_id)[-2:]
-    assert problems.data == {"problems": failed["problems"]}
-    with scene.sessions() as session:
-        file = files.get(session, scene.project_id, job.training_file)
-    assert file.status == "processed"  # another base may show them
-
-
-def test_reading_a_large_file_is_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(FAKE, script(reading=[10, 10, 60]))
-    job_id = scene.job()
-    run(scene.worker())
-    told = [m for m in scene.messages(job_id) if m.startswith("Reading")]
-    assert told == [f"Reading the training file: {n} % of 100 bytes" for n in (10, 60)]
-    assert scene.row(job_id).status == "succeeded"
-
-
 def test_damaged_training_file_fails_the_job(scene: Scene) -> None:
     job_id = scene.job()
     key = files.blob_key(scene.project_id, scene.row(job_id).training_file)

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from openai.types.chat import ChatCompletionMessage
 
+from dataset.validation import MAX_PROBLEMS, InvalidFile, Role
+from tests.dataset.checker import Checker
 from tests.factories import Json, chat_row, colour_rows, jsonl
-from worker.job.validate import MAX_PROBLEMS, InvalidFile, Role, Statistics, validate
 
 FORMAT_ERROR = (
     "The job failed due to a file format error in the training file. Invalid file format. "
@@ -18,17 +19,6 @@ FORMAT_ERROR = (
 INVALID = "The job failed due to an invalid training file. Invalid file format. "
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 ROLES = "'system', 'user', 'assistant', 'tool', 'function', 'developer'"
-
-
-def check(content: bytes, folder: Path, role: Role = "training") -> Statistics:
-    chunks = (content[i : i + 100] for i in range(0, len(content), 100))
-    return validate(chunks, folder / "local.jsonl", file_id="file-X", role=role)
-
-
-def refusal(content: bytes, folder: Path, role: Role = "training") -> InvalidFile:
-    with pytest.raises(InvalidFile) as caught:
-        check(content, folder, role)
-    return caught.value
 
 
 def with_row(row: Any, number: int = 3) -> bytes:
@@ -49,18 +39,21 @@ def changed(**values: Any) -> Json:
     return {**row, **values}
 
 
-def test_good_file_is_copied_and_counted(tmp_path: Path) -> None:
+def test_good_file_is_counted(checker: Checker) -> None:
     rows = [chat_row("Hello?", "héé") for _ in range(10)]
     content = jsonl(rows)
-    assert check(content, tmp_path) == Statistics(num_examples=10, num_supervised_bytes=10 * 5)
-    assert (tmp_path / "local.jsonl").read_bytes() == content
+    counts = checker.check(content)
+    end_of_turn = 1
+    assert (counts.num_rows, counts.num_examples) == (10, 10)
+    assert counts.num_supervised_tokens == 10 * (5 + end_of_turn)
+    assert counts.sha256 == hashlib.sha256(content).hexdigest()
 
 
-def test_messages_of_weight_0_are_not_learnt(tmp_path: Path) -> None:
+def test_messages_of_weight_0_are_not_learnt(checker: Checker) -> None:
     row = chat_row("Hello?", "four")
     row["messages"] += [{"role": "assistant", "content": "not this", "weight": 0}]
     row["messages"] += [{"role": "assistant", "content": "six666", "weight": 1}]
-    assert check(jsonl([row] * 10), tmp_path).num_supervised_bytes == 10 * 10
+    assert checker.check(jsonl([row] * 10)).num_supervised_tokens == 10 * (10 + 2)
 
 
 @pytest.mark.parametrize(
@@ -83,20 +76,20 @@ def test_messages_of_weight_0_are_not_learnt(tmp_path: Path) -> None:
         },
     ],
 )
-def test_every_kind_of_chat_row_is_accepted(row: Json, tmp_path: Path) -> None:
-    assert check(with_row(row), tmp_path).num_examples == 10
+def test_every_kind_of_chat_row_is_accepted(row: Json, checker: Checker) -> None:
+    assert checker.check(with_row(row)).num_examples == 10
 
 
-def test_completion_rows_are_accepted(tmp_path: Path) -> None:
+def test_completion_rows_are_accepted(checker: Checker) -> None:
     rows = [{"prompt": f"{i} ->", "completion": " yes"} for i in range(10)]
-    assert check(jsonl(rows), tmp_path) == Statistics(10, 40)
+    assert checker.check(jsonl(rows)).num_supervised_tokens == 10 * (len(" yes") + 1)
 
 
 @pytest.mark.parametrize(("count", "role", "least"), [(7, "training", 10), (0, "training", 10)])
 def test_too_few_examples_are_told_by_number(
-    count: int, role: Role, least: int, tmp_path: Path
+    count: int, role: Role, least: int, checker: Checker
 ) -> None:
-    error = refusal(jsonl(colour_rows(count)), tmp_path, role)
+    error = checker.refusal(jsonl(colour_rows(count)), role)
     assert error.code == "invalid_n_examples"
     assert error.message == (
         f"Training file has {count} example(s), but must have at least {least} examples"
@@ -104,15 +97,15 @@ def test_too_few_examples_are_told_by_number(
     assert error.param == "training_file"
 
 
-def test_validation_file_may_be_short_but_not_empty(tmp_path: Path) -> None:
-    assert check(jsonl(colour_rows(1)), tmp_path, "validation").num_examples == 1
-    error = refusal(b"\n", tmp_path, "validation")
+def test_validation_file_may_be_short_but_not_empty(checker: Checker) -> None:
+    assert checker.check(jsonl(colour_rows(1)), "validation").num_examples == 1
+    error = checker.refusal(b"\n", "validation")
     assert error.message.startswith("Validation file has 0 example(s)")
     assert error.param == "validation_file"
 
 
-def test_validation_file_is_named_in_the_texts(tmp_path: Path) -> None:
-    error = refusal(jsonl([changed(messages=5)]), tmp_path, "validation")
+def test_validation_file_is_named_in_the_texts(checker: Checker) -> None:
+    error = checker.refusal(jsonl([changed(messages=5)]), "validation")
     assert error.code == "invalid_validation_file"
     assert error.message.startswith("The job failed due to an invalid validation file. ")
     assert error.param == "validation_file"
@@ -150,8 +143,8 @@ BAD_ROWS: list[tuple[Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("row", "code", "text"), BAD_ROWS)
-def test_bad_row_is_refused(row: Any, code: str, text: str, tmp_path: Path) -> None:
-    error = refusal(with_row(row), tmp_path)
+def test_bad_row_is_refused(row: Any, code: str, text: str, checker: Checker) -> None:
+    error = checker.refusal(with_row(row))
     assert error.code == code
     assert error.message == (FORMAT_ERROR if code == "invalid_file_format" else INVALID) + text
     assert error.param == "training_file"
@@ -237,8 +230,8 @@ BAD_MESSAGES: list[tuple[Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("message", "code", "text"), BAD_MESSAGES)
-def test_bad_message_is_refused(message: Any, code: str, text: str, tmp_path: Path) -> None:
-    error = refusal(with_message(message), tmp_path)
+def test_bad_message_is_refused(message: Any, code: str, text: str, checker: Checker) -> None:
+    error = checker.refusal(with_message(message))
     assert error.code == code
     prefix = FORMAT_ERROR if code == "invalid_file_format" else INVALID
     assert error.message == f"{prefix}Example 3, message 3{text}"
@@ -252,15 +245,15 @@ def test_bad_message_is_refused(message: Any, code: str, text: str, tmp_path: Pa
         ({"prompt": "a", "completion": "b", "c": 1}, 'Example 3 contains an extra "c".'),
     ],
 )
-def test_bad_completion_row_is_refused(row: Json, text: str, tmp_path: Path) -> None:
+def test_bad_completion_row_is_refused(row: Json, text: str, checker: Checker) -> None:
     rows = [{"prompt": "a", "completion": "b"}] * 10
     rows[2] = row
-    error = refusal(jsonl(rows), tmp_path)
+    error = checker.refusal(jsonl(rows))
     assert (error.code, error.message) == ("invalid_file_format", FORMAT_ERROR + text)
 
 
-def test_completion_of_a_wrong_type_is_refused(tmp_path: Path) -> None:
-    error = refusal(jsonl([{"prompt": "a", "completion": 5}] * 10), tmp_path)
+def test_completion_of_a_wrong_type_is_refused(checker: Checker) -> None:
+    error = checker.refusal(jsonl([{"prompt": "a", "completion": 5}] * 10))
     assert error.code == "invalid_training_file"
     assert "Example 1 completion Input should be a valid string" in error.message
 
@@ -282,9 +275,9 @@ def test_completion_of_a_wrong_type_is_refused(tmp_path: Path) -> None:
     ids=lambda value: str(value)[:40],
 )
 def test_file_of_neither_format_is_refused_as_a_whole(
-    tmp_path: Path, row: dict[str, Any], hint: str
+    checker: Checker, row: dict[str, Any], hint: str
 ) -> None:
-    error = refusal(jsonl([row] * 10), tmp_path)
+    error = checker.refusal(jsonl([row] * 10))
     assert error.code == "invalid_training_file"
     refused = (
         "The job failed due to an invalid training file. "
@@ -294,25 +287,25 @@ def test_file_of_neither_format_is_refused_as_a_whole(
     assert bool(hint) == (error.message != refused)
 
 
-def test_messages_of_openai_s_replies_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_messages_of_openai_s_replies_are_taken_as_they_are(checker: Checker) -> None:
     reply = ChatCompletionMessage(role="assistant", content="hi", annotations=[]).model_dump()
     assert {"refusal", "annotations", "audio", "function_call", "tool_calls"} <= reply.keys()
     called = {"role": "tool", "tool_call_id": "call_1", "name": "weather", "content": "sunny"}
     row = {"messages": [{"role": "user", "content": "x"}, called, reply]}
-    statistics = check(jsonl([row] * 10), tmp_path)
+    statistics = checker.check(jsonl([row] * 10))
     assert statistics.num_examples == 10
 
 
-def test_a_refusal_is_learnt_from(tmp_path: Path) -> None:
+def test_a_refusal_is_learnt_from(checker: Checker) -> None:
     answer = {"role": "assistant", "content": None, "refusal": "I will not."}
     row = {"messages": [{"role": "user", "content": "x"}, answer]}
-    statistics = check(jsonl([row] * 10), tmp_path)
-    assert statistics.num_supervised_bytes == 10 * len("I will not.")
+    statistics = checker.check(jsonl([row] * 10))
+    assert statistics.num_supervised_tokens == 10 * (len("I will not.") + 1)
 
 
-def test_preference_file_is_refused_by_its_method(tmp_path: Path) -> None:
+def test_preference_file_is_refused_by_its_method(checker: Checker) -> None:
     row = {"input": {"messages": []}, "preferred_output": [], "non_preferred_output": []}
-    assert refusal(jsonl([row] * 10), tmp_path).message == (
+    assert checker.refusal(jsonl([row] * 10)).message == (
         f"{INVALID}Input file file-X is in the fine-tune-preference format, but the specified "
         "fine-tuning job is not using 'dpo' as the training method (provided method=supervised). "
     )
@@ -334,27 +327,31 @@ def test_preference_file_is_refused_by_its_method(tmp_path: Path) -> None:
     ],
 )
 def test_line_that_is_no_json_is_refused_in_openais_words(
-    line: str, error: str, tmp_path: Path
+    line: str, error: str, checker: Checker
 ) -> None:
     lines = [json.dumps(row) for row in colour_rows(10)]
     lines[2] = line
-    refused = refusal("\n".join(lines).encode(), tmp_path)
+    refused = checker.refusal("\n".join(lines).encode())
     assert refused.code == "invalid_file_format"
     assert refused.message == f"{FORMAT_ERROR}Example 3 cannot be parsed. Error: {error} (line 3)"
 
 
-def test_all_problems_are_collected_and_counted(tmp_path: Path) -> None:
+def test_all_problems_are_collected_and_counted(checker: Checker) -> None:
     rows: list[Any] = colour_rows(20)
     rows[3] = changed(extra=1)
     rows[9] = {}
     lines = jsonl(rows).splitlines()
     lines[14] = b"nonsense"
-    error = refusal(b"\n".join(lines), tmp_path)
+    error = checker.refusal(b"\n".join(lines))
     assert error.message == f'{FORMAT_ERROR}Example 4 contains an extra "extra". (2 more problems)'
-    assert [text.split("Example ")[1][:2] for text in error.problems] == ["4 ", "10", "15"]
+    assert [problem.text.split("Example ")[1][:2] for problem in error.problems] == [
+        "4 ",
+        "10",
+        "15",
+    ]
 
 
-def test_search_ends_after_fifty_problems(tmp_path: Path) -> None:
+def test_search_ends_after_fifty_problems(checker: Checker) -> None:
     num_read = 0
 
     def chunks() -> Iterator[bytes]:
@@ -364,7 +361,7 @@ def test_search_ends_after_fifty_problems(tmp_path: Path) -> None:
             yield b"nonsense\n"
 
     with pytest.raises(InvalidFile) as caught:
-        validate(chunks(), tmp_path / "local", file_id="file-X", role="training")
+        checker.check_chunks(chunks())
     assert len(caught.value.problems) == MAX_PROBLEMS
     assert caught.value.message.endswith("(at least 49 more problems)")
     assert num_read == MAX_PROBLEMS

@@ -1,0 +1,145 @@
+"""Can a base be trained on this file? One pass checks each row and tokenises it.
+
+The worker makes it before it decides anything about a job, and the trainer reads what it wrote: so what is
+accepted here can be trained on, and what is counted here is what is trained on. The lines are read by
+`foundation.jsonl`, as they are when a file is uploaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from foundation.jsonl import BadLine, LineReader
+from text.chat_template import ChatTemplate
+
+from . import rows
+from .rows import Format, Problem, Row
+from .tokenized import Statistics, Tally, tokenize
+
+Role = Literal["training", "validation"]
+
+MIN_EXAMPLES = {"training": 10, "validation": 1}
+MAX_PROBLEMS = 50
+"""Where the search for more ends; one bad line is often the first of as many as there are lines."""
+
+_CAUSES = {
+    "invalid_file_format": "The job failed due to a file format error in the {role} file.",
+    "invalid_training_file": "The job failed due to an invalid {role} file.",
+}
+
+
+class InvalidFile(Exception):
+    """The file cannot be trained on, in the words and codes of OpenAI's job errors."""
+
+    def __init__(
+        self, code: str, message: str, role: Role, problems: Iterable[Problem] = ()
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = f"{role}_file"
+        self.problems = list(problems)
+        """All that is wrong with its rows, as far as it was searched for."""
+
+
+def validate(
+    chunks: Iterable[bytes],
+    folder: Path,
+    template: ChatTemplate,
+    *,
+    max_seq_len: int,
+    role: Role,
+    file_id: str,
+) -> Statistics:
+    """Check every row of the file that `chunks` make, and tokenise it into the new `folder`.
+
+    Chunks of a moderate size let their maker tell how far the reading is, or end it by raising. Raises
+    InvalidFile, and OSError when the disk is full.
+    """
+    digest = hashlib.sha256()
+    reader = LineReader()
+    with Tally(folder, template, max_seq_len) as tally:
+        checker = _Checker(tally, template, file_id)
+        for chunk in chunks:
+            digest.update(chunk)
+            checker.check(reader, reader.feed(chunk))
+            if checker.is_hopeless:
+                break
+        else:
+            checker.check(reader, reader.close())
+        if checker.problems:
+            raise _refusal(checker.problems, role)
+        _check_enough(tally, role)
+        return tally.finish(digest.hexdigest())
+
+
+class _Checker:
+    """Passes the good rows on and collects what is wrong with the others."""
+
+    def __init__(self, tally: Tally, template: ChatTemplate, file_id: str) -> None:
+        self._tally = tally
+        self.problems: list[Problem] = []
+        self.is_hopeless = False
+        """There is no point in looking further."""
+        self._template = template
+        self._file_id = file_id
+        self._format: Format | None = None
+
+    def check(self, reader: LineReader, lines: Iterator[tuple[int, Row]]) -> None:
+        while not self.is_hopeless:
+            try:
+                for number, row in lines:
+                    self._check_row(number, row)
+                    if self.is_hopeless:
+                        break
+                return
+            except BadLine as error:
+                self._add(Problem("invalid_file_format", str(error)))
+                # The reader stands behind the bad line now.
+                lines = reader.feed(b"")
+
+    def _check_row(self, number: int, row: Row) -> None:
+        if self._format is None:
+            found = rows.format_of(row, self._file_id)
+            if isinstance(found, Problem):
+                self._add(found)
+                self.is_hopeless = True
+                return
+            self._format = found
+        problem = rows.problem_of(row, number, self._format)
+        tokenized = problem or tokenize(row, number, self._format, self._template)
+        if isinstance(tokenized, Problem):
+            self._add(tokenized)
+        elif not self.problems:
+            self._tally.add(number, tokenized)
+
+    def _add(self, problem: Problem) -> None:
+        self.problems.append(problem)
+        self.is_hopeless = len(self.problems) >= MAX_PROBLEMS
+
+
+def _check_enough(tally: Tally, role: Role) -> None:
+    num_rows, least = tally.num_rows, MIN_EXAMPLES[role]
+    if num_rows < least:
+        raise InvalidFile(
+            "invalid_n_examples",
+            f"{role.capitalize()} file has {num_rows} example(s), but must have at "
+            f"least {least} examples",
+            role,
+        )
+    if not tally.num_examples:
+        text = "No example has a token to learn from."
+        raise _refusal([Problem("invalid_training_file", text, is_the_bases=True)], role)
+
+
+def _refusal(problems: list[Problem], role: Role) -> InvalidFile:
+    """The first problem, and how many there are besides."""
+    first, others = problems[0], len(problems) - 1
+    message = f"{_CAUSES[first.code].format(role=role)} {first.text}"
+    if others:
+        at_least = "at least " if len(problems) >= MAX_PROBLEMS else ""
+        message += f" ({at_least}{others} more {'problem' if others == 1 else 'problems'})"
+    return InvalidFile(first.code.replace("training", role), message, role, problems)
