@@ -230,9 +230,8 @@ async def _load_cold(served: ServedBase, ref: AdapterRef) -> dict[str, float]:
     arrivals_s: list[float] = []
 
     async def listen() -> None:
-        async for delta in served.engine.generate(request):
+        async for _ in served.thread.generate([request]):
             arrivals_s.append(time.perf_counter())
-            del delta
 
     async def first_token(seed: int) -> float:
         started_s = time.perf_counter()
@@ -258,7 +257,7 @@ async def _load_cold(served: ServedBase, ref: AdapterRef) -> dict[str, float]:
 
 
 async def _finish(served: ServedBase, request: Generate) -> None:
-    async for _ in served.engine.generate(request):
+    async for _ in served.thread.generate([request]):
         pass
 
 

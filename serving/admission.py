@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
-from foundation.errors import InvalidRequest
-from serving.engine.failures import Overloaded
-from serving.engine.schedule import Limits
+from foundation.errors import InvalidRequest, LuthierError
+
+
+class Overloaded(LuthierError):
+    """More sequences are waiting than are taken."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=429, type="requests", code="rate_limit_exceeded")
+
+
+@dataclass(frozen=True)
+class Quotas:
+    max_open: int = 4096
+    """Sequences of all projects. Beyond it only projects below an equal share get in."""
+    max_open_per_project: int = 1024
+    """Sequences of one project; what comes on top is refused."""
 
 
 class Admission:
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, quotas: Quotas) -> None:
+        self._quotas = quotas
         self._num_open: Counter[str] = Counter()
 
     def enter(self, project: str) -> None:
@@ -28,7 +42,7 @@ class Admission:
         Nobody below an equal share of the whole is refused for what others do. Raises `InvalidRequest`
         for more than one request may ask for, and `Overloaded`.
         """
-        most, num_open = self._limits.max_open_per_project, self._num_open[project]
+        most, num_open = self._quotas.max_open_per_project, self._num_open[project]
         if num_more > most:
             raise InvalidRequest(
                 f"This request asks for {num_more} completions (prompts times choices). At most {most} "
@@ -41,7 +55,7 @@ class Admission:
                 f"{num_open} completions of this project are waiting or being computed, and {num_more} "
                 f"more would be above the limit of {most}. Please try again later."
             )
-        is_full = self._num_open.total() + num_more > self._limits.max_open
+        is_full = self._num_open.total() + num_more > self._quotas.max_open
         num_projects = len(self._num_open.keys() | {project})
-        if is_full and num_open + num_more > self._limits.max_open // num_projects:
+        if is_full and num_open + num_more > self._quotas.max_open // num_projects:
             raise Overloaded("Too many requests are waiting. Please try again later.")

@@ -18,8 +18,8 @@ from foundation.errors import Unauthenticated, Unavailable
 from serving.chat.completions import ChatCompletion
 from serving.chat.request import ChatCompletionRequest
 from serving.completions.completions import Completion
+from serving.completions.first_tokens import first_tokens
 from serving.completions.request import CompletionRequest, Prompt, encode_prompt
-from serving.engine import scoring
 from serving.engine.sampling import TokenLogprob
 from serving.engine.sequence import Generate
 from serving.engine.slots.lora import Adapter
@@ -51,7 +51,7 @@ class State:
 
     @property
     def is_ready(self) -> bool:
-        return self.served is not None and self.served.engine.is_alive
+        return self.served is not None and self.served.thread.is_alive
 
 
 def create_app(
@@ -100,7 +100,7 @@ async def _keep(
         state.served = await load()
         forgetting = asyncio.create_task(state.served.forget_deleted())
         try:
-            while state.served.engine.is_alive:
+            while state.served.thread.is_alive:
                 await asyncio.sleep(POLL_INTERVAL_S)
         finally:
             forgetting.cancel()
@@ -187,7 +187,7 @@ async def create_chat_completion(
     headers: Headers,
 ) -> Response:
     body.check_supported()
-    served.engine.check_room(headers.cache_salt, body.n or 1)
+    served.thread.check_room(headers.cache_salt, body.n or 1)
     prompt = await _state(request).texts.run(
         headers.cache_salt,
         lambda: body.prompt(served.template, max_seq_len=served.engine.max_seq_len),
@@ -228,7 +228,7 @@ async def create_completion(
 ) -> Response:
     body.check_supported()
     given = body.given_prompts
-    served.engine.check_room(headers.cache_salt, len(given) * body.num_candidates)
+    served.thread.check_room(headers.cache_salt, len(given) * body.num_candidates)
     # Many short prompts are as much work as a long one, and each of them is a turn of its own.
     size_bytes = sum(map(len, given))
     encode = partial(_encode, request, served, headers.cache_salt, size_bytes=size_bytes)
@@ -240,7 +240,7 @@ async def create_completion(
         num_logprobs=body.num_logprobs,
     )
     # Before the rest is let in: what was let in must begin, and count, at once.
-    first_tokens = await _first_tokens(served, body, prompts, adapter, headers.cache_salt)
+    of_first_tokens = await _first_tokens(served, body, prompts, adapter, headers.cache_salt)
     deltas = served.generate(
         [
             Generate(
@@ -256,7 +256,7 @@ async def create_completion(
             for sampling in params
         ]
     )
-    completion = Completion(body, prompts, served.vocabulary, first_tokens)
+    completion = Completion(body, prompts, served.vocabulary, of_first_tokens)
     if body.stream:
         return EventStream(completion.stream(deltas))
     return _json(await while_connected(request.receive, completion.collect(deltas)))
@@ -282,8 +282,8 @@ async def _first_tokens(
 ) -> Mapping[int, TokenLogprob]:
     if body.num_prompt_logprobs is None:
         return {}
-    return await scoring.first_tokens(
-        served.engine,
+    return await first_tokens(
+        served.thread,
         [prompt.token_ids[0] for prompt in prompts if prompt.token_ids],
         start_id=served.tokenizer.start_id,
         num_top=body.num_prompt_logprobs,

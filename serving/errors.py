@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from foundation.errors import InvalidRequest, LuthierError, NotFound
 from foundation.invalid_parameters import explain
 
+from .engine.failures import EngineError
+from .engine_errors import in_openais_words
 from .events import ClientGone
 
 # What clients wait before they try again where we know no better.
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 
 def install(app: FastAPI) -> None:
     app.add_exception_handler(LuthierError, _on_luthier_error)
+    app.add_exception_handler(EngineError, _on_engine_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ClientGone, _on_client_gone)
@@ -40,6 +43,11 @@ async def _on_luthier_error(_: Request, error: Exception) -> Response:
     if error.status >= 500:
         log.error("a request failed: %s", error, exc_info=error.__cause__)
     return reply(error)
+
+
+async def _on_engine_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, EngineError)
+    return await _on_luthier_error(request, in_openais_words(error))
 
 
 async def _on_invalid(_: Request, error: Exception) -> Response:

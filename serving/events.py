@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -13,6 +13,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from foundation.errors import LuthierError
+
+from .engine.failures import EngineError
+from .engine_errors import in_openais_words
 
 T = TypeVar("T")
 
@@ -75,6 +78,8 @@ class EventStream(Response):
                 await _send_event(send, b"[DONE]")
             except LuthierError as error:
                 await _send_event(send, orjson.dumps(error.body()))
+            except EngineError as error:
+                await _send_event(send, orjson.dumps(in_openais_words(error).body()))
             except Exception:
                 log.exception("a stream failed")
                 failure = LuthierError("The server had an error while processing your request.")
@@ -85,35 +90,3 @@ class EventStream(Response):
 async def _send_event(send: Send, data: bytes) -> None:
     body = b"data: " + data + b"\n\n"
     await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-async def interleave(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int, T]]:
-    """The items of several streams as they come, each with the index of its stream.
-
-    Closing it, or an error in one stream, closes all.
-    """
-    queue: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue()
-
-    async def pump(index: int, stream: AsyncIterator[T]) -> None:
-        try:
-            async for item in stream:
-                queue.put_nowait((index, item))
-            queue.put_nowait(None)
-        except Exception as error:
-            queue.put_nowait(error)
-
-    tasks = [asyncio.create_task(pump(i, stream)) for i, stream in enumerate(streams)]
-    try:
-        num_open = len(tasks)
-        while num_open:
-            item = await queue.get()
-            if item is None:
-                num_open -= 1
-            elif isinstance(item, Exception):
-                raise item
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

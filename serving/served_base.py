@@ -1,4 +1,4 @@
-"""One base model being served: its tokenizer and template, its engine, its adapters on their way in."""
+"""One base model being served: its tokenizer and template, its engine and the thread that drives it, its adapters on their way in."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from modeling.base import choose_device, choose_precision, load_base
 from modeling.importer import ensure_imported
 from serving.engine import attention
 from serving.engine.engine import Engine
+from serving.engine.failures import EngineError
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import Delta, Generate
 from serving.engine.slots.lora import Adapter
@@ -28,8 +29,8 @@ from storage.models.base_models import BaseModel
 from text.chat_template import ChatTemplate
 from text.tokenizer import Tokenizer
 
-from . import events
 from .adapters import AdapterCache, AdapterRef, is_adapter_id
+from .engine_thread import EngineThread
 from .metrics import ServingMetrics
 from .settings import ServingSettings
 
@@ -47,6 +48,7 @@ class ServedBase:
     template: ChatTemplate
     vocabulary: Vocabulary
     engine: Engine
+    thread: EngineThread
     adapters: AdapterCache
     metrics: ServingMetrics
 
@@ -54,7 +56,8 @@ class ServedBase:
         """Generate a token, so that the first user does not pay for what happens only once."""
         prompt = self.tokenizer.encode_prompt("warm up")
         greedy = SamplingParams(temperature=0.0)
-        async for _ in self.engine.generate(Generate(prompt=prompt, max_tokens=1, sampling=greedy)):
+        request = Generate(prompt=prompt, max_tokens=1, sampling=greedy)
+        async for _ in self.thread.generate([request]):
             pass
 
     async def find_adapter(
@@ -78,7 +81,7 @@ class ServedBase:
     async def unload(self, adapter_id: str) -> bool:
         """Forget an adapter everywhere. False if requests in progress keep it in its slot."""
         self.adapters.forget(adapter_id)
-        return await self.engine.unload(adapter_id)
+        return await self.thread.unload(adapter_id)
 
     async def forget_deleted(self) -> None:
         """Every few minutes, until cancelled: unload what was deleted while nobody could say so."""
@@ -87,25 +90,24 @@ class ServedBase:
                 for adapter_id in await self.adapters.deleted_ids():
                     log.info("%s was deleted", adapter_id)
                     await self.unload(adapter_id)
-            except LuthierError as error:
+            except (LuthierError, EngineError) as error:
                 log.warning("cannot look for deleted adapters: %s", error)
             await asyncio.sleep(FORGET_INTERVAL_S)
 
     def generate(self, requests: Sequence[Generate]) -> AsyncGenerator[tuple[int, Delta]]:
         """The deltas of several choices as they come, each with the index of its choice.
 
-        Raises at once, not on the first delta, what `Engine.check_room` and `Engine.check` raise.
+        Raises at once, not on the first delta, what `EngineThread.check_room` and `Engine.prepare` raise.
         """
-        self.engine.check_room(requests[0].cache_salt, len(requests))
-        for request in requests:
-            self.engine.check(request)
-        return self._generate(requests)
+        self.thread.check_room(requests[0].cache_salt, len(requests))
+        return self._measured(self.thread.generate(requests))
 
-    async def _generate(self, requests: Sequence[Generate]) -> AsyncGenerator[tuple[int, Delta]]:
+    async def _measured(
+        self, deltas: AsyncGenerator[tuple[int, Delta]]
+    ) -> AsyncGenerator[tuple[int, Delta]]:
         started_s = time.perf_counter()
         is_first = True
-        streams = [self.engine.generate(request) for request in requests]
-        async with aclosing(events.interleave(streams)) as deltas:
+        async with aclosing(deltas):
             async for index, delta in deltas:
                 if is_first:
                     self.metrics.first_token_s.observe(time.perf_counter() - started_s)
@@ -115,7 +117,7 @@ class ServedBase:
                 yield index, delta
 
     async def close(self) -> None:
-        await self.engine.close()
+        await self.thread.close()
         self.adapters.close()
 
 
@@ -156,6 +158,7 @@ async def load(
         template=template,
         vocabulary=Vocabulary.load(path),
         engine=engine,
+        thread=EngineThread(engine, settings.quotas),
         adapters=AdapterCache(
             blobs,
             cache_dir,
@@ -165,7 +168,7 @@ async def load(
         ),
         metrics=ServingMetrics(engine),
     )
-    engine.start()
+    served.thread.start()
     await served.warm_up()
     log.info("%s is ready after %.1f s", base.id, time.perf_counter() - started_s)
     return served

@@ -10,6 +10,8 @@ from typing import Literal, cast
 from foundation.settings import BadSetting
 from serving.engine.schedule import Limits
 
+from .admission import Quotas
+
 GIB = 1 << 30
 MAX_DEFAULT_KV_BYTES = 2 * GIB
 
@@ -67,8 +69,11 @@ class ServingSettings:
             max_running=self.max_running,
             step_tokens=max(self.step_tokens, self.max_running),
             shared_tokens=self.shared_tokens,
-            max_open_per_project=self.max_open_per_project,
         )
+
+    @property
+    def quotas(self) -> Quotas:
+        return Quotas(max_open_per_project=self.max_open_per_project)
 
     def kv_bytes_or_default(self) -> int:
         if self.kv_bytes:

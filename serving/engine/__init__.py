@@ -1,4 +1,14 @@
 """The engine: sequences of token ids in, generated tokens out, whoever asks.
 
-Knows no HTTP and no storage. Begin with `engine`; `schedule` decides who computes what in a step.
+A library: no HTTP, no storage, no words of OpenAI's, no thread and no event loop. `engine.Engine` is its face:
+
+    engine = Engine(model, tokenizer, num_slots=1, kv_bytes=1 << 26, max_seq_len=2048)
+    for delta in engine.generate(Generate(prompt=tokenizer.encode_prompt("Hello"), max_tokens=16)):
+        ...
+
+Who has many sequences prepares and submits each, and calls `step` until the engine `is_idle`; that is what
+`serving.engine_thread` does for the server. Where a sequence cannot be computed, `failures` says why.
+
+`schedule` decides who computes what in a step, `sequence` is one choice on its way, `kv` holds keys and values,
+`slots` the adapters; `sampling` and `text` make tokens and text of what the model says.
 """

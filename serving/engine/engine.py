@@ -1,17 +1,15 @@
-"""The engine: one thread that runs the model step by step, and the bridge to asyncio.
+"""The engine: sequences of token ids in, generated tokens out, one step of the model after the other.
 
-Requests come in through `Engine.generate`, a plain async iterator; closing it cancels the request. The
-thread sends what a step produced to the event loop in one call.
+It computes when it is told to and waits for nobody: whoever drives it submits sequences and calls `step`
+for as long as there is something to do. What a step produced is delivered before it returns.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -19,8 +17,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from foundation.errors import InvalidRequest, LuthierError
-from serving.admission import Admission
 from serving.engine.kv.cache import KvCache
 from serving.engine.kv.pool import KvPool
 from serving.engine.slots.lora import AdapterSlots
@@ -28,16 +24,21 @@ from serving.engine.slots.slot_linear import Run
 from text.tokenizer import Tokenizer
 
 from .attention import AttentionStep, max_attended_tokens
-from .failures import ContextLengthExceeded, EngineStopped, NotFinite
+from .failures import (
+    ContextLengthExceeded,
+    EngineError,
+    InvalidPrompt,
+    NotFinite,
+    SequenceFailed,
+)
 from .sampling import TokenLogprob, are_finite, sample, token_logprobs
 from .schedule import Limits, Scheduler, Work
-from .sequence import Delta, Generate, Sequence, Usage
+from .sequence import Delta, Generate, News, Sequence
 
 log = logging.getLogger(__name__)
 
 # Steps one after the other in which everything fails: the model itself, not one request, must be broken.
 MAX_FAILURES = 5
-_FAILED = "The inference engine failed at this request. Please try again."
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,10 @@ class EngineStats:
 
 
 class Engine:
-    """Generates for one base model and any number of its adapters."""
+    """Generates for one base model and any number of its adapters.
+
+    One thread at a time drives it; `prepare` and `stats` may be called on any.
+    """
 
     def __init__(
         self,
@@ -76,109 +80,76 @@ class Engine:
         )
         self._slots = AdapterSlots(model, num_slots)
         self._cache = KvCache(self._pool)
-        limits = limits or Limits()
-        self._admission = Admission(limits)
-        self._scheduler = Scheduler(self._cache, self._slots, limits, max_seq_len=self.max_seq_len)
+        self._scheduler = Scheduler(
+            self._cache, self._slots, limits or Limits(), max_seq_len=self.max_seq_len
+        )
         self.vocab_size: int = model.config.vocab_size
-        self._inbox: deque[Callable[[], None]] = deque()
-        self._has_news = threading.Condition()
-        self._is_closing = False
-        self._has_stopped = False
-        self._failure: Exception | None = None
-        self._outbox: list[tuple[asyncio.Queue[Delta | Exception], Delta | Exception]] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._num_steps = 0
         self._num_failures = 0
         self._num_computed_tokens = 0
 
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive() and not self._is_closing and not self._has_stopped
+    def generate(self, request: Generate) -> Iterator[Delta]:
+        """The choice's deltas, computed while they are asked for; the last one has a `finish_reason`.
 
-    def start(self) -> None:
-        """Start the thread; deltas are delivered on the running event loop."""
-        self._loop = asyncio.get_running_loop()
-        self._thread.start()
-
-    async def close(self) -> None:
-        """Stop after the step in progress; requests still open fail with `EngineStopped`."""
-        self._is_closing = True
-        self._post(lambda: None, even_if_stopped=True)
-        if self._thread.ident is not None:
-            await asyncio.to_thread(self._thread.join)
-
-    def check_room(self, project: str, num_sequences: int) -> None:
-        """Whether so many more sequences of the project can be taken.
-
-        Raises `InvalidRequest` for more than one request may ask for, `Overloaded` and `EngineStopped`.
+        What else was submitted is computed beside it. Raises an `EngineError` where there is no such end.
         """
-        if self._has_stopped or self._is_closing:
-            raise self._stopped()
-        self._admission.check(project, num_sequences)
+        news: deque[News] = deque()
+        sequence = self.prepare(request, news.append)
+        self.submit(sequence)
+        try:
+            while True:
+                while not news:
+                    self.step()
+                one = news.popleft()
+                if isinstance(one, EngineError):
+                    raise one
+                yield one
+                if one.finish_reason is not None:
+                    return
+        finally:
+            self.cancel(sequence)
 
-    def check(self, request: Generate) -> int:
-        """How many tokens the request may generate.
+    def prepare(self, request: Generate, deliver: Callable[[News], None]) -> Sequence:
+        """The request as a sequence to be submitted. `deliver` is called for each piece of news while a step
+        is computed; the last piece is a delta with a `finish_reason`, or an error.
 
-        Raises `InvalidRequest` or `ContextLengthExceeded` for a request that cannot be taken.
+        Raises `InvalidPrompt` or `ContextLengthExceeded` for a request that cannot be taken.
         """
         prompt = request.prompt
         if not prompt or min(prompt) < 0 or max(prompt) >= self.vocab_size:
-            raise InvalidRequest(
-                f"Invalid 'prompt': token ids must lie between 0 and {self.vocab_size - 1}, "
-                "and there must be at least one.",
-                param="prompt",
-            )
+            raise InvalidPrompt(self.vocab_size)
         num_left = self.max_seq_len - len(prompt)
         max_tokens = num_left if request.max_tokens is None else request.max_tokens
         if max_tokens > num_left or num_left <= 0:
             raise ContextLengthExceeded(len(prompt), request.max_tokens, self.max_seq_len)
-        return max_tokens
+        return Sequence(request, max_tokens, self._tokenizer, deliver)
 
-    async def generate(self, request: Generate) -> AsyncIterator[Delta]:
-        """The choice's deltas as they come; the last one has a `finish_reason`.
+    def submit(self, sequence: Sequence) -> None:
+        """Have the coming steps compute a prepared sequence."""
+        if sequence.max_tokens or sequence.is_scoring:
+            self._scheduler.add(sequence)
+        else:
+            sequence.accept_prompt()
 
-        The caller has asked `check_room` once for all choices of the request: asked again for each, it could
-        refuse a request in the middle of its reply.
+    def cancel(self, sequence: Sequence) -> None:
+        """Compute no more of a sequence; harmless if it is done."""
+        self._scheduler.remove(sequence)
 
-        Raises what `check` raises, `NotFinite`, and `EngineStopped` if the engine ends before the choice does.
-        """
-        project = request.cache_salt
-        max_tokens = self.check(request)
-        if max_tokens == 0 and request.num_prompt_logprobs is None:
-            yield Delta(finish_reason="length", usage=Usage(len(request.prompt), 0, 0))
-            return
-        queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
-        sequence = Sequence(
-            request, max_tokens, self._tokenizer, lambda news: self._outbox.append((queue, news))
-        )
-        self._post(lambda: self._scheduler.add(sequence))
-        self._admission.enter(project)
-        try:
-            while True:
-                news = await queue.get()
-                if isinstance(news, Exception):
-                    raise news
-                yield news
-                if news.finish_reason is not None:
-                    return
-        finally:
-            self._admission.leave(project)
-            # Harmless if the sequence is done.
-            self._post(lambda: self._scheduler.remove(sequence), even_if_stopped=True)
+    @property
+    def is_idle(self) -> bool:
+        """Nothing that was submitted is left to compute."""
+        return not self._scheduler.has_sequences
 
-    async def unload(self, adapter_id: str) -> bool:
-        """Forget an adapter's slot and prefixes. False if requests still use it."""
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    def fail_all(self, error: EngineError) -> None:
+        """Deliver `error` to all sequences, because no more steps will come."""
+        for sequence in self._scheduler.all_sequences():
+            sequence.deliver(error)
 
-        def forget() -> None:
-            self._cache.forget(adapter_id)
-            result = self._slots.unload(adapter_id)
-            assert self._loop is not None
-            self._loop.call_soon_threadsafe(done.set_result, result)
-
-        self._post(forget)
-        return await done
+    @torch.inference_mode()
+    def unload(self, adapter_id: str) -> bool:
+        """Forget an adapter's slot and prefixes. False if sequences still use it."""
+        self._cache.forget(adapter_id)
+        return self._slots.unload(adapter_id)
 
     def stats(self) -> EngineStats:
         return EngineStats(
@@ -191,45 +162,15 @@ class Engine:
             loaded_adapter_ids=tuple(self._slots.loaded_ids),
         )
 
-    def _post(self, command: Callable[[], None], *, even_if_stopped: bool = False) -> None:
-        """Have the thread run `command` between two steps."""
-        with self._has_news:
-            if not self._has_stopped:
-                self._inbox.append(command)
-                self._has_news.notify()
-            elif not even_if_stopped:
-                raise self._stopped()
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Compute one step. If it fails, each of its sequences is tried alone, so that one cannot harm another.
 
-    # What follows runs on the engine's thread.
-
-    def _run(self) -> None:
-        try:
-            with torch.inference_mode():
-                while self._take_commands():
-                    self._try_step()
-                    self._flush()
-        except Exception as error:
-            log.exception("the engine failed; all its requests fail with it")
-            self._failure = error
-        finally:
-            self._fail_all()
-
-    def _take_commands(self) -> bool:
-        """Run what was posted; sleep while there is nothing to do. False once closed."""
-        with self._has_news:
-            while not self._inbox and not self._scheduler.all_sequences():
-                self._has_news.wait()
-            commands = list(self._inbox)
-            self._inbox.clear()
-        for command in commands:
-            command()
-        return not self._is_closing
-
-    def _try_step(self) -> None:
-        """One step. If it fails, each of its sequences is tried alone, so that one cannot harm another."""
+        Raises `RuntimeError` when everything fails, step after step.
+        """
         work = self._scheduler.plan()
         for sequence in self._scheduler.unstartable:
-            sequence.deliver(LuthierError(_FAILED))
+            sequence.deliver(SequenceFailed())
         self._scheduler.unstartable.clear()
         if not work:
             return
@@ -257,11 +198,11 @@ class Engine:
             self._step([item])
         except Exception:
             log.exception("a sequence failed")
-            self._fail(item.sequence, LuthierError(_FAILED))
+            self._fail(item.sequence, SequenceFailed())
             return False
         return True
 
-    def _fail(self, sequence: Sequence, error: LuthierError) -> None:
+    def _fail(self, sequence: Sequence, error: EngineError) -> None:
         """End a sequence whose computation went wrong; nothing of what it computed is used again."""
         if sequence.row is not None:
             sequence.deliver(error)
@@ -302,7 +243,7 @@ class Engine:
             self._score(item, logits)
         except Exception:
             log.exception("a sequence could not be scored")
-            self._fail(item.sequence, LuthierError(_FAILED))
+            self._fail(item.sequence, SequenceFailed())
             return False
         return True
 
@@ -312,7 +253,7 @@ class Engine:
         except Exception:
             # A token that cannot be turned into text is this request's trouble alone.
             log.exception("a sequence failed")
-            self._fail(sequence, LuthierError(_FAILED))
+            self._fail(sequence, SequenceFailed())
             return
         if is_done:
             self._scheduler.remove(sequence)
@@ -360,37 +301,6 @@ class Engine:
             self._scheduler.remove(sequence)
             return False
         return True
-
-    def _flush(self) -> None:
-        """Deliver what the step produced, in one call into the event loop."""
-        if not self._outbox:
-            return
-        outbox, self._outbox = self._outbox, []
-
-        def deliver() -> None:
-            for queue, news in outbox:
-                queue.put_nowait(news)
-
-        assert self._loop is not None
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(deliver)
-
-    def _fail_all(self) -> None:
-        with self._has_news:
-            self._has_stopped = True
-            # Requests that were posted while the last step ran.
-            commands = list(self._inbox)
-            self._inbox.clear()
-        for command in commands:
-            command()
-        for sequence in self._scheduler.all_sequences():
-            sequence.deliver(self._stopped())
-        self._flush()
-
-    def _stopped(self) -> EngineStopped:
-        if self._failure is None:
-            return EngineStopped("The inference engine is shutting down.")
-        return EngineStopped("The inference engine failed and is being restarted.", status=500)
 
 
 def _num_logits(item: Work) -> int:

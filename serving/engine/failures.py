@@ -1,45 +1,46 @@
-"""Why the engine does not compute something, in the words that users read."""
+"""Why the engine does not compute something. `serving.engine_errors` has OpenAI's words for each."""
 
 from __future__ import annotations
 
-from foundation.errors import InvalidRequest, LuthierError, Unavailable
+
+class EngineError(Exception):
+    """A sequence that is not taken, or that ends before it is done."""
 
 
-class ContextLengthExceeded(InvalidRequest):
+class InvalidPrompt(EngineError):
+    """The prompt has no tokens, or some that the model does not have."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__(
+            f"a prompt has one token at least, and its token ids lie between 0 and {vocab_size - 1}"
+        )
+        self.vocab_size = vocab_size
+
+
+class ContextLengthExceeded(EngineError):
     """Prompt and reply do not fit the model's context."""
 
     def __init__(self, num_prompt_tokens: int, max_tokens: int | None, max_seq_len: int) -> None:
-        wanted = (
-            f"{num_prompt_tokens} in the messages, {max_tokens} in the completion"
-            if max_tokens is not None
-            else f"{num_prompt_tokens} in the messages"
-        )
         super().__init__(
-            f"This model's maximum context length is {max_seq_len} tokens. However, you requested "
-            f"{num_prompt_tokens + (max_tokens or 0)} tokens ({wanted}). "
-            "Please reduce the length of the messages or completion.",
-            param="messages",
-            code="context_length_exceeded",
+            f"{num_prompt_tokens} tokens of prompt and {max_tokens or 0} of reply do not fit a "
+            f"context of {max_seq_len}"
         )
+        self.num_prompt_tokens = num_prompt_tokens
+        self.max_tokens = max_tokens
+        self.max_seq_len = max_seq_len
 
 
-class NotFinite(LuthierError):
+class NotFinite(EngineError):
     """The model's weights are so large that its output is no longer made of numbers."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "The model's output is not finite: its weights are too large to compute with. If it is a "
-            "fine-tuned model, train it again with a lower learning rate multiplier.",
-            code="model_output_not_finite",
-        )
+
+class SequenceFailed(EngineError):
+    """Something broke while the sequence was computed; what, the log says."""
 
 
-class EngineStopped(Unavailable):
-    """The engine's thread has ended, by an error or because it was closed."""
+class EngineStopped(EngineError):
+    """Nobody drives the engine any more: it was closed, or everything failed in it."""
 
-
-class Overloaded(LuthierError):
-    """More requests are waiting than the engine takes."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=429, type="requests", code="rate_limit_exceeded")
+    def __init__(self, *, has_failed: bool) -> None:
+        super().__init__("the engine failed" if has_failed else "the engine was closed")
+        self.has_failed = has_failed

@@ -53,10 +53,6 @@ class Limits:
     """So long a step of prompts should take at most where several projects come."""
     drain_after_s: float = 2.0
     """Once a sequence has waited this long for a slot, nobody who needs one is admitted before it."""
-    max_open: int = 4096
-    """Sequences of all projects, running and waiting. Beyond it only projects below an equal share get in."""
-    max_open_per_project: int = 1024
-    """Sequences of one project; what comes on top is refused."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_running <= self.step_tokens:
@@ -103,6 +99,10 @@ class Scheduler:
     def num_waiting(self) -> int:
         # A copy first: other threads ask, too.
         return sum(map(len, list(self._waiting.values())))
+
+    @property
+    def has_sequences(self) -> bool:
+        return bool(self.running or self._waiting)
 
     def all_sequences(self) -> list[Sequence]:
         return [*self.running, *(s for queue in self._waiting.values() for s in queue)]

@@ -11,6 +11,7 @@ from serving.engine.kv.cache import CacheKey, Row
 from serving.engine.slots.lora import Adapter
 from text.tokenizer import Tokenizer
 
+from .failures import EngineError
 from .sampling import Draw, SamplingParams, TokenLogprob
 from .text import GeneratedToken, Piece, TextStream
 
@@ -55,15 +56,18 @@ class Delta:
     usage: Usage | None = None
 
 
+News = Delta | EngineError
+
+
 class Sequence:
-    """A choice in the engine. Used by the engine's thread alone."""
+    """A choice in the engine. Once submitted, it is used by who drives the engine alone."""
 
     def __init__(
         self,
         request: Generate,
         max_tokens: int,
         tokenizer: Tokenizer,
-        deliver: Callable[[Delta | Exception], None],
+        deliver: Callable[[News], None],
     ) -> None:
         self.request = request
         self.max_tokens = max_tokens

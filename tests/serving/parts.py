@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import io
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,12 +20,15 @@ from modeling.artifacts import lora
 from modeling.artifacts.lora import AdapterConfig
 from modeling.base import load_base
 from serving.adapters import AdapterRef
+from serving.admission import Quotas
 from serving.engine import attention
 from serving.engine.engine import Engine
+from serving.engine.failures import EngineError
 from serving.engine.sampling import SamplingParams
 from serving.engine.schedule import Limits, Scheduler, Work
-from serving.engine.sequence import Delta, Generate, Usage
+from serving.engine.sequence import Delta, Generate, News, Usage
 from serving.engine.slots.lora import Adapter
+from serving.engine_thread import EngineThread
 from text.tokenizer import Tokenizer
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -43,8 +47,7 @@ def load_model(base_path: Path, attn_implementation: str = attention.NAME) -> Pr
     return load_base(base_path, precision="fp32", attn_implementation=attn_implementation)
 
 
-@asynccontextmanager
-async def running_engine(
+def make_engine(
     base_path: Path,
     tokenizer: Tokenizer,
     *,
@@ -52,8 +55,8 @@ async def running_engine(
     kv_tokens: int = 16384,
     max_seq_len: int = 2048,
     limits: Limits | None = None,
-) -> AsyncIterator[Engine]:
-    engine = Engine(
+) -> Engine:
+    return Engine(
         load_model(base_path),
         tokenizer,
         num_slots=num_slots,
@@ -62,43 +65,92 @@ async def running_engine(
         max_seq_len=max_seq_len,
         limits=limits,
     )
-    engine.start()
-    try:
-        yield engine
-    finally:
-        await engine.close()
 
 
-async def collect(engine: Engine, request: Generate) -> tuple[list[int], str, Delta]:
-    """Token ids, text and last delta of a choice."""
-    ids: list[int] = []
-    text = ""
-    async with asyncio.timeout(TIMEOUT_S):
-        async for delta in engine.generate(request):
-            ids += [token.token_id for token in delta.tokens]
-            text += delta.text
-            last = delta
-    return ids, text, last
-
-
-async def greedy(
-    engine: Engine,
+def greedy(
     prompt: list[int],
     *,
     max_tokens: int = 16,
     adapter: Adapter | None = None,
     cache_salt: str = "",
-) -> tuple[list[int], Usage]:
-    request = Generate(
+) -> Generate:
+    return Generate(
         prompt=prompt,
         max_tokens=max_tokens,
         adapter=adapter,
         sampling=GREEDY,
         cache_salt=cache_salt,
     )
-    ids, _, last = await collect(engine, request)
-    assert last.usage is not None
-    return ids, last.usage
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was generated, and the last that was heard of it."""
+
+    ids: list[int]
+    text: str
+    last: Delta
+
+    @classmethod
+    def of(cls, deltas: Sequence[Delta]) -> Choice:
+        ids = [token.token_id for delta in deltas for token in delta.tokens]
+        return cls(ids, "".join(delta.text for delta in deltas), deltas[-1])
+
+    @property
+    def usage(self) -> Usage:
+        assert self.last.usage is not None
+        return self.last.usage
+
+
+def outcomes(engine: Engine, requests: Iterable[Generate]) -> list[Choice | EngineError]:
+    """What becomes of requests that come at the same time."""
+    news: list[list[News]] = []
+    for request in requests:
+        news.append([])
+        engine.submit(engine.prepare(request, news[-1].append))
+    while not engine.is_idle:
+        engine.step()
+    found: list[Choice | EngineError] = []
+    for of_one in news:
+        deltas = [one for one in of_one if isinstance(one, Delta)]
+        errors = [one for one in of_one if isinstance(one, EngineError)]
+        found += errors or [Choice.of(deltas)]
+    return found
+
+
+def choices(engine: Engine, requests: Iterable[Generate]) -> list[Choice]:
+    """As `outcomes`, where all requests are done."""
+    found = []
+    for outcome in outcomes(engine, requests):
+        if isinstance(outcome, EngineError):
+            raise outcome
+        found.append(outcome)
+    return found
+
+
+def choice(engine: Engine, request: Generate) -> Choice:
+    return Choice.of(list(engine.generate(request)))
+
+
+@asynccontextmanager
+async def running_thread(
+    engine: Engine, quotas: Quotas | None = None
+) -> AsyncIterator[EngineThread]:
+    thread = EngineThread(engine, quotas)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        await thread.close()
+
+
+async def generated(thread: EngineThread, *requests: Generate) -> list[Choice]:
+    """What the thread makes of requests that come as one."""
+    deltas: list[list[Delta]] = [[] for _ in requests]
+    async with asyncio.timeout(TIMEOUT_S):
+        async for index, delta in thread.generate(requests):
+            deltas[index].append(delta)
+    return [Choice.of(of_one) for of_one in deltas]
 
 
 def write_adapter(

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, MutableMapping
+from collections.abc import AsyncGenerator, MutableMapping
 from typing import Any
 
 import pytest
 
 from foundation.errors import Unavailable
-from serving.events import ClientGone, EventStream, interleave, while_connected
+from serving.events import ClientGone, EventStream, while_connected
 
 
 class Client:
@@ -85,32 +85,3 @@ async def test_work_is_cancelled_when_the_client_leaves() -> None:
     with pytest.raises(ClientGone):
         await asyncio.wait_for(while_connected(client.receive, work()), 5)
     assert was_cancelled
-
-
-async def test_interleaved_streams_come_as_they_are_ready() -> None:
-    gate = asyncio.Event()
-
-    async def slow() -> AsyncIterator[str]:
-        await gate.wait()
-        yield "late"
-
-    async def fast() -> AsyncIterator[str]:
-        yield "early"
-        gate.set()
-
-    items = [item async for item in interleave([slow(), fast()])]
-    assert items == [(1, "early"), (0, "late")]
-
-
-async def test_error_in_one_stream_closes_the_others() -> None:
-    source = Source(hangs=True)
-
-    async def broken() -> AsyncIterator[dict[str, Any]]:
-        await asyncio.sleep(0)
-        raise Unavailable("broken")
-        yield {}
-
-    with pytest.raises(Unavailable):
-        async for _ in interleave([source.events(), broken()]):
-            pass
-    assert source.is_closed

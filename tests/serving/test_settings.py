@@ -25,8 +25,8 @@ def test_small_steps_still_hold_every_running_request() -> None:
 
 def test_limits_between_projects_are_settings() -> None:
     env = {"LUTHIER_SERVING_SHARED_TOKENS": "128", "LUTHIER_SERVING_MAX_OPEN_PER_PROJECT": "7"}
-    limits = ServingSettings.from_env(env).limits
-    assert (limits.shared_tokens, limits.max_open_per_project) == (128, 7)
+    settings = ServingSettings.from_env(env)
+    assert (settings.limits.shared_tokens, settings.quotas.max_open_per_project) == (128, 7)
 
 
 @pytest.mark.parametrize(

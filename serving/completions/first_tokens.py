@@ -6,18 +6,16 @@ its own client's types do not allow; what the model expects at the start of a do
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping
 
+from serving.engine.sampling import TokenLogprob
+from serving.engine.sequence import Generate
 from serving.engine.slots.lora import Adapter
-
-from .engine import Engine
-from .sampling import TokenLogprob
-from .sequence import Generate
+from serving.engine_thread import EngineThread
 
 
 async def first_tokens(
-    engine: Engine,
+    thread: EngineThread,
     token_ids: Iterable[int],
     *,
     start_id: int | None,
@@ -27,26 +25,23 @@ async def first_tokens(
 ) -> Mapping[int, TokenLogprob]:
     """By token id. `start_id` begins a document; it has no entry itself, and None gives none at all.
 
-    Raises what `Engine.generate` raises.
+    Raises what `EngineThread.generate` raises.
     """
     if start_id is None:
         return {}
-
-    async def score(token_id: int) -> TokenLogprob | None:
-        request = Generate(
+    wanted = sorted(set(token_ids) - {start_id})
+    requests = [
+        Generate(
             prompt=[start_id, token_id],
             max_tokens=0,
             adapter=adapter,
             cache_salt=cache_salt,
             num_prompt_logprobs=num_top,
         )
-        entries = [
-            delta.prompt_logprobs[1]
-            async for delta in engine.generate(request)
-            if delta.prompt_logprobs is not None
-        ]
-        return entries[0]
-
-    wanted = sorted(set(token_ids) - {start_id})
-    found = await asyncio.gather(*map(score, wanted))
-    return {i: entry for i, entry in zip(wanted, found, strict=True) if entry is not None}
+        for token_id in wanted
+    ]
+    found = {}
+    async for index, delta in thread.generate(requests):
+        if delta.prompt_logprobs is not None and delta.prompt_logprobs[1] is not None:
+            found[wanted[index]] = delta.prompt_logprobs[1]
+    return found
