@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from serving.engine.kv.cache import KvCache
 from serving.engine.kv.pool import KvPool
 from serving.engine.slots.lora import AdapterSlots
-from serving.engine.slots.slot_linear import Run
+from serving.engine.slots.slot_linear import SlotRun
 from text.tokenizer import Tokenizer
 
 from .attention import AttentionStep, max_attended_tokens
@@ -268,7 +268,7 @@ class Engine:
             wanted += range(len(ids) - _num_logits(item), len(ids))
         by_slot = groupby(work, lambda item: item.sequence.slot)
         runs = [
-            Run(slot, sum(item.chunk.end - item.chunk.start for item in items))
+            SlotRun(slot, sum(item.chunk.end - item.chunk.start for item in items))
             for slot, items in by_slot
         ]
         self._slots.set_runs(runs)

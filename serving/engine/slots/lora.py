@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .linear import Fused, PackedLinear, Part, fused_names
-from .slot_linear import Pair, Run, Runs, SlotLinear
+from .slot_linear import Pair, SlotLinear, SlotRun, SlotRuns
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class AdapterSlots:
     """
 
     def __init__(self, model: PreTrainedModel, num_slots: int) -> None:
-        self._runs = Runs()
+        self._runs = SlotRuns()
         self._layers = _replace_linears(model, num_slots, self._runs)
         self._device = model.device
         self._num_users = [0] * num_slots
@@ -120,7 +120,7 @@ class AdapterSlots:
         self._load(slot, None)
         return True
 
-    def set_runs(self, runs: Sequence[Run]) -> None:
+    def set_runs(self, runs: Sequence[SlotRun]) -> None:
         """Say which tokens of the coming step belong to which slot."""
         self._runs.set(runs, self._device)
 
@@ -132,7 +132,9 @@ class AdapterSlots:
         self._adapters[slot] = adapter
 
 
-def _replace_linears(model: PreTrainedModel, num_slots: int, runs: Runs) -> dict[str, SlotLinear]:
+def _replace_linears(
+    model: PreTrainedModel, num_slots: int, runs: SlotRuns
+) -> dict[str, SlotLinear]:
     """Put slots into every linear layer but the output head, which no adapter targets.
 
     The new layers are named as `Adapter.pairs` names them.

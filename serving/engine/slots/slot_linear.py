@@ -26,7 +26,7 @@ MAX_STACKED_RANK = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SlotRun:
     """The next `num_tokens` of the batch belong to the adapter in `slot`, or to the base (None)."""
 
     slot: int | None
@@ -50,7 +50,7 @@ class _Together:
     """(n,) those tokens."""
 
 
-class Runs:
+class SlotRuns:
     """The runs of the step in progress, shared by all layers of one model."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Runs:
         self.lengths: list[int] = []
         self.together: _Together | None = None
 
-    def set(self, runs: Sequence[Run], device: torch.device) -> None:
+    def set(self, runs: Sequence[SlotRun], device: torch.device) -> None:
         """Say which tokens of the coming step belong to which slot, each slot in one run."""
         has_adapters = any(run.slot is not None for run in runs)
         self.slots = [run.slot for run in runs] if has_adapters else []
@@ -66,7 +66,7 @@ class Runs:
         self.together = _together(runs, device)
 
 
-def _together(runs: Sequence[Run], device: torch.device) -> _Together | None:
+def _together(runs: Sequence[SlotRun], device: torch.device) -> _Together | None:
     """None if the runs differ too much in length, or there is but one."""
     begins: dict[int, tuple[int, int]] = {}
     begin = 0
@@ -95,7 +95,7 @@ def _together(runs: Sequence[Run], device: torch.device) -> _Together | None:
 class SlotLinear(nn.Module):
     """Linear layers of the base that are computed as one, and the slots' adapters for them."""
 
-    def __init__(self, linears: Sequence[nn.Linear], num_slots: int, runs: Runs) -> None:
+    def __init__(self, linears: Sequence[nn.Linear], num_slots: int, runs: SlotRuns) -> None:
         super().__init__()
         self.base = PackedLinear(linears)
         self.slots: list[Pair | None] = [None] * num_slots

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from modeling.artifacts.lora import linear_shapes
 from serving.engine.slots.lora import Adapter, AdapterSlots
-from serving.engine.slots.slot_linear import Run, SlotLinear
+from serving.engine.slots.slot_linear import SlotLinear, SlotRun
 from tests.serving.parts import load_model
 
 UP = "model.layers.0.mlp.up_proj"
@@ -47,7 +47,7 @@ def test_each_run_gets_its_own_adapter_and_the_base_none(base_path: Path) -> Non
     slot_a = slots.acquire(adapter(model, "adapter-a", 3))
     slot_b = slots.acquire(adapter(model, "adapter-b", 5, (GATE, UP)))
     x = torch.randn(1, 9, 64)
-    slots.set_runs([Run(None, 2), Run(slot_a, 3), Run(slot_b, 4)])
+    slots.set_runs([SlotRun(None, 2), SlotRun(slot_a, 3), SlotRun(slot_b, 4)])
     with torch.inference_mode():
         up, gate = model.get_submodule(UP)(x), model.get_submodule(GATE)(x)
         expected_up, expected_gate = plain.up_proj(x), plain.gate_proj(x)  # type: ignore[operator]

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from serving.engine.slots.slot_linear import MAX_STACKED_RANK, Pair, Run, Runs, SlotLinear
+from serving.engine.slots.slot_linear import MAX_STACKED_RANK, Pair, SlotLinear, SlotRun, SlotRuns
 
 NUM_IN, NUM_OUT = 24, 40
 CPU = torch.device("cpu")
 
 
-def make_layer(num_slots: int) -> tuple[SlotLinear, Runs]:
+def make_layer(num_slots: int) -> tuple[SlotLinear, SlotRuns]:
     torch.manual_seed(0)
-    runs = Runs()
+    runs = SlotRuns()
     return SlotLinear([nn.Linear(NUM_IN, NUM_OUT)], num_slots, runs), runs
 
 
@@ -21,7 +21,7 @@ def pair(rank: int) -> Pair:
 
 
 @torch.inference_mode()
-def expected(layer: SlotLinear, pairs: dict[int, Pair], runs: list[Run], x: Tensor) -> Tensor:
+def expected(layer: SlotLinear, pairs: dict[int, Pair], runs: list[SlotRun], x: Tensor) -> Tensor:
     rows = []
     for run, run_x in zip(runs, torch.split(x[0], [run.num_tokens for run in runs]), strict=True):
         rows.append(layer.base(run_x[None])[0])
@@ -32,9 +32,9 @@ def expected(layer: SlotLinear, pairs: dict[int, Pair], runs: list[Run], x: Tens
 
 
 def assert_right(
-    layer: SlotLinear, step: Runs, pairs: dict[int, Pair], lengths: dict[int | None, int]
+    layer: SlotLinear, step: SlotRuns, pairs: dict[int, Pair], lengths: dict[int | None, int]
 ) -> None:
-    runs = [Run(slot, num_tokens) for slot, num_tokens in lengths.items()]
+    runs = [SlotRun(slot, num_tokens) for slot, num_tokens in lengths.items()]
     step.set(runs, CPU)
     x = torch.randn(1, sum(lengths.values()), NUM_IN)
     with torch.inference_mode():
