@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from types import MappingProxyType
 from urllib.parse import quote
 
 import anyio
@@ -29,6 +30,7 @@ async def blob_response(
     filename: str,
     media_type: str = "application/octet-stream",
     as_base64: bool = False,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> StreamingResponse:
     """Stream a blob. Raises BlobMissing and BlobCorrupt while an error can still be the reply.
 
@@ -46,6 +48,7 @@ async def blob_response(
         headers={
             "content-length": str(num_bytes),
             "content-disposition": content_disposition(filename),
+            **headers,
         },
     )
 

@@ -246,7 +246,10 @@ def unpack(archive: Path, folder: Path) -> None:
             found.add(name)
     missing = MAX_FILE_BYTES.keys() - found
     if missing:
-        raise ArtifactError(f"its archive lacks {', '.join(sorted(missing))}")
+        raise ArtifactError(
+            f"it is no LoRA adapter, which is what this server applies: its archive lacks "
+            f"{', '.join(sorted(missing))}"
+        )
 
 
 def is_adapter_id(name: str) -> bool:

@@ -12,6 +12,8 @@ from api.wiring import Wired
 from foundation.errors import InvalidRequest, ModelNotFound
 from storage.models import models
 
+KIND_HEADER = "x-luthier-artifact-kind"
+
 router = APIRouter(prefix="/v1/luthier/models", tags=["luthier"])
 
 
@@ -20,7 +22,9 @@ router = APIRouter(prefix="/v1/luthier/models", tags=["luthier"])
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "An uncompressed tar: adapter_config.json, adapter_model.safetensors, …",
+            "description": "An uncompressed tar of a folder in the format of the artifact's kind; of a LoRA "
+            "adapter: adapter_config.json, adapter_model.safetensors",
+            "headers": {KIND_HEADER: {"schema": {"type": "string"}, "description": "lora, …"}},
             "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}},
         }
     },
@@ -43,4 +47,5 @@ async def download_adapter(model: str, caller: ProjectCaller, wiring: Wired) -> 
         # ":" may not stand in a file's name everywhere.
         filename=row.name.replace(":", "-") + ".tar",
         media_type="application/x-tar",
+        headers={KIND_HEADER: artifact.kind},
     )

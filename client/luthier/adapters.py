@@ -1,4 +1,4 @@
-"""Downloading a tuned model's adapter: an archive from the server becomes a PEFT directory."""
+"""Downloading what training made: an archive from the server becomes a directory in its kind's format."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from openai import OpenAI
     from openai._types import Headers
 
-REQUIRED = frozenset({"adapter_config.json", "adapter_model.safetensors"})
+KIND_HEADER = "x-luthier-artifact-kind"
+REQUIRED = {"lora": frozenset({"adapter_config.json", "adapter_model.safetensors"})}
+"""What makes an archive complete, by the kind of what it holds. Of other kinds it is not known here."""
 CHUNK_BYTES = 1 << 20
 RETRY_DELAY_S = 0.5
 
 
 class AdapterArchiveError(openai.OpenAIError):
-    """What the server sent is not an archive of one PEFT adapter; nothing of it was kept."""
+    """What the server sent is not an archive of what training makes; nothing of it was kept."""
 
 
 class Adapters:
@@ -35,7 +37,8 @@ class Adapters:
         self._client = client
 
     def download(self, model: str, path: str | os.PathLike[str]) -> Path:
-        """Write the adapter of a tuned model into the new directory `path`, in PEFT's format.
+        """Write the weights of a tuned model into the new directory `path`, in the format of their kind: PEFT's
+        for a LoRA adapter.
 
         The directory appears whole or not at all. Raises `FileExistsError` if something is there
         already, `openai.NotFoundError` for an unknown model, `AdapterArchiveError` if the reply
@@ -49,14 +52,15 @@ class Adapters:
         # Beside the target, because only a rename within one file system is atomic.
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
             archive = Path(scratch, "adapter.tar")
-            self._fetch(model, archive)
+            kind = self._fetch(model, archive)
             directory = Path(scratch, "adapter")
             directory.mkdir()
-            extract(archive, directory)
+            extract(archive, directory, REQUIRED.get(kind, frozenset()))
             directory.rename(target)
         return target
 
-    def _fetch(self, model: str, archive: Path) -> None:
+    def _fetch(self, model: str, archive: Path) -> str:
+        """Gives the kind of what it holds; servers that do not say it know LoRA alone."""
         stream = to_custom_streamed_response_wrapper(self._get, StreamedBinaryAPIResponse)
         broken = transport_errors()
         retries = self._client.max_retries
@@ -64,7 +68,7 @@ class Adapters:
             try:
                 with stream(model) as response:
                     response.stream_to_file(archive, chunk_size=CHUNK_BYTES)
-                return
+                    return response.headers.get(KIND_HEADER, "lora")
             except broken as error:
                 # The client retries what fails before the reply's body, but not the body.
                 if retries == 0:
@@ -85,7 +89,7 @@ class Adapters:
         )
 
 
-def extract(archive: Path, directory: Path) -> None:
+def extract(archive: Path, directory: Path, required: frozenset[str]) -> None:
     """Write the files of an uncompressed tar into `directory`, which exists and is empty.
 
     Only regular files with plain names are taken, and only their bytes: no paths, links, devices,
@@ -97,7 +101,10 @@ def extract(archive: Path, directory: Path) -> None:
                 _write(tar, member, directory)
     except tarfile.TarError as error:
         raise AdapterArchiveError(f"the adapter's archive cannot be read: {error}") from error
-    if missing := REQUIRED - {file.name for file in directory.iterdir()}:
+    found = {file.name for file in directory.iterdir()}
+    if not found:
+        raise AdapterArchiveError("the adapter's archive is empty")
+    if missing := required - found:
         raise AdapterArchiveError(f"the adapter's archive lacks {', '.join(sorted(missing))}")
 
 

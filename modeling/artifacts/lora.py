@@ -283,7 +283,8 @@ def _read_config(path: Path) -> AdapterConfig:
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{CONFIG_NAME} cannot be read: {error}") from error
     if not isinstance(raw, dict) or raw.get("peft_type") != "LORA":
-        raise ArtifactError(f"{CONFIG_NAME} does not describe a LoRA adapter")
+        found = f": its peft_type is {raw['peft_type']!r}" if "peft_type" in raw else ""
+        raise ArtifactError(f"{CONFIG_NAME} does not describe a LoRA adapter{found}")
     for option, neutral in NEUTRAL_OPTIONS.items():
         if option in raw and raw[option] not in neutral:
             raise ArtifactError(f"adapters with {option}={raw[option]!r} are not supported")

@@ -97,6 +97,8 @@ class FakeApi:
     models: dict[str, Object] = field(default_factory=dict)
     aliases: dict[str, Object] = field(default_factory=dict)
     archive: bytes = field(default_factory=adapter_tar)
+    archive_kind: str | None = "lora"
+    """Not told by servers that know LoRA alone."""
     requests: list[tuple[str, Any]] = field(default_factory=list)
     """Bodies of what was created, with their paths."""
     num_polls: int = 0
@@ -261,7 +263,8 @@ def _add_model_routes(app: FastAPI, api: FakeApi) -> None:
     def adapter(model: str) -> Response:
         if model not in api.models:
             return error(404, f"The model '{model}' does not exist")
-        return Response(api.archive, media_type="application/x-tar")
+        headers = {"x-luthier-artifact-kind": api.archive_kind} if api.archive_kind else None
+        return Response(api.archive, media_type="application/x-tar", headers=headers)
 
     @app.post("/v1/chat/completions")
     def chat(body: Object) -> Response:

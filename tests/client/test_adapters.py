@@ -80,6 +80,30 @@ def test_archive_that_is_no_adapter_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_of_another_kind_have_other_files(
+    api: FakeApi, client: Luthier, tmp_path: Path
+) -> None:
+    api.archive = tar(member("config.json"), member("model.safetensors", b"all"))
+    with pytest.raises(AdapterArchiveError, match=r"lacks adapter_config\.json"):
+        client.adapters.download(MODEL, tmp_path / "adapter")
+    api.archive_kind = "full"
+    target = client.adapters.download(MODEL, tmp_path / "model")
+    assert {file.name for file in target.iterdir()} == {"config.json", "model.safetensors"}
+    api.archive = tar()
+    with pytest.raises(AdapterArchiveError, match="is empty"):
+        client.adapters.download(MODEL, tmp_path / "nothing")
+
+
+def test_a_server_that_tells_no_kind_sends_lora(
+    api: FakeApi, client: Luthier, tmp_path: Path
+) -> None:
+    api.archive_kind = None
+    assert client.adapters.download(MODEL, tmp_path / "adapter").is_dir()
+    api.archive = tar(member("config.json"))
+    with pytest.raises(AdapterArchiveError, match=r"lacks adapter_config\.json"):
+        client.adapters.download(MODEL, tmp_path / "other")
+
+
 def test_broken_transfer_is_begun_anew(api: FakeApi, tmp_path: Path) -> None:
     api.drop = 2
     with Luthier(base_url=api.base_url, api_key=KEY, max_retries=2) as client:

@@ -208,6 +208,33 @@ async def test_hostile_archive_is_refused_and_leaves_nothing(
     assert not (tmp_path / "adapter_model.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        (
+            {"config.json": b"{}", "model.safetensors": b"all weights"},
+            "no LoRA adapter, which is what this server applies",
+        ),
+        (
+            {
+                "adapter_config.json": b'{"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 16}',
+                "adapter_model.safetensors": b"prompt_embeddings",
+            },
+            "not describe a LoRA adapter: its peft_type is 'PREFIX_TUNING'",
+        ),
+    ],
+    ids=["full", "prefix"],
+)
+async def test_an_artifact_of_another_kind_is_refused_by_what_it_is(
+    tmp_path: Path, blobs: BlobStore, base_path: Path, files: dict[str, bytes], problem: str
+) -> None:
+    content = tar_with(*((tarfile.TarInfo(name), file) for name, file in files.items()))
+    ref = store(blobs, "artifact-a", content)
+    with pytest.raises(AdapterUnusable, match=f"artifact-a cannot be used.*{problem}"):
+        await make_cache(tmp_path, blobs, base_path).get(ref)
+    assert cached_folders(tmp_path) == []
+
+
 async def test_other_files_in_the_archive_are_left_there(
     tmp_path: Path, blobs: BlobStore, base_path: Path, folder: Path
 ) -> None:

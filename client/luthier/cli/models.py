@@ -46,5 +46,5 @@ def download(
     model: ModelName,
     path: Annotated[Path, typer.Argument(help="A directory that does not exist yet.")],
 ) -> None:
-    """Download a tuned model's adapter as a PEFT directory."""
+    """Download a tuned model's weights; a LoRA adapter becomes a PEFT directory."""
     typer.echo(f"Wrote {client.adapters.download(model, path)}")

@@ -14,6 +14,7 @@ def test_the_adapter_s_tar_is_streamed_as_it_was_stored(api: Api, tenant: Tenant
     assert reply.status_code == 200
     assert reply.content == content
     assert reply.headers["content-type"] == "application/x-tar"
+    assert reply.headers["x-luthier-artifact-kind"] == "lora"
     filename = model.name.replace(":", "-") + ".tar"
     assert reply.headers["content-disposition"] == f'attachment; filename="{filename}"'
 
@@ -38,4 +39,6 @@ def test_a_kind_that_no_server_applies_is_refused_and_can_be_downloaded(
         file = client.files.create(file=("a.jsonl", b"{}\n"), purpose="fine-tune")
         with pytest.raises(openai.BadRequestError, match=r"of the kind 'full'.*cannot go on from"):
             client.fine_tuning.jobs.create(model=model, training_file=file.id)
-        assert http.get(f"/v1/luthier/models/{model}/adapter").content == b"all weights"
+        reply = http.get(f"/v1/luthier/models/{model}/adapter")
+        assert reply.content == b"all weights"
+        assert reply.headers["x-luthier-artifact-kind"] == "full"
