@@ -27,15 +27,13 @@ from modeling import importer
 from storage.models.base_models import Catalogue
 from text.chat_template import ChatTemplate
 from training.messages import (
-    Exit,
     Ready,
     Report,
     Start,
     Started,
     StepMetrics,
-    Stop,
     TrainConfig,
-    decode,
+    decode_report,
     encode,
 )
 from worker.job.prepare import READ_BYTES
@@ -91,9 +89,7 @@ def train(base_path: Path, folder: Path, num_mb: int, num_steps: int) -> Result:
 
         def next_report() -> Report:
             assert process.stdout
-            report = decode(process.stdout.readline())
-            assert not isinstance(report, Start | Stop | Exit)
-            return report
+            return decode_report(process.stdout.readline())
 
         while not isinstance(next_report(), Ready):
             pass

@@ -41,7 +41,7 @@ from modeling.lora import initial_A
 from storage.models.base_models import Catalogue
 from text.chat_template import ChatTemplate
 from training import batches
-from training.messages import Start, Started, StepMetrics, TrainConfig
+from training.messages import Lora, Start, Started, StepMetrics, TrainConfig
 from training.process import Trainer
 from training.schedule import learning_rate
 
@@ -133,9 +133,9 @@ class Peer:
         self._model: Any = peft.get_peft_model(
             plain,
             peft.LoraConfig(
-                r=config.rank,
-                lora_alpha=int(config.alpha),
-                target_modules=list(config.target_modules),
+                r=config.trainable.rank,
+                lora_alpha=int(config.trainable.alpha),
+                target_modules=list(config.trainable.target_modules),
                 task_type="CAUSAL_LM",
             ),
         )
@@ -229,9 +229,7 @@ def bench_config(
         learning_rate=1e-3,
         warmup_steps=5,
         seed=1,
-        rank=rank,
-        alpha=32.0,
-        target_modules=TARGET_MODULES,
+        trainable=Lora(rank=rank, alpha=32.0, target_modules=TARGET_MODULES),
         max_seq_len=2048,
         num_threads=num_threads,
         checkpoint_interval_s=float("inf"),
@@ -254,7 +252,7 @@ def measure(start: Start, num_steps: int) -> tuple[Course, Course, list[int], st
             report = next(reports)
         if not isinstance(report, StepMetrics):
             raise SystemExit(f"the job ended early: {report}")
-        ours.losses.append(report.train_loss)
+        ours.losses.append(report.values["train_loss"])
         tokens.append(report.num_tokens - sum(tokens))
         with theirs.step():
             theirs.losses.append(peer.step(step, started.total_steps))
@@ -306,7 +304,7 @@ def main() -> None:
         )
         ours, theirs, tokens, precision = measure(start, SKIPPED_STEPS + arguments.steps)
     print(
-        f"{BASE}, {precision}, rank {config.rank} on all linear layers, {config.batch_size} examples "
+        f"{BASE}, {precision}, rank {config.trainable.rank} on all linear layers, {config.batch_size} examples "
         f"of {sum(tokens) / len(tokens) / config.batch_size:.0f} tokens a step, "
         f"{torch.get_num_threads()} threads of {platform.machine()}, torch {torch.__version__}"
     )

@@ -17,7 +17,6 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import torch
@@ -103,7 +102,7 @@ def save(
     save_file(moments, unfinished / _OPTIMIZER)
     state = {
         **dataclasses.asdict(cursor),
-        "config": _fixed_part(config),
+        "config": config.model_dump(mode="json", exclude=_FREE_TO_CHANGE),
         "environment": environment,
         "sha256": {str(p.relative_to(unfinished)): _sha256(p) for p in _files(unfinished)},
     }
@@ -125,7 +124,8 @@ def load(path: Path, *, config: TrainConfig, base_config: PretrainedConfig) -> C
         ]
         if damaged:
             raise CheckpointError(f"the checkpoint is damaged: {', '.join(damaged)}")
-        if state["config"] != _fixed_part(config):
+        free = config.model_dump(include=_FREE_TO_CHANGE)
+        if TrainConfig.model_validate({**state["config"], **free}) != config:
             raise CheckpointError("the checkpoint was written by a run with another configuration")
         saved = artifact_of(path)
         return Checkpoint(
@@ -136,15 +136,6 @@ def load(path: Path, *, config: TrainConfig, base_config: PretrainedConfig) -> C
         )
     except (OSError, ValueError, KeyError, ArtifactError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"the checkpoint cannot be read: {error}") from error
-
-
-def _fixed_part(config: TrainConfig) -> dict[str, Any]:
-    """What no run may change on its way, as JSON gives it back."""
-    fields = dataclasses.asdict(config)
-    fixed: dict[str, Any] = json.loads(
-        json.dumps({name: fields[name] for name in fields.keys() - _FREE_TO_CHANGE})
-    )
-    return fixed
 
 
 def _files(directory: Path) -> list[Path]:

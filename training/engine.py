@@ -73,8 +73,9 @@ class Engine:
         self._config = config
         self._trunk = model.base_model
         self._head = _head(model)
+        trainable = config.trainable
         self._modules = lora.attach(
-            model, config.rank, config.alpha, config.target_modules, config.seed
+            model, trainable.rank, trainable.alpha, trainable.target_modules, config.seed
         )
         self.parameters = {
             f"{name}.{side}": parameter
@@ -121,10 +122,11 @@ class Engine:
 
     def artifact(self) -> Artifact:
         """A copy of what is in training."""
+        trainable = self._config.trainable
         config = AdapterConfig(
-            rank=self._config.rank,
-            alpha=self._config.alpha,
-            target_modules=self._config.target_modules,
+            rank=trainable.rank,
+            alpha=trainable.alpha,
+            target_modules=trainable.target_modules,
             base_model_name_or_path=self._config.base_model,
         )
         return artifact(config, lora.tensors(self._modules))

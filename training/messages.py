@@ -2,22 +2,53 @@
 
 Commands go down the trainer's stdin, reports come up its stdout. The end of stdin means that the
 supervisor is gone, and the trainer exits at once. This file is all that a supervisor needs to
-import: plain dataclasses, no torch.
+import: no torch.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """A fine-tuning job with every "auto" resolved; all that training depends on beside the files."""
+class Message(BaseModel):
+    """Immutable; what is not known is refused, and a loss may be infinite."""
 
-    method: Literal["supervised"] = "supervised"
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Supervised(Message):
+    """Learn to write what the examples hold: each token has a weight of its own."""
+
+    kind: Literal["supervised"] = "supervised"
+
+
+class Lora(Message):
+    """Matrices of a low rank beside linear layers."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+    """The last names of the layers: q_proj, …, down_proj."""
+
+
+Method = Supervised
+"""How a job learns. With the second one: a union of them, told apart by their `kind`."""
+Trainable = Lora
+"""What a job changes. With the second one: a union of them, told apart by their `kind`."""
+
+
+class TrainConfig(Message):
+    """A fine-tuning job with every "auto" resolved; all that training depends on beside the files.
+
+    It is kept for as long as its job runs, in the job's row and in each checkpoint. So a later version reads
+    what an earlier one wrote: a field that comes anew has a default with which nothing changes.
+    """
+
+    method: Method = Supervised()
+    trainable: Trainable
     base_model: str
     base_path: str
     n_epochs: int
@@ -29,10 +60,6 @@ class TrainConfig:
     """The peak, reached at the end of the warm-up."""
     warmup_steps: int
     seed: int
-    rank: int
-    alpha: float
-    target_modules: tuple[str, ...]
-    """The last names of the linear layers that get an adapter: q_proj, …, down_proj."""
     max_seq_len: int
     micro_batch_tokens: int = 1024
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -45,11 +72,21 @@ class TrainConfig:
     """Examples in the rotating validation batch."""
     checkpoint_interval_s: float = 60
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_first_form(cls, fields: Any) -> Any:
+        """In the first form a method was a name, and LoRA's numbers stood beside the common ones."""
+        if not isinstance(fields, dict) or "trainable" in fields:
+            return fields
+        common = {name: value for name, value in fields.items() if name not in Lora.model_fields}
+        lora = {name: value for name, value in fields.items() if name in Lora.model_fields}
+        return {**common, "method": {"kind": common.get("method", "supervised")}, "trainable": lora}
 
-@dataclass(frozen=True, kw_only=True)
-class Start:
+
+class Start(Message):
     """Train a job. Paths are local and absolute."""
 
+    kind: Literal["start"] = "start"
     job_id: str
     config: TrainConfig
     training_set: str
@@ -62,33 +99,34 @@ class Start:
     """An unpacked PEFT directory, when the job continues from a tuned model."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stop:
+class Stop(Message):
     """Stop before the next optimizer step.
 
     "cancel" writes nothing; "checkpoint" writes a checkpoint of the last finished step first.
     """
 
+    kind: Literal["stop"] = "stop"
     job_id: str
     reason: Literal["cancel", "checkpoint"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exit:
+class Exit(Message):
     """Leave in good order."""
 
+    kind: Literal["exit"] = "exit"
 
-@dataclass(frozen=True, kw_only=True)
-class Ready:
+
+class Ready(Message):
     """The process has imported what it needs and reads commands."""
 
+    kind: Literal["ready"] = "ready"
     pid: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Started:
+class Started(Message):
     """The files are read, the base is loaded, the first step comes next."""
 
+    kind: Literal["started"] = "started"
     job_id: str
     num_examples: int
     num_tokens: int
@@ -104,31 +142,27 @@ class Started:
     warnings: list[str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepMetrics:
-    """One optimizer step. Replayed steps yield the same values, `step_time_s` excepted."""
+class StepMetrics(Message):
+    """One optimizer step. Replayed steps yield the same, `step_time_s` excepted."""
 
+    kind: Literal["step_metrics"] = "step_metrics"
     job_id: str
     step: int
     total_steps: int
     epoch: int
     """1-based."""
-    train_loss: float
-    train_mean_token_accuracy: float
     learning_rate: float
     num_tokens: int
     """Tokens trained on since step 0."""
     step_time_s: float
-    valid_loss: float | None = None
-    valid_mean_token_accuracy: float | None = None
-    full_valid_loss: float | None = None
-    full_valid_mean_token_accuracy: float | None = None
+    values: dict[str, float]
+    """What the method measured, under the names that users read: `train_loss`, `valid_loss` …"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointSaved:
+class CheckpointSaved(Message):
     """A finished directory, whose artifact `checkpoint_folder` finds. The receiver deletes it."""
 
+    kind: Literal["checkpoint_saved"] = "checkpoint_saved"
     job_id: str
     step: int
     epoch: int
@@ -138,20 +172,20 @@ class CheckpointSaved:
     metrics: StepMetrics
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finished:
+class Finished(Message):
     """The job is over without an error; "stopped" answers a `Stop`."""
 
+    kind: Literal["finished"] = "finished"
     job_id: str
     outcome: Literal["succeeded", "stopped"]
     step: int
     trained_tokens: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failed:
+class Failed(Message):
     """The job is over with an error, in the words and codes of OpenAI's job errors."""
 
+    kind: Literal["failed"] = "failed"
     job_id: str
     code: str
     message: str
@@ -163,32 +197,30 @@ class Failed:
 Command = Start | Stop | Exit
 Report = Ready | Started | StepMetrics | CheckpointSaved | Finished | Failed
 
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (
-        *(Start, Stop, Exit),
-        *(Ready, Started, StepMetrics, CheckpointSaved, Finished, Failed),
-    )
-}
+_commands: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
+_reports: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="kind")])
+
+
+_M = TypeVar("_M", Command, Report)
 
 
 def encode(message: Command | Report) -> bytes:
-    """One line with its newline: the fields of the message and "kind", its class name."""
-    fields = {"kind": type(message).__name__, **dataclasses.asdict(message)}
-    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+    """One line with its newline."""
+    return message.model_dump_json().encode() + b"\n"
 
 
-def decode(line: bytes) -> Command | Report:
-    """The inverse of `encode`. Raises ValueError for anything else."""
+def decode_command(line: bytes) -> Command:
+    """What `encode` made of it. Raises ValueError for anything else."""
+    return _decode(_commands, line)
+
+
+def decode_report(line: bytes) -> Report:
+    """What `encode` made of it. Raises ValueError for anything else."""
+    return _decode(_reports, line)
+
+
+def _decode(adapter: TypeAdapter[_M], line: bytes) -> _M:
     try:
-        fields = json.loads(line)
-        kind = _KINDS[fields.pop("kind")]
-        if "config" in fields:
-            target_modules = tuple(fields["config"].pop("target_modules"))
-            fields["config"] = TrainConfig(target_modules=target_modules, **fields["config"])
-        if "metrics" in fields:
-            fields["metrics"] = StepMetrics(**fields["metrics"])
-        message: Command | Report = kind(**fields)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"not a message of the trainer: {line[:200]!r}") from error
-    return message
+        return adapter.validate_json(line)
+    except ValidationError as error:
+        raise ValueError(f"not a message of this pipe: {line[:200]!r}") from error

@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import BinaryIO, Literal
 
-from .messages import Command, Exit, Report, Start, Stop, decode, encode
+from .messages import Command, Exit, Report, Start, Stop, decode_command, encode
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +51,14 @@ class Inbox:
         status = 1
         try:
             for line in self._stream:
-                self._take(decode(line))
+                self._take(decode_command(line))
         except ValueError:
             log.exception("the supervisor speaks another language")
             status = 2
         finally:
             os._exit(status)
 
-    def _take(self, message: Command | Report) -> None:
+    def _take(self, message: Command) -> None:
         match message:
             case Start():
                 self._stops.pop(message.job_id, None)  # meant for an earlier run of the job
@@ -68,5 +68,3 @@ class Inbox:
                     self._stops[message.job_id] = message.reason
             case Exit():
                 self._waiting.put(message)
-            case _:
-                raise ValueError(f"{type(message).__name__} is no command")

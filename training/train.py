@@ -105,22 +105,21 @@ class Run:
             epoch=batches.epoch_of(step, num_examples, batch_size),
             num_tokens=self.cursor.num_tokens + sum(example.num_tokens for example in examples),
         )
-        valid_loss, valid_accuracy = self._evaluate(self._rotating_examples())
-        full_valid_loss, full_valid_accuracy = self._evaluate(self._all_examples())
+        values = {"train_loss": loss, "train_mean_token_accuracy": accuracy}
+        due = {"valid": self._rotating_examples(), "full_valid": self._all_examples()}
+        for role, held_out in due.items():
+            if held_out:
+                loss, accuracy = self._evaluate(held_out)
+                values |= {f"{role}_loss": loss, f"{role}_mean_token_accuracy": accuracy}
         return StepMetrics(
             job_id=self.job_id,
             step=step,
             total_steps=self.total_steps,
             epoch=self.cursor.epoch,
-            train_loss=loss,
-            train_mean_token_accuracy=accuracy,
             learning_rate=rate,
             num_tokens=self.cursor.num_tokens,
             step_time_s=step_time_s,
-            valid_loss=valid_loss,
-            valid_mean_token_accuracy=valid_accuracy,
-            full_valid_loss=full_valid_loss,
-            full_valid_mean_token_accuracy=full_valid_accuracy,
+            values=values,
         )
 
     def _update(self, step: int, examples: Sequence[Example], rate: float) -> tuple[float, float]:
@@ -140,7 +139,7 @@ class Run:
         self.engine.optim_step(rate)
         return loss / total_weight, correct / total_weight
 
-    def _rotating_examples(self) -> list[Example]:
+    def _rotating_examples(self) -> Sequence[Example]:
         """The validation examples that are due after this step, mostly none.
 
         They are the next eval_batch_size ones of an order that goes round; the step says which.
@@ -160,10 +159,8 @@ class Run:
             return []
         return self.validation.examples
 
-    def _evaluate(self, examples: Sequence[Example]) -> tuple[float, float] | tuple[None, None]:
+    def _evaluate(self, examples: Sequence[Example]) -> tuple[float, float]:
         """Mean loss and accuracy over the examples' supervised tokens."""
-        if not examples:
-            return None, None
         total_weight = sum(example.weight for example in examples)
         loss, correct = 0.0, 0.0
         for start in range(0, len(examples), _VALIDATION_WINDOW):

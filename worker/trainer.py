@@ -20,7 +20,7 @@ from pathlib import Path
 import structlog
 
 from foundation import leash as death_pipe
-from training.messages import Command, Exit, Report, decode, encode
+from training.messages import Command, Exit, Report, decode_report, encode
 from worker.job.ending import Setback
 
 COMMAND = (sys.executable, "-m", "training")
@@ -123,8 +123,7 @@ class Trainer:
         try:
             with stdout:
                 for line in stdout:
-                    report = decode(line)
-                    self._reports.put(report)  # type: ignore[arg-type]  # no trainer sends commands
+                    self._reports.put(decode_report(line))
         except ValueError:
             log.exception("trainer.speaks_nonsense", pid=self.pid)
             self.kill()

@@ -12,7 +12,7 @@ from dataset.examples import Example
 from dataset.tokenized import Dataset
 from dataset.validation import validate
 from text.chat_template import ChatTemplate
-from training.messages import Report, Start, TrainConfig
+from training.messages import Lora, Report, Start, TrainConfig
 from training.process import Trainer
 from training.train import StopReason
 
@@ -20,8 +20,9 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 WORDS = ("red", "a green one", "blue, I would say", "it is yellow", "none")
 
 
-def config(base_path: Path, **changes: Any) -> TrainConfig:
+def config(base_path: Path, *, rank: int = 4, **changes: Any) -> TrainConfig:
     fields: dict[str, Any] = {
+        "trainable": Lora(rank=rank, alpha=32.0, target_modules=ALL_LINEAR),
         "base_model": "tiny-random",
         "base_path": str(base_path),
         "n_epochs": 2,
@@ -30,9 +31,6 @@ def config(base_path: Path, **changes: Any) -> TrainConfig:
         "learning_rate": 5e-3,
         "warmup_steps": 2,
         "seed": 7,
-        "rank": 4,
-        "alpha": 32.0,
-        "target_modules": ALL_LINEAR,
         "max_seq_len": 128,
         "micro_batch_tokens": 128,
         "precision": "fp32",

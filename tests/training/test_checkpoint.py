@@ -13,7 +13,7 @@ from tests.training import jobs
 from training import checkpoint
 from training.checkpoint import CheckpointError, Cursor
 from training.checkpoint_folder import artifact_of
-from training.messages import TrainConfig
+from training.messages import Lora, TrainConfig
 
 CURSOR = Cursor(step=12, epoch=2, num_tokens=3456)
 
@@ -21,10 +21,10 @@ CURSOR = Cursor(step=12, epoch=2, num_tokens=3456)
 def save(path: Path, config: TrainConfig) -> dict[str, torch.Tensor]:
     name = "base_model.model.model.layers.0.self_attn.q_proj"
     tensors = {
-        f"{name}.lora_A.weight": torch.rand(config.rank, 64),
-        f"{name}.lora_B.weight": torch.rand(64, config.rank),
+        f"{name}.lora_A.weight": torch.rand(config.trainable.rank, 64),
+        f"{name}.lora_B.weight": torch.rand(64, config.trainable.rank),
     }
-    adapter_config = lora.AdapterConfig(config.rank, config.alpha, config.target_modules)
+    adapter_config = lora.AdapterConfig(**config.trainable.model_dump(exclude={"kind"}))
     moments = {"a.exp_avg": torch.rand(3), "a.exp_avg_sq": torch.rand(3)}
     checkpoint.save(
         path,
@@ -41,7 +41,7 @@ def test_checkpoint_gives_back_every_bit(base_path: Path, tmp_path: Path) -> Non
     config = jobs.config(base_path)
     saved = save(tmp_path / "step-12", config)
     assert [path.name for path in tmp_path.iterdir()] == ["step-12"]
-    moved = dataclasses.replace(config, base_path="/elsewhere", num_threads=3)
+    moved = config.model_copy(update={"base_path": "/elsewhere", "num_threads": 3})
     loaded = checkpoint.load(
         tmp_path / "step-12", config=moved, base_config=AutoConfig.from_pretrained(base_path)
     )
@@ -50,7 +50,7 @@ def test_checkpoint_gives_back_every_bit(base_path: Path, tmp_path: Path) -> Non
     ((a, b, scale),) = lora.layers(loaded.artifact).values()
     tensors = [a, b, *loaded.moments.values()]
     assert all(torch.equal(*pair) for pair in zip(tensors, saved.values(), strict=True))
-    assert scale == config.alpha / config.rank
+    assert scale == config.trainable.alpha / config.trainable.rank
 
 
 def to_first_form(folder: Path) -> None:
@@ -60,6 +60,9 @@ def to_first_form(folder: Path) -> None:
     file = folder / "state" / "state.json"
     state = json.loads(file.read_text())
     del state["sha256"]["artifact.json"]
+    state["config"] |= state["config"].pop("trainable") | {"method": "supervised"}
+    # And without what was not thought of yet.
+    del state["config"]["kind"], state["config"]["weight_decay"]
     digests = {k.replace("artifact/", "adapter/"): v for k, v in state["sha256"].items()}
     file.write_text(json.dumps({**state, "sha256": digests}))
 
@@ -74,6 +77,10 @@ def test_an_earlier_version_s_checkpoint_resumes(base_path: Path, tmp_path: Path
     before = checkpoint.load(folder, config=config, base_config=base_config)
     assert before.artifact.spec == now.artifact.spec
     assert before.artifact.manifest() == now.artifact.manifest()
+    for change in ({"weight_decay": 0.1}, {"trainable": Lora(rank=8, alpha=32, target_modules=())}):
+        other = config.model_copy(update=change)
+        with pytest.raises(CheckpointError, match="another configuration"):
+            checkpoint.load(folder, config=other, base_config=base_config)
     # Its supervisor can make a model of it, too.
     assert artifact_of(folder) == dataclasses.replace(saved, path=folder / "adapter", tensors=None)
 
@@ -115,6 +122,6 @@ def test_checkpoint_of_another_run_is_refused(base_path: Path, tmp_path: Path) -
     with pytest.raises(CheckpointError, match="another configuration"):
         checkpoint.load(
             tmp_path / "step-12",
-            config=dataclasses.replace(config, seed=8),
+            config=config.model_copy(update={"seed": 8}),
             base_config=AutoConfig.from_pretrained(base_path),
         )

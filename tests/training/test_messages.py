@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import json
+import math
 import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from training.messages import (
     CheckpointSaved,
@@ -11,6 +16,7 @@ from training.messages import (
     Exit,
     Failed,
     Finished,
+    Lora,
     Ready,
     Report,
     Start,
@@ -18,11 +24,13 @@ from training.messages import (
     StepMetrics,
     Stop,
     TrainConfig,
-    decode,
+    decode_command,
+    decode_report,
     encode,
 )
 
 CONFIG = TrainConfig(
+    trainable=Lora(rank=8, alpha=32.0, target_modules=("q_proj", "v_proj")),
     base_model="tiny-random",
     base_path="/bases/tiny-random",
     n_epochs=3,
@@ -31,9 +39,6 @@ CONFIG = TrainConfig(
     learning_rate=1.32e-3,
     warmup_steps=5,
     seed=7,
-    rank=8,
-    alpha=32.0,
-    target_modules=("q_proj", "v_proj"),
     max_seq_len=512,
 )
 METRICS = StepMetrics(
@@ -41,12 +46,10 @@ METRICS = StepMetrics(
     step=3,
     total_steps=9,
     epoch=1,
-    train_loss=0.1 + 0.2,
-    train_mean_token_accuracy=1 / 3,
     learning_rate=1e-300,
     num_tokens=10**12,
     step_time_s=0.5,
-    full_valid_loss=2.5,
+    values={"train_loss": 0.1 + 0.2, "train_mean_token_accuracy": 1 / 3, "valid_loss": math.inf},
 )
 
 
@@ -86,15 +89,55 @@ def test_message_survives_the_pipe(message: Command | Report) -> None:
     line = encode(message)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
+    decode = decode_command if isinstance(message, Command) else decode_report
     assert decode(line) == message
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"loading weights...\n", b"[]\n", b'{"kind":"Nope"}\n', b'{"kind":"Ready"}\n']
+    "line",
+    [
+        *(b"", b"loading weights...\n", b"[]\n", b'{"kind":"nope"}\n', b'{"kind":"ready"}\n'),
+        b'{"kind":"ready","pid":1,"colour":"red"}\n',
+    ],
 )
 def test_decode_refuses_what_is_no_message(line: bytes) -> None:
     with pytest.raises(ValueError, match="not a message"):
-        decode(line)
+        decode_report(line)
+
+
+def test_command_is_no_report() -> None:
+    with pytest.raises(ValueError, match="not a message"):
+        decode_report(encode(Exit()))
+
+
+@given(st.floats(allow_nan=False))
+def test_every_number_survives_the_pipe(value: float) -> None:
+    sent = METRICS.model_copy(update={"values": {"train_loss": value}})
+    assert decode_report(encode(sent)) == sent
+
+
+def test_config_of_the_first_form_is_read() -> None:
+    """As version 0.1 wrote it into the rows of its jobs; what it did not know has its neutral value."""
+    first_form = {
+        "method": "supervised",
+        "base_model": "tiny-random",
+        "base_path": "/bases/tiny-random",
+        "n_epochs": 3,
+        "batch_size": 8,
+        "learning_rate_multiplier": 1.0,
+        "learning_rate": 1.32e-3,
+        "warmup_steps": 5,
+        "seed": 7,
+        "rank": 8,
+        "alpha": 32.0,
+        "target_modules": ["q_proj", "v_proj"],
+        "max_seq_len": 512,
+        "micro_batch_tokens": 1024,
+    }
+    assert TrainConfig.model_validate_json(json.dumps(first_form)) == CONFIG
+    assert TrainConfig.model_validate(CONFIG.model_dump(mode="json")) == CONFIG
+    with pytest.raises(ValidationError, match="supervised"):
+        TrainConfig.model_validate({**first_form, "method": "telepathy"})
 
 
 def test_messages_import_without_torch() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from training.messages import (
     Started,
     StepMetrics,
     Stop,
-    decode,
+    decode_report,
     encode,
 )
 
@@ -54,8 +53,7 @@ class Process:
     def reports(self) -> Iterator[Report]:
         """Up to the end of the job."""
         for line in self.stdout:
-            report = decode(line)
-            assert isinstance(report, Report)
+            report = decode_report(line)
             yield report
             if isinstance(report, Finished | Failed):
                 return
@@ -77,7 +75,7 @@ def process() -> Iterator[Process]:
 
 
 def step_metrics(reports: list[Report]) -> list[StepMetrics]:
-    return [dataclasses.replace(r, step_time_s=0) for r in reports if isinstance(r, StepMetrics)]
+    return [r.model_copy(update={"step_time_s": 0}) for r in reports if isinstance(r, StepMetrics)]
 
 
 def until(trainer: Process, wanted: type[Report], step: int) -> list[Report]:
@@ -92,9 +90,11 @@ def until(trainer: Process, wanted: type[Report], step: int) -> list[Report]:
 
 def test_process_runs_cancels_and_exits(base_path: Path, tmp_path: Path) -> None:
     job = jobs.start(base_path, tmp_path)
-    long_job = dataclasses.replace(jobs.start(base_path, tmp_path, n_epochs=5000), job_id="ftjob-2")
+    long_job = jobs.start(base_path, tmp_path, n_epochs=5000).model_copy(
+        update={"job_id": "ftjob-2"}
+    )
     with process() as trainer:
-        assert decode(trainer.stdout.readline()) == Ready(pid=trainer.popen.pid)
+        assert decode_report(trainer.stdout.readline()) == Ready(pid=trainer.popen.pid)
         trainer.send(job)
         reports = list(trainer.reports())
         assert isinstance(reports[0], Started)
@@ -123,7 +123,7 @@ def test_job_killed_in_its_process_resumes_bit_for_bit(base_path: Path, tmp_path
         trainer.send(job)
         before = until(trainer, CheckpointSaved, 6)
         trainer.popen.send_signal(signal.SIGKILL)
-    resumed = dataclasses.replace(job, resume_from=str(tmp_path / "killed" / "step-6"))
+    resumed = job.model_copy(update={"resume_from": str(tmp_path / "killed" / "step-6")})
     with process() as trainer:
         trainer.send(resumed)
         after = list(trainer.reports())

@@ -33,7 +33,7 @@ from training.messages import (
     Started,
     StepMetrics,
     Stop,
-    decode,
+    decode_command,
     encode,
 )
 
@@ -45,7 +45,7 @@ commands: queue.Queue[Command] = queue.Queue()
 
 def read_commands() -> None:
     for line in sys.stdin.buffer:
-        commands.put(decode(line))  # type: ignore[arg-type]
+        commands.put(decode_command(line))
     os._exit(1)
 
 
@@ -162,20 +162,20 @@ class Run:
         loss = 2 / self.step
         is_evaluated = self.start.validation_set is not None
         is_epoch_end = self.step % self.steps_per_epoch == 0
+        values = {"train_loss": loss, "train_mean_token_accuracy": 1 - loss / 4}
+        if is_evaluated and self.step % 10 == 0:
+            values |= {"valid_loss": loss + 0.1, "valid_mean_token_accuracy": 0.5}
+        if is_evaluated and is_epoch_end:
+            values |= {"full_valid_loss": loss + 0.2, "full_valid_mean_token_accuracy": 0.6}
         return StepMetrics(
             job_id=self.start.job_id,
             step=self.step,
             total_steps=self.total_steps,
             epoch=(self.step - 1) // self.steps_per_epoch + 1,
-            train_loss=loss,
-            train_mean_token_accuracy=1 - loss / 4,
             learning_rate=self.start.config.learning_rate,
             num_tokens=self.num_tokens(),
             step_time_s=0.01,
-            valid_loss=loss + 0.1 if is_evaluated and self.step % 10 == 0 else None,
-            valid_mean_token_accuracy=0.5 if is_evaluated and self.step % 10 == 0 else None,
-            full_valid_loss=loss + 0.2 if is_evaluated and is_epoch_end else None,
-            full_valid_mean_token_accuracy=0.6 if is_evaluated and is_epoch_end else None,
+            values=values,
         )
 
     def num_tokens(self) -> int:
@@ -188,12 +188,12 @@ class Run:
         folder = Path(self.start.output_dir) / f"step-{self.step}"
         (folder / "artifact").mkdir(parents=True)
         (folder / "state").mkdir()
-        config = self.start.config
-        peft = {"r": config.rank, "lora_alpha": config.alpha}
-        peft["target_modules"] = list(config.target_modules)  # type: ignore[assignment]
+        lora = self.start.config.trainable
+        peft = {"r": lora.rank, "lora_alpha": lora.alpha}
+        peft["target_modules"] = list(lora.target_modules)  # type: ignore[assignment]
         (folder / "artifact" / "adapter_config.json").write_text(json.dumps(peft))
         (folder / "artifact" / "adapter_model.safetensors").write_text(self.weights)
-        manifest = {"kind": "lora", "spec": {"rank": config.rank}, "tensors": {}}
+        manifest = {"kind": "lora", "spec": {"rank": lora.rank}, "tensors": {}}
         (folder / "artifact.json").write_text(json.dumps(manifest))
         (folder / "state" / "optimizer.safetensors").write_bytes(b"moments" * 100)
         state = {"step": self.step, "weights": self.weights}
@@ -214,7 +214,7 @@ class Run:
         say(
             Finished(
                 job_id=self.start.job_id,
-                outcome=outcome,  # type: ignore[arg-type]
+                outcome=outcome,
                 step=self.step,
                 trained_tokens=self.num_tokens(),
             )

@@ -19,7 +19,7 @@ from storage.jobs import events, jobs
 from storage.models import artifacts
 from storage.models.base_models import BaseModel
 from text.chat_template import ChatTemplate
-from training.messages import Start, TrainConfig
+from training.messages import Lora, Start, TrainConfig
 from worker import bases
 from worker.lease import Lease
 from worker.worker import Worker
@@ -217,7 +217,7 @@ def _resolve(
         base_path=str(base_path),
         max_seq_len=base.max_seq_len,
         seed=job.seed,
-        init_adapter=_shape(init_adapter) if init_adapter else None,
+        init_adapter=_lora(init_adapter) if init_adapter else None,
     )
     numbers = {
         "n_epochs": resolved.config.n_epochs,
@@ -241,12 +241,15 @@ def _resolve(
     return resolved.config
 
 
-def _shape(init_adapter: Path) -> config.AdapterShape:
+def _lora(init_adapter: Path) -> Lora:
+    """What a job that goes on from a tuned model takes over from it."""
     stored = json.loads((init_adapter / "adapter_config.json").read_text(encoding="utf-8"))
     modules: Iterable[str] = stored["target_modules"]
     # Its order in the file is arbitrary, that of the config part of what makes a run repeatable.
-    return config.AdapterShape(
-        int(stored["r"]), float(stored["lora_alpha"]), tuple(sorted(modules))
+    return Lora(
+        rank=int(stored["r"]),
+        alpha=float(stored["lora_alpha"]),
+        target_modules=tuple(sorted(modules)),
     )
 
 

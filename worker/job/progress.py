@@ -9,30 +9,28 @@ from training.messages import StepMetrics
 
 Json = dict[str, Any]
 
-_OPTIONAL = (
-    "valid_loss",
-    "valid_mean_token_accuracy",
-    "full_valid_loss",
-    "full_valid_mean_token_accuracy",
-)
+_IN_TEXT = {
+    "train_loss": "training loss",
+    "valid_loss": "validation loss",
+    "full_valid_loss": "full validation loss",
+}
+"""The values that an event's text tells, and how it calls them."""
 _OF_THE_RUN = ("total_steps", "num_tokens")
 _SMOOTHING = 0.1
 
 
 def text(metrics: StepMetrics) -> str:
     """`Step 59/200: training loss=1.40, validation loss=1.46`."""
-    parts = [f"Step {metrics.step}/{metrics.total_steps}: training loss={metrics.train_loss:.2f}"]
-    if metrics.valid_loss is not None:
-        parts.append(f"validation loss={metrics.valid_loss:.2f}")
-    if metrics.full_valid_loss is not None:
-        parts.append(f"full validation loss={metrics.full_valid_loss:.2f}")
-    return ", ".join(parts)
+    values = metrics.values
+    told = [f"{word}={values[name]:.2f}" for name, word in _IN_TEXT.items() if name in values]
+    return f"Step {metrics.step}/{metrics.total_steps}: {', '.join(told)}"
 
 
 def data(metrics: StepMetrics) -> Json:
     """A metrics event's data: only what a replay of the step gives again."""
     return {
-        **_values(metrics),
+        "step": metrics.step,
+        **{name: _finite(value) for name, value in metrics.values.items()},
         "total_steps": metrics.total_steps,
         "num_tokens": metrics.num_tokens,
     }
@@ -42,19 +40,6 @@ def checkpoint_metrics(data: Json, method: str) -> Json:
     """A checkpoint's metrics, from the data of its step's event."""
     values = {key: value for key, value in data.items() if key not in _OF_THE_RUN}
     return {**values, "type": method}
-
-
-def _values(metrics: StepMetrics) -> Json:
-    values: Json = {
-        "step": metrics.step,
-        "train_loss": _finite(metrics.train_loss),
-        "train_mean_token_accuracy": _finite(metrics.train_mean_token_accuracy),
-    }
-    for name in _OPTIONAL:
-        value = getattr(metrics, name)
-        if value is not None:
-            values[name] = _finite(value)
-    return values
 
 
 def _finite(value: float) -> float | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from training.messages import TrainConfig
+from training.messages import Lora, TrainConfig
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ALPHA = 32.0
@@ -55,13 +55,12 @@ class Resolved:
     reasons: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        return {"config": asdict(self.config), "reasons": self.reasons}
+        return {"config": self.config.model_dump(mode="json"), "reasons": self.reasons}
 
 
 def from_json(stored: Mapping[str, Any], *, base_path: str) -> TrainConfig:
     """What `Resolved.to_json` gave, on this machine: bases may lie elsewhere than where it was made."""
-    fields = {**stored["config"], "target_modules": tuple(stored["config"]["target_modules"])}
-    return replace(TrainConfig(**fields), base_path=base_path)
+    return TrainConfig.model_validate({**stored["config"], "base_path": base_path})
 
 
 def n_epochs(num_examples: int) -> int:
@@ -102,15 +101,6 @@ def rank(architecture: Architecture, supervised_tokens: int) -> int:
     return min(max(1 << math.ceil(math.log2(needed)), MIN_RANK), MAX_RANK)
 
 
-@dataclass(frozen=True)
-class AdapterShape:
-    """What a job that goes on from a tuned model takes over from it."""
-
-    rank: int
-    alpha: float
-    target_modules: tuple[str, ...]
-
-
 def resolve(
     *,
     hyperparameters: Mapping[str, Any],
@@ -121,7 +111,7 @@ def resolve(
     base_path: str,
     max_seq_len: int,
     seed: int,
-    init_adapter: AdapterShape | None,
+    init_adapter: Lora | None,
 ) -> Resolved:
     reasons: dict[str, str] = {}
 
@@ -137,8 +127,8 @@ def resolve(
     size = int(min(size, num_examples))
     multiplier = float(given("learning_rate_multiplier", 1.0, "the default"))
     steps = total_steps(num_examples, size, epochs)
-    shape = init_adapter or AdapterShape(
-        rank(architecture, num_supervised_tokens), ALPHA, TARGET_MODULES
+    trainable = init_adapter or Lora(
+        rank=rank(architecture, num_supervised_tokens), alpha=ALPHA, target_modules=TARGET_MODULES
     )
     reasons["rank"] = (
         "that of the model it goes on from"
@@ -151,6 +141,7 @@ def resolve(
         f"{architecture.family}, batch size {size}, {steps} steps"
     )
     config = TrainConfig(
+        trainable=trainable,
         base_model=base_model,
         base_path=base_path,
         n_epochs=epochs,
@@ -159,9 +150,6 @@ def resolve(
         learning_rate=learning_rate(architecture, size, steps) * multiplier,
         warmup_steps=min(int(0.05 * steps), 20),
         seed=seed,
-        rank=shape.rank,
-        alpha=shape.alpha,
-        target_modules=shape.target_modules,
         max_seq_len=max_seq_len,
     )
     return Resolved(config, reasons)

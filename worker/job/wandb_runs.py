@@ -35,10 +35,7 @@ MAX_TAG_CHARACTERS = 64
 """W&B refuses longer ones."""
 _MAX_REASON_CHARACTERS = 200
 
-_CONFIG = (
-    *("method", "seed", "n_epochs", "batch_size", "learning_rate_multiplier"),
-    *("learning_rate", "rank", "alpha"),
-)
+_CONFIG = {"seed", "n_epochs", "batch_size", "learning_rate_multiplier", "learning_rate"}
 
 Json = dict[str, Any]
 
@@ -75,7 +72,9 @@ def options(job: JobRow, config: TrainConfig, wanted: Json) -> Json:
             "model": job.model,
             "training_file": job.training_file,
             "validation_file": job.validation_file,
-            **{name: getattr(config, name) for name in _CONFIG},
+            "method": config.method.kind,
+            **config.model_dump(include=_CONFIG),
+            **config.trainable.model_dump(include={"rank", "alpha"}),
         },
     }
 

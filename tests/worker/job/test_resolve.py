@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training.messages import Lora
 from worker.job import resolve as config
-from worker.job.resolve import AdapterShape, Architecture
+from worker.job.resolve import Architecture
 
 SMOLLM2 = {
     "hidden_size": 576,
@@ -92,7 +93,7 @@ def test_everything_automatic_has_its_reason() -> None:
     assert resolved.config.batch_size == 1
     assert resolved.config.learning_rate_multiplier == 1.0
     assert resolved.config.warmup_steps == 5
-    assert resolved.config.target_modules == config.TARGET_MODULES
+    assert resolved.config.trainable.target_modules == config.TARGET_MODULES
     assert resolved.reasons.keys() == {
         *("n_epochs", "batch_size", "learning_rate_multiplier", "learning_rate", "rank"),
     }
@@ -112,10 +113,9 @@ def test_batch_is_no_larger_than_the_file() -> None:
 
 
 def test_job_that_goes_on_from_a_model_keeps_its_shape() -> None:
-    shape = AdapterShape(rank=4, alpha=8.0, target_modules=("q_proj", "v_proj"))
-    resolved = resolve(init_adapter=shape)
-    assert (resolved.config.rank, resolved.config.alpha) == (4, 8.0)
-    assert resolved.config.target_modules == ("q_proj", "v_proj")
+    lora = Lora(rank=4, alpha=8.0, target_modules=("q_proj", "v_proj"))
+    resolved = resolve(init_adapter=lora)
+    assert resolved.config.trainable == lora
     assert resolved.reasons["rank"] == "that of the model it goes on from"
 
 
@@ -124,4 +124,15 @@ def test_config_comes_back_from_the_row_with_this_machines_path() -> None:
     stored = json.loads(json.dumps(resolved.to_json()))
     again = config.from_json(stored, base_path="/elsewhere/base")
     assert again.base_path == "/elsewhere/base"
+    assert config.from_json(stored, base_path="/bases/base") == resolved.config
+
+
+def test_config_in_the_row_of_an_earlier_version_goes_on() -> None:
+    resolved = resolve()
+    stored = json.loads(json.dumps(resolved.to_json()))
+    fields = stored["config"]
+    fields |= fields.pop("trainable")
+    fields["method"] = fields["method"]["kind"]
+    del fields["kind"]
+    assert fields["rank"] == resolved.config.trainable.rank
     assert config.from_json(stored, base_path="/bases/base") == resolved.config
