@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+MAX_UNSENT_BYTES = 64 * 1024
+"""Of a stream; its reply waits for the client beyond that."""
+
 
 class ClientGone(Exception):
     """The client closed the connection; nobody reads a reply any more."""
@@ -71,22 +74,65 @@ class EventStream(Response):
         await send(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
+        outbox = _Outbox()
+        rendering = asyncio.create_task(self._render(outbox))
+        try:
+            while body := await outbox.take():
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+        finally:
+            rendering.cancel()
+            await asyncio.gather(rendering, return_exceptions=True)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _render(self, outbox: _Outbox) -> None:
         async with aclosing(self._events) as events:
             try:
                 async for event in events:
-                    await _send_event(send, orjson.dumps(event))
-                await _send_event(send, b"[DONE]")
+                    await outbox.put(orjson.dumps(event))
+                await outbox.put(b"[DONE]")
             except LuthierError as error:
-                await _send_event(send, orjson.dumps(error.body()))
+                await outbox.put(orjson.dumps(error.body()))
             except EngineError as error:
-                await _send_event(send, orjson.dumps(in_openais_words(error).body()))
+                await outbox.put(orjson.dumps(in_openais_words(error).body()))
             except Exception:
                 log.exception("a stream failed")
                 failure = LuthierError("The server had an error while processing your request.")
-                await _send_event(send, orjson.dumps(failure.body()))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await outbox.put(orjson.dumps(failure.body()))
+            finally:
+                outbox.end()
 
 
-async def _send_event(send: Send, data: bytes) -> None:
-    body = b"data: " + data + b"\n\n"
-    await send({"type": "http.response.body", "body": body, "more_body": True})
+class _Outbox:
+    """Events that are to be sent. What is there at the same time goes out in one piece.
+
+    A step of the engine gives a reply of many choices as many events. Each piece costs a call of the system,
+    and each call the lock that the engine's thread wants, too.
+    """
+
+    def __init__(self) -> None:
+        self._body = bytearray()
+        self._is_over = False
+        self._has_news = asyncio.Event()
+        self._has_room = asyncio.Event()
+
+    async def put(self, data: bytes) -> None:
+        """Waits while there is more than a client reads at once."""
+        self._body += b"data: " + data + b"\n\n"
+        self._has_news.set()
+        while len(self._body) > MAX_UNSENT_BYTES:
+            self._has_room.clear()
+            await self._has_room.wait()
+
+    def end(self) -> None:
+        self._is_over = True
+        self._has_news.set()
+
+    async def take(self) -> bytes:
+        """All that there is; nothing once that is all."""
+        while not self._body and not self._is_over:
+            self._has_news.clear()
+            await self._has_news.wait()
+        body = bytes(self._body)
+        self._body.clear()
+        self._has_room.set()
+        return body

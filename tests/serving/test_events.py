@@ -16,13 +16,19 @@ class Client:
     def __init__(self) -> None:
         self.has_left = asyncio.Event()
         self.body = b""
+        self.num_pieces = 0
+        self.reads = asyncio.Event()
+        self.reads.set()
 
     async def receive(self) -> MutableMapping[str, Any]:
         await self.has_left.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
-        self.body += message.get("body", b"")
+        if body := message.get("body", b""):
+            await self.reads.wait()
+            self.body += body
+            self.num_pieces += 1
 
 
 class Source:
@@ -51,6 +57,47 @@ async def test_events_end_with_done() -> None:
     client = Client()
     await serve(Source(), client)
     assert client.body == b'data: {"number":1}\n\ndata: {"number":2}\n\ndata: [DONE]\n\n'
+
+
+async def test_events_that_come_together_are_sent_together() -> None:
+    """A reply of 100 choices has as many events in a step, and each piece costs a call of the system."""
+    client = Client()
+    go_on = asyncio.Event()
+
+    async def events() -> AsyncGenerator[dict[str, Any]]:
+        for _ in range(3):
+            for number in range(100):
+                yield {"number": number}
+            await go_on.wait()
+
+    task = asyncio.create_task(EventStream(events())({}, client.receive, client.send))
+    while client.body.count(b"data: ") < 100:
+        await asyncio.sleep(0)
+    assert client.num_pieces == 1
+    go_on.set()
+    await asyncio.wait_for(task, 5)
+    assert client.body.count(b'"number":99') == 3
+    assert client.num_pieces <= 4
+
+
+async def test_a_reply_waits_for_a_client_that_does_not_read() -> None:
+    client = Client()
+    client.reads.clear()
+    num_made = 0
+
+    async def events() -> AsyncGenerator[dict[str, Any]]:
+        nonlocal num_made
+        for _ in range(1000):
+            num_made += 1
+            yield {"text": "x" * 1000}
+
+    task = asyncio.create_task(EventStream(events())({}, client.receive, client.send))
+    for _ in range(2000):
+        await asyncio.sleep(0)
+    assert num_made < 200
+    client.reads.set()
+    await asyncio.wait_for(task, 5)
+    assert client.body.count(b"data: ") == 1001
 
 
 async def test_error_on_the_way_becomes_an_event() -> None:
