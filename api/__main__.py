@@ -9,10 +9,10 @@ from contextlib import suppress
 
 from foundation import garbage, logs
 from foundation.connection_limits import ConnectionLimits, raise_descriptor_limit
+from foundation.errors import LuthierError
 from foundation.leash import exit_with_parent
 from foundation.settings import Settings
 from storage.database import check_schema, sync_engine
-from storage.schema import OtherSchema
 
 from .app import create_app
 from .server import configured
@@ -30,9 +30,12 @@ def main() -> None:
     exit_with_parent()
     logs.configure()
     logging.getLogger("uvicorn").setLevel(logging.INFO)
-    settings = Settings.from_env().require("database_url", "broker_url", "blob_url")
-    _check_schema(settings.database_url)
-    app = create_app(settings)
+    try:
+        settings = Settings.from_env().require("database_url", "broker_url", "blob_url")
+        _check_schema(settings.database_url)
+        app = create_app(settings)
+    except LuthierError as error:
+        sys.exit(str(error))
     garbage.collect_seldom()
     max_connections = raise_descriptor_limit()
     limits = ConnectionLimits(
@@ -57,8 +60,6 @@ def _check_schema(database_url: str) -> None:
     engine = sync_engine(database_url, pool_size=1)
     try:
         check_schema(engine)
-    except OtherSchema as error:
-        sys.exit(str(error))
     finally:
         engine.dispose()
 

@@ -26,6 +26,7 @@ from api.organization import service_accounts as organization_service_accounts
 from api.organization import usage
 from api.webhooks import endpoints as webhook_endpoints
 from foundation.settings import Settings
+from storage.models.base_models import WatchedCatalogue
 
 from . import errors, health, openapi
 from .metrics import ApiMetrics
@@ -36,12 +37,16 @@ CLEANUP_S = 1.0
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Opens nothing by itself: the database, the blobs and the backends are the lifespan's."""
+    """Opens nothing but the catalogue: the database, the blobs and the backends are the lifespan's.
+
+    Raises BadCatalogue.
+    """
     metrics = ApiMetrics()
+    bases = WatchedCatalogue(settings.data_dir, settings.aliases)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with wire(settings, metrics) as wiring:
+        async with wire(settings, metrics, bases) as wiring:
             app.state.wiring = wiring
             yield
             await _let_requests_end(metrics)

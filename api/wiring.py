@@ -21,7 +21,7 @@ from api.gateway.metering import Meter
 from foundation.settings import Settings
 from storage import queue
 from storage.blobs.blobs import BlobStore, open_store
-from storage.models.base_models import Catalogue
+from storage.models.base_models import Catalogue, WatchedCatalogue
 from storage.organization import api_keys
 from storage.organization.api_keys import Caller
 
@@ -37,6 +37,7 @@ READ_TIMEOUT_S = 600.0
 @dataclass(frozen=True)
 class Wiring:
     settings: Settings
+    bases: WatchedCatalogue
     database: Database
     callers: Gather[str, Caller]
     """By their keys; see `auth`."""
@@ -52,12 +53,14 @@ class Wiring:
     meter: Meter
 
     def catalogue(self) -> Catalogue:
-        """Read anew at each call, so that `luthier bases add` needs no restart."""
-        return Catalogue.load(self.settings.data_dir, self.settings.aliases)
+        """As it stands now: `luthier bases add` needs no restart."""
+        return self.bases.now()
 
 
 @asynccontextmanager
-async def wire(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[Wiring]:
+async def wire(
+    settings: Settings, metrics: ApiMetrics, bases: WatchedCatalogue
+) -> AsyncIterator[Wiring]:
     """Open everything; close it at the end. Connects to nothing yet, so it also starts in an outage."""
     # Celery's app reads its environment when it is imported.
     queue.app.conf.broker_url = settings.broker_url
@@ -75,6 +78,7 @@ async def wire(settings: Settings, metrics: ApiMetrics) -> AsyncIterator[Wiring]
     try:
         yield Wiring(
             settings=settings,
+            bases=bases,
             database=database,
             callers=Gather(lambda keys: database.read(api_keys.find_callers, keys)),
             event_pages=EventPages(database),

@@ -70,7 +70,7 @@ def write_chats(path: Path, num_bytes: int) -> Path:
 def train(base_path: Path, folder: Path, num_mb: int, num_steps: int) -> Result:
     """Let a trainer of its own read `num_mb` and take some steps."""
     config = bench_config(base_path)
-    chats = write_chats(folder / "chats.jsonl", num_mb * MB)
+    chats = write_chats(folder / f"chats-{num_mb}.jsonl", num_mb * MB)
     started_s = time.perf_counter()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         reading_mb = pool.submit(read, chats, config).result()

@@ -38,19 +38,21 @@ def main() -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         settings = Settings.from_env()
-        base = _find_base(arguments.base, settings)
+        catalogue = Catalogue.load(settings.data_dir, settings.aliases)
+        base = _find_base(arguments.base, catalogue)
         if not settings.internal_key and not _is_loopback(arguments.host):
             raise BadSetting(
                 "without LUTHIER_INTERNAL_KEY this server checks no key, so it listens on loopback only"
             )
-        return _serve(base, settings, arguments.host, arguments.port)
+        aliases = {alias for alias, base_id in catalogue.aliases.items() if base_id == base.id}
+        names = frozenset({base.id, *aliases})
+        return _serve(base, names, settings, arguments.host, arguments.port)
     except LuthierError as error:
         sys.stderr.write(f"{error}\n")
         return 2
 
 
-def _find_base(name: str, settings: Settings) -> BaseModel:
-    catalogue = Catalogue.load(settings.data_dir, settings.aliases)
+def _find_base(name: str, catalogue: Catalogue) -> BaseModel:
     base = catalogue.get(name)
     if base is None:
         known = ", ".join(b.id for b in catalogue.all())
@@ -58,7 +60,7 @@ def _find_base(name: str, settings: Settings) -> BaseModel:
     return base
 
 
-def _serve(base: BaseModel, settings: Settings, host: str, port: int) -> int:
+def _serve(base: BaseModel, names: frozenset[str], settings: Settings, host: str, port: int) -> int:
     # A worker thread that finds no work sleeps instead of spinning: where other processes compute on
     # the same cores, spinning costs many times what it saves. The variable is read on torch's import.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -73,13 +75,11 @@ def _serve(base: BaseModel, settings: Settings, host: str, port: int) -> int:
     from .settings import ServingSettings
 
     serving_settings = ServingSettings.from_env()
-    catalogue = Catalogue.load(settings.data_dir, settings.aliases)
-    aliases = {alias for alias, base_id in catalogue.aliases.items() if base_id == base.id}
 
     async def load() -> ServedBase:
         served = await served_base.load(
             base,
-            frozenset({base.id, *aliases}),
+            names,
             bases_dir=settings.bases_dir,
             cache_dir=settings.data_dir / "adapters" / base.id,
             blobs=open_store(settings.blob_url) if settings.blob_url else None,

@@ -12,7 +12,7 @@ from storage.blobs.blobs import open_store
 from storage.database import Refusal, refuse, sessions, sync_engine
 from storage.jobs import jobs
 from storage.leases import Stopped
-from storage.models.base_models import Catalogue
+from storage.models.base_models import Catalogue, WatchedCatalogue
 from storage.worker_folder import Folder
 
 from . import trainer
@@ -39,6 +39,7 @@ class Worker:
         self.blobs = open_store(settings.blob_url)
         self.folder = Folder(settings.data_dir / "worker")
         self.bases = Bases(settings.bases_dir, settings.data_dir / "logs")
+        self._catalogue = WatchedCatalogue(settings.data_dir, settings.aliases)
         self.is_stopping = threading.Event()
         self._trainer_command = trainer_command
         self._trainer: Trainer | None = None
@@ -48,8 +49,8 @@ class Worker:
         return self.folder.name
 
     def catalogue(self) -> Catalogue:
-        """Read anew each time: bases are added while workers run."""
-        return Catalogue.load(self.settings.data_dir, self.settings.aliases)
+        """As it stands now: bases are added while workers run."""
+        return self._catalogue.now()
 
     def trainer(self) -> Trainer:
         """The trainer, started if there is none alive."""

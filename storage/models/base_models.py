@@ -8,6 +8,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import structlog
 
 from foundation.errors import InvalidRequest, LuthierError
 
@@ -24,6 +27,9 @@ _SOURCE = re.compile(
 )
 
 
+log = structlog.get_logger()
+
+
 class BadCatalogue(LuthierError):
     """The catalogue's file cannot be read; the message names the file and the entry."""
 
@@ -37,8 +43,6 @@ class BaseModel:
     aliases: tuple[str, ...] = ()
     max_seq_len: int = 2048
     """Tokens, prompt and reply together."""
-    hidden_size: int = 0
-    """Width of the residual stream; the automatic learning rate depends on it."""
     family: str = "llama"
     """`llama`, `qwen` or another; the automatic learning rate depends on it."""
 
@@ -90,6 +94,40 @@ class Catalogue:
         return dict(self._aliases)
 
 
+class WatchedCatalogue:
+    """The catalogue of a running process: read once, and again when somebody has changed what was added.
+
+    What cannot be read then is logged, once, and the bases stay as they were.
+    """
+
+    def __init__(self, data_dir: Path, aliases: Mapping[str, str]) -> None:
+        """Raises BadCatalogue."""
+        self._data_dir = data_dir
+        self._aliases = aliases
+        self._seen = _stamp(data_dir / ADDED)
+        self._catalogue = Catalogue.load(data_dir, aliases)
+
+    def now(self) -> Catalogue:
+        # The stamp is taken before the file is read: a change in between is found the next time.
+        stamp = _stamp(self._data_dir / ADDED)
+        if stamp != self._seen:
+            self._seen = stamp
+            try:
+                self._catalogue = Catalogue.load(self._data_dir, self._aliases)
+            except BadCatalogue as error:
+                log.error("catalogue.unreadable", error=str(error))
+        return self._catalogue
+
+
+def _stamp(file: Path) -> tuple[int, ...] | None:
+    """Another one for each state of the file, as long as nobody turns the clock back."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
 def path(bases_dir: Path, base: BaseModel) -> Path:
     """Where the base's files lie once it is imported."""
     if base.source.startswith("directory:"):
@@ -111,7 +149,7 @@ def add(data_dir: Path, base: BaseModel) -> None:
 def _render(base: BaseModel) -> str:
     # JSON's strings are TOML's basic strings.
     lines = [f"[{json.dumps(base.id)}]"]
-    for name in ("source", "revision", "max_seq_len", "hidden_size", "family"):
+    for name in ("source", "revision", "max_seq_len", "family"):
         lines.append(f"{name} = {json.dumps(getattr(base, name))}")
     lines.append(f"aliases = {json.dumps(list(base.aliases))}")
     return "\n".join(lines) + "\n"
@@ -120,9 +158,12 @@ def _render(base: BaseModel) -> str:
 def _read(file: Path) -> list[BaseModel]:
     try:
         entries = tomllib.loads(file.read_text(encoding="utf-8"))
-        return [
-            BaseModel(id=name, **{**entry, "aliases": tuple(entry.get("aliases", ()))})
-            for name, entry in entries.items()
-        ]
-    except (OSError, tomllib.TOMLDecodeError, TypeError) as error:
+        return [_base(name, entry) for name, entry in entries.items()]
+    except (OSError, ValueError, TypeError, AttributeError, InvalidRequest) as error:
         raise BadCatalogue(f"{file} is no catalogue of base models: {error}") from error
+
+
+def _base(name: str, entry: dict[str, Any]) -> BaseModel:
+    # Files of earlier versions tell the width, too, which is in the base's own config.json.
+    fields = {key: value for key, value in entry.items() if key != "hidden_size"}
+    return BaseModel(id=name, **{**fields, "aliases": tuple(entry.get("aliases", ()))})

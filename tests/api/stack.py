@@ -134,6 +134,19 @@ def running(app: Any, limits: ConnectionLimits = ConnectionLimits()) -> Iterator
         thread.join(timeout=10)
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """Of a process with these settings."""
+    return {
+        **os.environ,
+        "LUTHIER_DATABASE_URL": settings.database_url,
+        "LUTHIER_BROKER_URL": settings.broker_url,
+        "LUTHIER_BLOB_URL": settings.blob_url,
+        "LUTHIER_DATA_DIR": str(settings.data_dir),
+        "LUTHIER_BACKENDS": ",".join(f"{b}={u}" for b, us in settings.backends.items() for u in us),
+        "LUTHIER_TRAIN_UNSERVED": "1" if settings.train_unserved else "",
+    }
+
+
 @contextmanager
 def process(settings: Settings, **env: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """`python -m api`, up and answering."""
@@ -142,18 +155,7 @@ def process(settings: Settings, **env: str) -> Iterator[tuple[str, subprocess.Po
         [sys.executable, "-m", "api", "--port", str(port)],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={
-            **os.environ,
-            "LUTHIER_DATABASE_URL": settings.database_url,
-            "LUTHIER_BROKER_URL": settings.broker_url,
-            "LUTHIER_BLOB_URL": settings.blob_url,
-            "LUTHIER_DATA_DIR": str(settings.data_dir),
-            "LUTHIER_BACKENDS": ",".join(
-                f"{b}={u}" for b, us in settings.backends.items() for u in us
-            ),
-            "LUTHIER_TRAIN_UNSERVED": "1" if settings.train_unserved else "",
-            **env,
-        },
+        env={**environment(settings), **env},
     )
     url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 30

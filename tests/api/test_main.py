@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 
 from tests.api.gateway.fake_backend import FakeBackend
-from tests.api.stack import Api, Tenant, free_port, process, running
+from tests.api.stack import Api, Tenant, environment, free_port, process, running
 
 
 def test_sigterm_ends_it_soon_even_while_a_stream_is_open(api: Api, tenant: Tenant) -> None:
@@ -76,3 +77,16 @@ def test_a_missing_setting_is_named() -> None:
     )
     assert done.returncode != 0
     assert "LUTHIER_DATABASE_URL is not set" in done.stderr
+
+
+def test_a_catalogue_that_cannot_be_read_stops_the_start_with_one_line(
+    api: Api, tmp_path: Path
+) -> None:
+    (tmp_path / "base_models.toml").write_text("[a")
+    env = environment(replace(api.settings, data_dir=tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "api"], env=env, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
+    assert "base_models.toml is no catalogue of base models" in line

@@ -85,7 +85,6 @@ def _read_config(directory: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
         return {
             "max_seq_len": int(config["max_position_embeddings"]),
-            "hidden_size": int(config["hidden_size"]),
             "family": str(config["model_type"]),
         }
     except OSError as error:

@@ -19,6 +19,7 @@ from api.wiring import wire
 from foundation import invalid_parameters
 from foundation.errors import LuthierError, NotFound
 from storage import schema
+from storage.models.base_models import WatchedCatalogue
 from storage.organization.api_keys import Caller
 from tests.api.stack import Api, Tenant, free_port, running, running_api, wait_until
 
@@ -326,7 +327,8 @@ def complete_in(front: Api, tenant: Tenant, body: dict[str, Any]) -> dict[str, A
     caller = Caller("key_test", "project", tenant.project_id, "org", "acme")
 
     async def run() -> dict[str, Any]:
-        async with wire(front.settings, ApiMetrics()) as wiring:
+        bases = WatchedCatalogue(front.settings.data_dir, front.settings.aliases)
+        async with wire(front.settings, ApiMetrics(), bases) as wiring:
             return await inference.complete(wiring, caller, body)
 
     return asyncio.run(run())
