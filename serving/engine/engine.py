@@ -83,6 +83,7 @@ class Engine:
         self._scheduler = Scheduler(
             self._cache, self._slots, limits or Limits(), max_seq_len=self.max_seq_len
         )
+        self._places = self._scheduler.places
         self.vocab_size: int = model.config.vocab_size
         self._num_steps = 0
         self._num_failures = 0
@@ -127,22 +128,22 @@ class Engine:
     def submit(self, sequence: Sequence) -> None:
         """Have the coming steps compute a prepared sequence."""
         if sequence.max_tokens or sequence.is_scoring:
-            self._scheduler.add(sequence)
+            self._places.add(sequence)
         else:
             sequence.accept_prompt()
 
     def cancel(self, sequence: Sequence) -> None:
         """Compute no more of a sequence; harmless if it is done."""
-        self._scheduler.remove(sequence)
+        self._places.remove(sequence)
 
     @property
     def is_idle(self) -> bool:
         """Nothing that was submitted is left to compute."""
-        return not self._scheduler.has_sequences
+        return not self._places.has_sequences
 
     def fail_all(self, error: EngineError) -> None:
         """Deliver `error` to all sequences, because no more steps will come."""
-        for sequence in self._scheduler.all_sequences():
+        for sequence in self._places.all_sequences():
             sequence.deliver(error)
 
     @torch.inference_mode()
@@ -153,8 +154,8 @@ class Engine:
 
     def stats(self) -> EngineStats:
         return EngineStats(
-            num_running=len(self._scheduler.running),
-            num_waiting=self._scheduler.num_waiting,
+            num_running=len(self._places.running),
+            num_waiting=self._places.num_waiting,
             num_kv_tokens_used=self._pool.num_used_tokens,
             num_kv_tokens=self._pool.num_tokens,
             num_steps=self._num_steps,
@@ -169,9 +170,9 @@ class Engine:
         Raises `RuntimeError` when everything fails, step after step.
         """
         work = self._scheduler.plan()
-        for sequence in self._scheduler.unstartable:
+        for sequence in self._places.unstartable:
             sequence.deliver(SequenceFailed())
-        self._scheduler.unstartable.clear()
+        self._places.unstartable.clear()
         if not work:
             return
         try:
@@ -206,7 +207,7 @@ class Engine:
         """End a sequence whose computation went wrong; nothing of what it computed is used again."""
         if sequence.row is not None:
             sequence.deliver(error)
-            self._scheduler.remove(sequence, is_broken=True)
+            self._places.remove(sequence, is_broken=True)
 
     def _step(self, work: list[Work]) -> None:
         began_s = time.perf_counter()
@@ -256,7 +257,7 @@ class Engine:
             self._fail(sequence, SequenceFailed())
             return
         if is_done:
-            self._scheduler.remove(sequence)
+            self._places.remove(sequence)
 
     def _forward(self, work: list[Work]) -> Tensor:
         ids: list[int] = []
@@ -298,7 +299,7 @@ class Engine:
         if not item.is_last:
             return False
         if sequence.num_generated == 0 and sequence.accept_prompt():
-            self._scheduler.remove(sequence)
+            self._places.remove(sequence)
             return False
         return True
 

@@ -33,9 +33,15 @@ class ContextLengthExceeded(EngineError):
 class NotFinite(EngineError):
     """The model's weights are so large that its output is no longer made of numbers."""
 
+    def __init__(self) -> None:
+        super().__init__("the model's output is not finite")
+
 
 class SequenceFailed(EngineError):
     """Something broke while the sequence was computed; what, the log says."""
+
+    def __init__(self) -> None:
+        super().__init__("the sequence could not be computed")
 
 
 class EngineStopped(EngineError):

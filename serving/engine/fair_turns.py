@@ -15,6 +15,7 @@ DECODE_COST = 2
 
 class FairTurns:
     def __init__(self) -> None:
+        self.num_taken = 0
         self._served: dict[str, int] = {}
 
     def enter(self, project: str) -> None:
@@ -27,8 +28,11 @@ class FairTurns:
         if len(self._served) > len(projects):
             self._served = {p: n for p, n in self._served.items() if p in projects}
 
-    def charge(self, project: str, cost: int) -> None:
+    def charge(self, project: str, cost: int) -> int:
+        """Something is computed for the project. Gives the number of this turn among all turns."""
         self._served[project] += cost
+        self.num_taken += 1
+        return self.num_taken
 
     def served(self, project: str) -> int:
         """What was computed for the project, as far as turns go."""

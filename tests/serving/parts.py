@@ -231,5 +231,5 @@ def one_step(scheduler: Scheduler) -> list[Work]:
         is_last = item.is_last
         item.chunk.row.num_computed = item.chunk.end
         if is_last and item.sequence.accept(ord("a"), None):
-            scheduler.remove(item.sequence)
+            scheduler.places.remove(item.sequence)
     return work

@@ -66,7 +66,7 @@ class Load:
         adapter = None if adapter_id is None else Adapter(adapter_id, {})
         request = Generate(prompt=prompt, adapter=adapter, cache_salt=project)
         sequence = Sequence(request, max_tokens, self.tokenizer, lambda _: None)
-        self.scheduler.add(sequence)
+        self.scheduler.places.add(sequence)
         return sequence
 
     def step(self) -> list[Work]:
@@ -82,10 +82,10 @@ class Load:
     def run(self, max_steps: int) -> int:
         """Steps until all is done; fails beyond `max_steps`."""
         for num_steps in range(max_steps):
-            if not self.scheduler.all_sequences():
+            if not self.scheduler.places.all_sequences():
                 return num_steps
             self.step()
-        raise AssertionError(f"{len(self.scheduler.all_sequences())} sequences never end")
+        raise AssertionError(f"{len(self.scheduler.places.all_sequences())} sequences never end")
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def test_work_is_shared_evenly_between_projects_that_want_all(tokenizer: Tokeniz
     for seed in range(20):
         load.add("few", prompt_of(200, 1000 + seed), max_tokens=1)
     computed = dict.fromkeys(("many", "few"), 0)
-    while any(s.project == "few" for s in load.scheduler.all_sequences()):
+    while any(s.project == "few" for s in load.scheduler.places.all_sequences()):
         work = load.step()
         for project in computed:
             computed[project] += num_tokens(work, project)

@@ -55,7 +55,7 @@ class Setup:
             adapter=None if adapter_id is None else Adapter(adapter_id, {}),
         )
         sequence = Sequence(request, max_tokens, self.tokenizer, lambda _: None)
-        self.scheduler.add(sequence)
+        self.scheduler.places.add(sequence)
         return sequence
 
     def step(self) -> list[Work]:
@@ -83,16 +83,16 @@ def test_no_more_run_than_the_limit(setup: Setup) -> None:
     for seed in range(6):
         setup.add(prompt_of(5, seed))
     setup.step()
-    assert len(setup.scheduler.running) == 4
-    assert setup.scheduler.num_waiting == 2
+    assert len(setup.scheduler.places.running) == 4
+    assert setup.scheduler.places.num_waiting == 2
 
 
 def test_queues_of_different_adapters_take_turns(setup: Setup) -> None:
     hot = [setup.add(prompt_of(5, s), adapter_id="adapter-hot") for s in range(4)]
     cold = setup.add(prompt_of(5, 9), adapter_id="adapter-cold")
     setup.step()
-    assert cold in setup.scheduler.running
-    assert hot[3] not in setup.scheduler.running
+    assert cold in setup.scheduler.places.running
+    assert hot[3] not in setup.scheduler.places.running
 
 
 def test_sequence_without_a_slot_waits_and_holds_nobody_up(setup: Setup) -> None:
@@ -101,8 +101,8 @@ def test_sequence_without_a_slot_waits_and_holds_nobody_up(setup: Setup) -> None
     blocked = setup.add(prompt_of(5), adapter_id="adapter-c")
     base = setup.add(prompt_of(5))
     setup.step()
-    assert blocked not in setup.scheduler.running
-    assert base in setup.scheduler.running
+    assert blocked not in setup.scheduler.places.running
+    assert base in setup.scheduler.places.running
 
 
 def test_sequence_that_waited_long_for_a_slot_is_admitted_next(setup: Setup) -> None:
@@ -113,13 +113,13 @@ def test_sequence_that_waited_long_for_a_slot_is_admitted_next(setup: Setup) -> 
     # A stream of new requests for the adapters that are in their slots must not starve the third.
     late = [setup.add(prompt_of(5, s), adapter_id="adapter-a") for s in range(5)]
     setup.step()
-    assert not set(late) & set(setup.scheduler.running)
+    assert not set(late) & set(setup.scheduler.places.running)
     setup.step()
-    assert not set(running) & set(setup.scheduler.running)
+    assert not set(running) & set(setup.scheduler.places.running)
     setup.step()
-    assert blocked in setup.scheduler.running
+    assert blocked in setup.scheduler.places.running
     setup.step()
-    assert late[0] in setup.scheduler.running
+    assert late[0] in setup.scheduler.places.running
 
 
 def test_common_prompt_is_read_once(setup: Setup) -> None:
@@ -148,9 +148,9 @@ def test_removed_sequence_gives_back_slot_and_row(setup: Setup) -> None:
     waiting = [setup.add(prompt_of(5, s), adapter_id="adapter-a") for s in range(6)]
     setup.step()
     for sequence in waiting:
-        setup.scheduler.remove(sequence)
-        setup.scheduler.remove(sequence)
-    assert setup.scheduler.all_sequences() == []
+        setup.scheduler.places.remove(sequence)
+        setup.scheduler.places.remove(sequence)
+    assert setup.scheduler.places.all_sequences() == []
     assert setup.slots.unload("adapter-a")
     # Rows this short are not worth keeping.
     assert setup.pool.num_used_tokens == 0
@@ -165,7 +165,7 @@ def test_everything_finishes_in_a_pool_that_is_too_small(
     num_computed = 0
     for _ in range(2000):
         num_computed += sum(setup.spans(setup.step()).values())
-        if not setup.scheduler.all_sequences():
+        if not setup.scheduler.places.all_sequences():
             break
     assert [s.num_generated for s in sequences] == [100] * 4
     assert num_computed < 4 * 160 * 3
