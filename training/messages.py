@@ -95,8 +95,8 @@ class Start(Message):
     output_dir: str
     resume_from: str | None = None
     """An unpacked checkpoint directory of this job."""
-    init_adapter: str | None = None
-    """An unpacked PEFT directory, when the job continues from a tuned model."""
+    init_artifact: str | None = None
+    """A directory in the format of the trainable's kind, when the job continues from a tuned model."""
 
 
 class Stop(Message):

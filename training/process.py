@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dataset.tokenized import Dataset, Statistics
-from modeling.artifacts import lora
+from modeling.artifacts import kinds
 from modeling.base import Precision, choose_precision
 
 from . import checkpoint
@@ -98,11 +98,10 @@ def _restore(
     """Put the engine where the job stands: at its checkpoint, else at the model it goes on from."""
     if resumed:
         engine.resume_from(resumed.cursor.step, resumed.artifact, resumed.moments)
-    elif start.init_adapter:
-        artifact = lora.read(
-            Path(start.init_adapter), model.config, base_model=start.config.base_model
-        )
-        engine.begin_from(artifact)
+    elif start.init_artifact:
+        files = kinds.format_of(start.config.trainable.kind)
+        folder = Path(start.init_artifact)
+        engine.begin_from(files.read(folder, model.config, base_model=start.config.base_model))
 
 
 def _started(run: Run, resumed: Checkpoint | None, precision: Precision) -> Started:

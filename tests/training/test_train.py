@@ -204,7 +204,7 @@ def test_job_continues_from_a_tuned_model(
     unbroken: list[Report], base_path: Path, tmp_path: Path
 ) -> None:
     tuned = Path(checkpoints_of(unbroken)[-1].path) / "artifact"
-    job = jobs.start(base_path, tmp_path).model_copy(update={"init_adapter": str(tuned)})
+    job = jobs.start(base_path, tmp_path).model_copy(update={"init_artifact": str(tuned)})
     first = steps_of(list(jobs.run(job)))[0]
     assert first.values["train_loss"] < 0.8 * steps_of(unbroken)[0].values["train_loss"]
 
@@ -257,7 +257,7 @@ def test_validation_loss_that_is_not_finite_fails_the_job(
     ("change", "code", "param", "is_user_error"),
     [
         ({"resume_from": "bad"}, "invalid_checkpoint", None, False),
-        ({"init_adapter": "bad"}, "invalid_model", "model", True),
+        ({"init_artifact": "bad"}, "invalid_model", "model", True),
         ({"training_set": "gone"}, "server_error", None, False),
     ],
 )

@@ -75,8 +75,8 @@ class Run:
         self.step = 0
         # Stands for the weights: it depends on all that went before.
         self.weights = hashlib.sha256(f"{start.config.seed}".encode()).hexdigest()
-        if start.init_adapter:
-            file = Path(start.init_adapter) / "adapter_model.safetensors"
+        if start.init_artifact:
+            file = Path(start.init_artifact) / "adapter_model.safetensors"
             self.weights = file.read_text()
         if start.resume_from:
             state = json.loads((Path(start.resume_from) / "state" / "state.json").read_text())
@@ -193,7 +193,9 @@ class Run:
         peft["target_modules"] = list(lora.target_modules)  # type: ignore[assignment]
         (folder / "artifact" / "adapter_config.json").write_text(json.dumps(peft))
         (folder / "artifact" / "adapter_model.safetensors").write_text(self.weights)
-        manifest = {"kind": "lora", "spec": {"rank": lora.rank}, "tensors": {}}
+        sha256 = hashlib.sha256(self.weights.encode()).hexdigest()
+        tensors = {"a": {"dtype": "float32", "shape": [2, 3], "sha256": sha256}}
+        manifest = {"kind": "lora", "spec": {"rank": lora.rank}, "tensors": tensors}
         (folder / "artifact.json").write_text(json.dumps(manifest))
         (folder / "state" / "optimizer.safetensors").write_bytes(b"moments" * 100)
         state = {"step": self.step, "weights": self.weights}

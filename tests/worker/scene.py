@@ -159,6 +159,14 @@ class Scene:
                 found[member.name] = file.read()
         return found
 
+    def artifact_tensors(self, name: str) -> Json:
+        """What the artifact's row says of each tensor."""
+        with self.sessions() as session:
+            found = models.find(session, self.project_id, name)
+            assert found is not None
+            assert found[1].tensors is not None
+            return found[1].tensors
+
     def weights(self, job_id: str) -> bytes:
         name = self.row(job_id).fine_tuned_model
         assert name is not None

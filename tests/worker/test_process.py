@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load
 
 from foundation import leash as death_pipe
+from modeling.artifacts.artifact import Artifact
 from storage import queue
 from tests.factories import colour_rows
 from tests.worker.scene import Scene, wait_for
@@ -78,9 +80,9 @@ def test_jobs_are_trained_and_the_second_does_not_wait_for_the_base(scene: Scene
         assert job.trained_tokens is not None
         assert job.trained_tokens % 3 == 0
         assert [c.step for c in scene.checkpoints(first)] == [15, 10, 5]
-        assert {"adapter_config.json", "adapter_model.safetensors"} <= set(
-            scene.artifact_files(job.fine_tuned_model or "")
-        )
+        model = job.fine_tuned_model or ""
+        weights = load(scene.artifact_files(model)["adapter_model.safetensors"])
+        assert scene.artifact_tensors(model) == Artifact("lora", {}, weights).manifest()["tensors"]
         began = time.monotonic()
         second = scene.job(colour_rows(20), hyperparameters=STEPS)
         queue.ring(second)

@@ -57,8 +57,10 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
     for role, row in rows.items():
         statistics[role] = _read(worker, lease, row, role, folder, template, max_seq_len)
     crash_point("after_validation")
-    init_adapter = _fetch_init_adapter(worker, lease, folder)
-    train_config = decided or _resolve(lease, statistics["training"], base, base_path, init_adapter)
+    init_artifact = _fetch_init_artifact(worker, lease, folder)
+    train_config = decided or _resolve(
+        lease, statistics["training"], base, base_path, init_artifact
+    )
     output = folder / "checkpoints"
     output.mkdir()
     resume_from = resume.fetch(worker.blobs, lease, folder)
@@ -69,7 +71,7 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
         validation_set=str(folder / "validation") if "validation" in rows else None,
         output_dir=str(output),
         resume_from=str(resume_from) if resume_from else None,
-        init_adapter=str(init_adapter) if init_adapter else None,
+        init_artifact=str(init_artifact) if init_artifact else None,
     )
 
 
@@ -175,7 +177,7 @@ def _base(worker: Worker, lease: Lease) -> BaseModel:
     return base
 
 
-def _fetch_init_adapter(worker: Worker, lease: Lease, folder: Path) -> Path | None:
+def _fetch_init_artifact(worker: Worker, lease: Lease, folder: Path) -> Path | None:
     """The unpacked weights of the tuned model that the job goes on from."""
     job = lease.job
     if job.init_artifact_id is None:
@@ -184,13 +186,13 @@ def _fetch_init_adapter(worker: Worker, lease: Lease, folder: Path) -> Path | No
         row = artifacts.get(session, job.init_artifact_id)
     if row is None:
         raise JobFailed("model_not_found", f"The model '{job.model}' does not exist", "model")
-    tar = folder / "init_adapter.tar"
+    tar = folder / "init_artifact.tar"
     try:
         worker.blobs.get_file(row.blob_key, tar, size_bytes=row.size_bytes, sha256=row.sha256)
     except (BlobMissing, BlobCorrupt) as error:
         message = f"The stored weights of the model '{job.model}' are damaged"
         raise JobFailed("server_error", message, "model") from error
-    unpacked = archive.unpack(tar, folder / "init_adapter")
+    unpacked = archive.unpack(tar, folder / "init_artifact")
     tar.unlink()
     return unpacked
 
@@ -200,7 +202,7 @@ def _resolve(
     statistics: Statistics,
     base: BaseModel,
     base_path: Path,
-    init_adapter: Path | None,
+    init_artifact: Path | None,
 ) -> TrainConfig:
     job = lease.job
     try:
@@ -217,7 +219,7 @@ def _resolve(
         base_path=str(base_path),
         max_seq_len=base.max_seq_len,
         seed=job.seed,
-        init_adapter=_lora(init_adapter) if init_adapter else None,
+        init_artifact=_lora(init_artifact) if init_artifact else None,
     )
     numbers = {
         "n_epochs": resolved.config.n_epochs,
@@ -241,9 +243,9 @@ def _resolve(
     return resolved.config
 
 
-def _lora(init_adapter: Path) -> Lora:
+def _lora(init_artifact: Path) -> Lora:
     """What a job that goes on from a tuned model takes over from it."""
-    stored = json.loads((init_adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    stored = json.loads((init_artifact / "adapter_config.json").read_text(encoding="utf-8"))
     modules: Iterable[str] = stored["target_modules"]
     # Its order in the file is arbitrary, that of the config part of what makes a run repeatable.
     return Lora(

@@ -111,7 +111,7 @@ def resolve(
     base_path: str,
     max_seq_len: int,
     seed: int,
-    init_adapter: Lora | None,
+    init_artifact: Lora | None,
 ) -> Resolved:
     reasons: dict[str, str] = {}
 
@@ -127,12 +127,12 @@ def resolve(
     size = int(min(size, num_examples))
     multiplier = float(given("learning_rate_multiplier", 1.0, "the default"))
     steps = total_steps(num_examples, size, epochs)
-    trainable = init_adapter or Lora(
+    trainable = init_artifact or Lora(
         rank=rank(architecture, num_supervised_tokens), alpha=ALPHA, target_modules=TARGET_MODULES
     )
     reasons["rank"] = (
         "that of the model it goes on from"
-        if init_adapter
+        if init_artifact
         else f"{num_supervised_tokens} tokens to learn, "
         f"{architecture.parameters_per_rank} parameters a rank"
     )

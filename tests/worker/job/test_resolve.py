@@ -31,7 +31,7 @@ def resolve(num_examples: int = 100, **values: Any) -> config.Resolved:
             "base_path": "/bases/base",
             "max_seq_len": 2048,
             "seed": 1,
-            "init_adapter": None,
+            "init_artifact": None,
             **values,
         }
     )
@@ -114,7 +114,7 @@ def test_batch_is_no_larger_than_the_file() -> None:
 
 def test_job_that_goes_on_from_a_model_keeps_its_shape() -> None:
     lora = Lora(rank=4, alpha=8.0, target_modules=("q_proj", "v_proj"))
-    resolved = resolve(init_adapter=lora)
+    resolved = resolve(init_artifact=lora)
     assert resolved.config.trainable == lora
     assert resolved.reasons["rank"] == "that of the model it goes on from"
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import re
 import tarfile
 from pathlib import Path
@@ -109,9 +110,11 @@ def test_checkpoints_are_models_and_the_last_is_the_final_one(finished: Scene) -
         "lora",
         {"rank": 8},
     )
-    assert finished.artifact_files(newest.model_name).keys() == {
-        "adapter_config.json",
-        "adapter_model.safetensors",
+    files = finished.artifact_files(newest.model_name)
+    assert files.keys() == {"adapter_config.json", "adapter_model.safetensors"}
+    digest = hashlib.sha256(files["adapter_model.safetensors"]).hexdigest()
+    assert finished.artifact_tensors(newest.model_name) == {
+        "a": {"dtype": "float32", "shape": [2, 3], "sha256": digest}
     }
 
 
