@@ -69,7 +69,7 @@ class TextPart(BaseModel):
     text: str
 
 
-class Message(BaseModel):
+class GraderMessage(BaseModel):
     role: Literal["user", "assistant", "system", "developer"]
     content: str | TextPart | Annotated[list[str | TextPart], Field(fail_fast=True)]
     type: Literal["message"] = "message"
@@ -94,7 +94,7 @@ class Message(BaseModel):
         return [part if isinstance(part, str) else part.text for part in parts]
 
 
-Messages = Annotated[list[Message], Field(min_length=1, max_length=256, fail_fast=True)]
+Messages = Annotated[list[GraderMessage], Field(min_length=1, max_length=256, fail_fast=True)]
 
 
 class GraderSampling(BaseModel):
