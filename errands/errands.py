@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import threading
 
-import structlog
-
 from errands.batches.gateway import Gateway
 from foundation.settings import Settings
 from storage.blobs.blobs import open_store
 from storage.database import Refusal, refuse, sessions, sync_engine
-from storage.inference import batches
 from storage.worker_folder import Folder
 
 SLOTS = 12
 """Tasks at a time."""
 BATCH_SLOTS = 8
 """Batches take hours: so many at a time, and the other slots are for messages that need none."""
-
-log = structlog.get_logger()
 
 
 class Errands:
@@ -45,14 +40,6 @@ class Errands:
     @property
     def name(self) -> str:
         return self.folder.name
-
-    def bury_dead(self) -> None:
-        """Free at once what processes of this data directory held when they were killed."""
-        with self.folder.dead() as names:
-            if names:
-                with self.sessions.begin() as session:
-                    batches.expire_leases(session, names)
-                log.info("errands.buried_dead", names=names)
 
     def stop(self) -> None:
         """Tell the tasks at hand to let go."""

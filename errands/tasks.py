@@ -11,9 +11,11 @@ from foundation.errors import LuthierError
 from foundation.settings import Settings
 from storage import celery_process, queue
 from storage.database import check_schema
+from storage.sweep import Sweep
 
+from . import sweep
 from .errands import SLOTS, Errands
-from .sweep import BatchLitter, ErrandsSweep
+from .sweep import BatchLitter
 from .webhooks import Webhooks
 
 # Threads, because the tasks only wait for other servers.
@@ -26,7 +28,7 @@ class _Process:
     """What this process holds, between Celery's signals."""
 
     errands: Errands
-    sweep: ErrandsSweep
+    sweep: Sweep
     litter: BatchLitter
     webhooks: Webhooks
 
@@ -47,7 +49,7 @@ def _open(**_: Any) -> None:
         raise SystemExit(str(error)) from error
     check_schema(errands.engine)
     _Process.errands = errands
-    _Process.sweep = ErrandsSweep(errands)
+    _Process.sweep = sweep.of_batches(errands)
     _Process.litter = BatchLitter(errands)
     _Process.webhooks = Webhooks(
         errands.sessions, allow_private=errands.settings.webhook_allow_private

@@ -12,10 +12,12 @@ from foundation.errors import LuthierError
 from foundation.settings import Settings
 from storage import celery_process, queue
 from storage.database import check_schema
+from storage.jobs.jobs import JobRow
+from storage.sweep import Sweep, bury_dead
 from worker.job.run import run
 
+from . import sweep
 from .litter import Litter
-from .sweep import Sweep
 from .worker import Worker
 
 log = structlog.get_logger()
@@ -56,11 +58,11 @@ def _open(**_: Any) -> None:
     worker.trainer()
     try:
         # Before the first message: what a dead worker had goes on before anything else.
-        worker.bury_dead()
+        bury_dead(worker, JobRow)
     except SQLAlchemyError as error:
         log.warning("worker.cannot_bury_dead", error=str(error))
     _Process.worker = worker
-    _Process.sweep = Sweep(worker)
+    _Process.sweep = sweep.of_jobs(worker)
     _Process.litter = Litter(worker.sessions, worker.blobs)
 
 

@@ -10,7 +10,6 @@ import structlog
 from foundation.settings import Settings
 from storage.blobs.blobs import open_store
 from storage.database import Refusal, refuse, sessions, sync_engine
-from storage.jobs import jobs
 from storage.leases import Stopped
 from storage.models.base_models import Catalogue, WatchedCatalogue
 from storage.worker_folder import Folder
@@ -62,14 +61,6 @@ class Worker:
             self._trainer = Trainer(log_file, command=self._trainer_command)
             log.info("trainer.started", pid=self._trainer.pid)
         return self._trainer
-
-    def bury_dead(self) -> None:
-        """Free at once what workers of this data directory held when they were killed."""
-        with self.folder.dead() as names:
-            if names:
-                with self.sessions.begin() as session:
-                    jobs.expire_leases(session, names)
-                log.info("worker.buried_dead", names=names)
 
     def stop(self) -> None:
         """Tell the job at hand to make a checkpoint and let go."""

@@ -9,14 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sqlalchemy.orm import Session
-
 from errands.errands import Errands
 from foundation.errors import Unavailable
-from storage.inference import batches
-from storage.inference.batches import BatchRow, Claim
-from storage.leases import Stopped
-from storage.transactions import Transaction
+from storage.held_lease import HeldLease
+from storage.inference.batches import BatchRow
+from storage.leases import Claim, Stopped
 
 LOOK_S = 1.0
 """Also how soon a batch hears that it was cancelled."""
@@ -41,31 +38,27 @@ class Patience:
         return self._ends_at
 
 
-class BatchLease:
-    def __init__(self, errands: Errands, claim: Claim) -> None:
-        self.claim = claim
+class BatchLease(HeldLease[BatchRow]):
+    def __init__(self, errands: Errands, claim: Claim[BatchRow]) -> None:
+        super().__init__(errands.sessions, claim)
         self._errands = errands
-        self._looked_at = time.monotonic()
 
     @property
     def batch(self) -> BatchRow:
-        """The row as it was at the last look."""
-        return self.claim.batch
+        return self.row
 
-    def check(self) -> Claim:
-        """How the batch stands; asked of the database now and then. Raises LostLease and Stopped."""
+    @property
+    def is_overdue(self) -> bool:
+        """The batch's window is over, as far as the last look could tell."""
+        return self.claim.looked_at >= self.batch.expires_at
+
+    def check(self) -> None:
+        """Ask the database now and then how the batch stands. Raises LostLease and Stopped."""
         if self._errands.is_stopping.is_set():
             raise Stopped
-        if time.monotonic() - self._looked_at > LOOK_S:
-            self.write(lambda session: batches.renew(session, self.claim))
-        return self.claim
+        if time.monotonic() - self._renewed_at > LOOK_S:
+            self.renew()
 
-    def write(self, work: Callable[[Session], Claim]) -> Claim:
-        """Do `work`, which renews the lease, in one transaction; raises LostLease.
-
-        A database that does not answer is asked again for a while, so `work` may run twice; it takes
-        effect once. Raises Unavailable after that, and Stopped.
-        """
-        self.claim = Transaction(self._errands.sessions, work).run(Patience(self._errands).check)
-        self._looked_at = time.monotonic()
-        return self.claim
+    def _patience(self) -> Callable[[], float]:
+        """A write raises Unavailable after a while, and Stopped."""
+        return Patience(self._errands).check

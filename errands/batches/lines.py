@@ -87,8 +87,8 @@ def ask(errands: Errands, lease: BatchLease, path: Path) -> None:
                 turn.num_answered += 1
             if answers.is_due:
                 answers = answers.keep(errands, lease)
-            claim = lease.check()
-            if claim.is_expired or claim.batch.status != "in_progress":
+            lease.check()
+            if lease.is_overdue or lease.batch.status != "in_progress":
                 break
             if turn.is_over(len(pending)):
                 if pending or next(rest, None) is not None:

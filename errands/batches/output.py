@@ -20,7 +20,7 @@ from storage.files import files
 from storage.ids import new_id
 from storage.inference import batch_chunks, batches
 from storage.inference.batch_chunks import BatchChunkRow, Counts
-from storage.inference.batches import Claim, Ending
+from storage.inference.batches import BatchRow, Ending
 
 from .gateway import ApiReply
 from .input import Line
@@ -94,8 +94,8 @@ class Answers:
             blob = writer.commit()
         crash_point("before_chunk_commit")
 
-        def write(session: Session) -> Claim:
-            return batch_chunks.add(
+        def write(session: Session) -> None:
+            batch_chunks.add(
                 session,
                 lease.claim,
                 number=self.number,
@@ -182,7 +182,7 @@ def finish(
         blobs = {kind: writers[kind].commit() for kind in sorted(written)}
     crash_point("before_end")
 
-    def write(session: Session) -> Claim:
+    def write(session: Session) -> None:
         for kind, blob in blobs.items():
             files.create(
                 session,
@@ -193,19 +193,17 @@ def finish(
                 blob=blob,
                 expires_after_s=batch.output_expires_after_s or EXPIRES_AFTER_S,
             )
-        held = batches.renew(session, lease.claim)
         batches.end(
             session,
             lease.claim,
             status,
-            num_failed=held.batch.num_failed + num_not_asked,
+            num_failed=BatchRow.num_failed + num_not_asked,
             errors=problems,
             **{f"{kind}_file_id": ids[kind] for kind in blobs},
         )
         batch_chunks.remove(session, batch.id)
-        return held
 
-    lease.write(write)
+    lease.end(write)
     crash_point("after_end")
 
 

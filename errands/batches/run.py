@@ -11,10 +11,10 @@ from sqlalchemy import exc
 from errands.errands import BATCH_SLOTS, Errands
 from foundation.crash_points import crash_point
 from foundation.errors import BlobError, Unavailable
-from storage import queue
+from storage import leases, queue
 from storage.inference import batch_chunks, batch_turns, batches
-from storage.inference.batches import BatchRow, Claim, Ending, LostLease
-from storage.leases import Stopped
+from storage.inference.batches import BatchRow, Ending
+from storage.leases import Claim, LostLease, Stopped
 from storage.transactions import OUT_OF_REACH, Transaction
 
 from . import input as batch_input
@@ -51,11 +51,11 @@ def run(errands: Errands, batch_id: str) -> None:
     try:
         _attempt(errands, BatchLease(errands, claim))
     finally:
-        errands.leaving.discard(claim.batch.id)
+        errands.leaving.discard(claim.row.id)
     _ring_for_the_next(errands)
 
 
-def _claim(errands: Errands, batch_id: str) -> Claim | None:
+def _claim(errands: Errands, batch_id: str) -> Claim[BatchRow] | None:
     if errands.is_stopping.is_set():
         # The message is spent; the next process wants another.
         queue.run_errand(queue.RUN_BATCH, batch_id)
@@ -68,7 +68,7 @@ def _claim(errands: Errands, batch_id: str) -> Claim | None:
 
 def _ring_for_the_next(errands: Errands) -> None:
     with errands.sessions() as session:
-        for batch_id in batches.runnable(session, limit=1):
+        for batch_id in leases.runnable(session, BatchRow, limit=1):
             queue.run_errand(queue.RUN_BATCH, batch_id)
 
 
@@ -98,7 +98,7 @@ def _release(
 ) -> None:
     try:
         with errands.sessions.begin() as session:
-            batches.release(session, lease.claim, after_s=after_s, is_crash=is_crash)
+            leases.release(session, lease.claim, after_s=after_s, is_crash=is_crash)
     except LostLease:
         return
     except exc.SQLAlchemyError as error:

@@ -12,11 +12,12 @@ from sqlalchemy import ForeignKey, delete, func, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from storage import leases
 from storage.blobs.blobs import BlobInfo
 from storage.database import Base, Int64
+from storage.leases import Claim
 
-from . import batches
-from .batches import BatchRow, Claim
+from .batches import BatchRow
 
 
 class BatchChunkRow(Base):
@@ -50,20 +51,20 @@ class Counts:
 
 def add(
     session: Session,
-    held: Claim,
+    held: Claim[BatchRow],
     *,
     number: int,
     lines: list[int],
     blob: BlobInfo,
     output_bytes: int,
     counts: Counts,
-) -> Claim:
+) -> None:
     """Make the answers of these lines a part of the batch; raises LostLease."""
     values = {name: getattr(BatchRow, name) + added for name, added in vars(counts).items()}
     # Getting this far is progress, so the count of crashes starts anew.
-    found = batches.renew(session, held, crashes=0, **values)
+    leases.renew(session, held, crashes=0, **values)
     row = BatchChunkRow(
-        batch_id=held.batch.id,
+        batch_id=held.row.id,
         number=number,
         lines=lines,
         key=blob.key,
@@ -73,7 +74,6 @@ def add(
     )
     session.add(row)
     session.flush()
-    return found
 
 
 def of_batch(session: Session, batch_id: str) -> list[BatchChunkRow]:

@@ -7,15 +7,15 @@ fewest batches under way comes first, then who has waited longest since a batch 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import func, select, text, true
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
+from storage import leases
+from storage.leases import Claim
 from storage.organization.projects import ProjectRow
 
-from . import batches
-from .batches import BatchRow, Claim
+from .batches import BatchRow
 
 # Any number will do, as long as every process uses the same.
 _LOCK = 7_021_530_915
@@ -29,12 +29,12 @@ class Next:
     """Batches of its project."""
 
 
-def claim(session: Session, owner: str, num_places: int) -> Claim | None:
+def claim(session: Session, owner: str, num_places: int) -> Claim[BatchRow] | None:
     """Take the batch whose turn it is, if one is free and `owner` has a place for it."""
     # Two that choose at the same time would both choose the same.
     session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     chosen = find(session, owner, num_places)
-    return None if chosen is None else batches.claim(session, chosen.batch_id, owner)
+    return None if chosen is None else leases.claim(session, BatchRow, chosen.batch_id, owner)
 
 
 def find(
@@ -50,24 +50,19 @@ def find(
             func.count().label("num"),
             func.count().filter(BatchRow.lease_owner == owner).label("num_here"),
         )
-        .where(*_is_under_way(), BatchRow.id.is_distinct_from(without))
+        .where(leases.is_under_way(BatchRow), BatchRow.id.is_distinct_from(without))
         .group_by(BatchRow.project_id)
         .cte()
     )
     first = (
         select(BatchRow.id, BatchRow.project_id, BatchRow.not_before)
-        .where(BatchRow.project_id == ProjectRow.id, batches.is_free())
+        .where(BatchRow.project_id == ProjectRow.id, leases.is_free(BatchRow))
         .order_by(BatchRow.not_before)
         .limit(1)
         .correlate(ProjectRow)
         .lateral()
     )
-    served = aliased(BatchRow)
-    served_at = (
-        select(func.max(served.claimed_at))
-        .where(served.project_id == first.c.project_id)
-        .scalar_subquery()
-    )
+    served_at = leases.last_served_at(BatchRow, first.c.project_id)
     place = func.coalesce(select(func.sum(under_way.c.num_here)).scalar_subquery(), 0) + 1
     turn = func.coalesce(under_way.c.num_here, 0) + 1
     num = func.coalesce(under_way.c.num, 0)
@@ -84,7 +79,7 @@ def find(
 
 
 def must_give_way(
-    session: Session, held: Claim, owner: str, num_places: int, *, turn_is_over: bool
+    session: Session, held: Claim[BatchRow], owner: str, num_places: int, *, turn_is_over: bool
 ) -> bool:
     """Whether a batch that waits can only begin once this one lets go, and ought to.
 
@@ -92,16 +87,11 @@ def must_give_way(
     """
     if find(session, owner, num_places) is not None:
         return False
-    waiting = find(session, owner, num_places, without=held.batch.id)
+    waiting = find(session, owner, num_places, without=held.row.id)
     if waiting is None:
         return False
-    own = select(func.count()).where(*_is_under_way(), BatchRow.project_id == held.batch.project_id)
+    own = select(func.count()).where(
+        leases.is_under_way(BatchRow), BatchRow.project_id == held.row.project_id
+    )
     is_unfair = waiting.num_under_way + 1 < session.scalars(own).one()
     return turn_is_over or is_unfair
-
-
-def _is_under_way() -> tuple[Any, ...]:
-    return (
-        BatchRow.lease_owner.is_not(None),
-        BatchRow.lease_expires_at >= func.clock_timestamp(),
-    )

@@ -27,7 +27,7 @@ RESULTS_FILENAME = "compiled_results.csv"
 
 def create(session: Session, row: JobRow, warnings: Sequence[str]) -> JobRow:
     """Add a fine-tune with its first events. Ring the queue after the commit."""
-    waiting = select(func.count()).where(JobRow.status.in_(jobs.RUNNABLE))
+    waiting = select(func.count()).where(JobRow.status.in_(JobRow.RUNNABLE))
     row.legacy = {**(row.legacy or {}), "queue_number": session.scalar(waiting)}
     jobs.create(session, row)
     for number, text in enumerate(warnings):

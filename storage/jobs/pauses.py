@@ -12,10 +12,12 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from foundation.errors import InvalidRequest
+from storage import leases
 from storage.ids import new_id
+from storage.leases import Claim
 
 from . import events
-from .jobs import RUNNABLE, TERMINAL, Claim, JobRow, has_no_worker, impossible, locked, renew
+from .jobs import TERMINAL, JobRow, impossible, locked
 
 
 def pause(session: Session, project_id: str, job_id: str) -> JobRow:
@@ -25,12 +27,12 @@ def pause(session: Session, project_id: str, job_id: str) -> JobRow:
     checkpoint first. Asking again while it does so changes nothing.
     """
     row = locked(session, project_id, job_id)
-    if row.status not in RUNNABLE:
+    if row.status not in JobRow.RUNNABLE:
         raise impossible(row, "paused")
     if row.pause_requested_at is None:
         events.add(session, job_id, new_id("pausing:"), "Pause requested", data={})
         _write_behind(session, job_id, pause_requested_at=func.clock_timestamp())
-    is_idle = select(JobRow.id).where(JobRow.id == job_id, has_no_worker())
+    is_idle = select(JobRow.id).where(JobRow.id == job_id, leases.has_no_owner(JobRow))
     if session.scalar(is_idle) is not None:
         _set_paused(session, job_id)
     return row
@@ -39,7 +41,7 @@ def pause(session: Session, project_id: str, job_id: str) -> JobRow:
 def resume(session: Session, project_id: str, job_id: str) -> JobRow:
     """Let a paused job go on; ring the queue after the commit. A pause still to come is called off."""
     row = locked(session, project_id, job_id)
-    is_pausing = row.status in RUNNABLE and row.pause_requested_at is not None
+    is_pausing = row.status in JobRow.RUNNABLE and row.pause_requested_at is not None
     if row.status != "paused" and not is_pausing:
         if row.status in TERMINAL:
             raise impossible(row, "resumed")
@@ -54,11 +56,11 @@ def resume(session: Session, project_id: str, job_id: str) -> JobRow:
     return row
 
 
-def release(session: Session, claim: Claim) -> bool:
+def release(session: Session, held: Claim[JobRow]) -> bool:
     """Give the job back as paused; False, and nothing done, if the pause was called off meanwhile."""
-    if renew(session, claim).pause_requested_at is None:
+    if leases.renew(session, held).row.pause_requested_at is None:
         return False
-    _set_paused(session, claim.job.id, attempt=JobRow.attempt - 1)
+    _set_paused(session, held.row.id, attempt=JobRow.attempt - 1)
     return True
 
 
@@ -68,10 +70,7 @@ def _set_paused(session: Session, job_id: str, **values: Any) -> None:
         job_id,
         status="paused",
         pause_requested_at=None,
-        # Fences out a worker whose lease ran out.
-        lease_token=JobRow.lease_token + 1,
-        lease_owner=None,
-        lease_expires_at=None,
+        **leases.nobodys(JobRow),
         estimated_finish=None,
         **values,
     )

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ScalarSelect, Subquery, and_, func, or_, select, true
+from sqlalchemy import ScalarSelect, Subquery, func, or_, select, true
 from sqlalchemy.orm import Session, aliased
 
+from storage import leases
+from storage.leases import Claim
 from storage.organization.projects import ProjectRow
 
-from . import jobs
-from .jobs import Claim, JobRow
+from .jobs import JobRow
 
 _DEPTH = 8
 """So many jobs are looked at, for workers that choose in the same instant."""
 
 
-def claim_next(session: Session, owner: str) -> Claim | None:
+def claim_next(session: Session, owner: str) -> Claim[JobRow] | None:
     """Take the job whose turn it is; None if there is nothing to do."""
-    return jobs.claim(session, _next(), owner)
+    return leases.claim(session, JobRow, _next(), owner)
 
 
 def _next() -> ScalarSelect[str]:
@@ -32,7 +33,7 @@ def _next() -> ScalarSelect[str]:
     return (
         select(job.id)
         .join(turns, turns.c.id == job.id)
-        .where(jobs.is_free(job))
+        .where(leases.is_free(job))
         .order_by(turns.c.turn)
         .limit(1)
         .with_for_update(of=job, skip_locked=True)
@@ -45,7 +46,7 @@ def _turns() -> Subquery:
     job = aliased(JobRow)
     oldest = (
         select(job)
-        .where(job.project_id == ProjectRow.id, jobs.is_free(job))
+        .where(job.project_id == ProjectRow.id, leases.is_free(job))
         .order_by(job.created_at, job.id)
         .limit(_DEPTH)
         .correlate(ProjectRow)
@@ -55,7 +56,7 @@ def _turns() -> Subquery:
     order = (
         is_interrupted.desc(),
         _num_running(),
-        _last_served_at().nulls_first(),
+        leases.last_served_at(JobRow, ProjectRow.id).nulls_first(),
         oldest.c.created_at,
         oldest.c.id,
     )
@@ -68,23 +69,7 @@ def _num_running() -> Any:
     other = aliased(JobRow)
     return (
         select(func.count())
-        .where(
-            and_(
-                other.project_id == ProjectRow.id,
-                other.lease_owner.is_not(None),
-                other.lease_expires_at >= func.clock_timestamp(),
-            )
-        )
-        .correlate(ProjectRow)
-        .scalar_subquery()
-    )
-
-
-def _last_served_at() -> Any:
-    other = aliased(JobRow)
-    return (
-        select(func.max(other.claimed_at))
-        .where(other.project_id == ProjectRow.id)
+        .where(other.project_id == ProjectRow.id, leases.is_under_way(other))
         .correlate(ProjectRow)
         .scalar_subquery()
     )

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from errands.errands import Errands
-from errands.sweep import BatchLitter, ErrandsSweep
+from errands.sweep import BatchLitter, of_batches
 from foundation import leash as death_pipe
 from foundation.settings import Settings
-from storage import queue
-from storage.inference import batches
+from storage import leases, queue
 from storage.rounds import Rounds
 from tests.worker.scene import wait_for
 
@@ -84,10 +83,10 @@ def test_sweep_rings_for_what_is_due_as_far_as_no_message_waits(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errands = Errands(settings)
-    monkeypatch.setattr(batches, "runnable", lambda _session, _limit: ["one", "two"])
+    monkeypatch.setattr(leases, "runnable", lambda *_: ["one", "two"])
     assert queue.run_errand(queue.RUN_BATCH, "three")
     for _ in range(2):
-        ErrandsSweep(errands).once()
+        of_batches(errands).once()
         assert queue.depth(queue.ERRANDS_QUEUE) == 2
     errands.close()
 
@@ -105,10 +104,10 @@ def test_sweep_rings_on_while_the_blob_store_does_not_answer(
         is_over.wait()
 
     monkeypatch.setattr(errands.blobs, "delete", delete)
-    monkeypatch.setattr(batches, "runnable", lambda _session, _limit: ["one"])
-    monkeypatch.setattr(ErrandsSweep, "interval_s", 0.05)
-    rounds: list[Rounds] = [BatchLitter(errands), ErrandsSweep(errands)]
+    monkeypatch.setattr(leases, "runnable", lambda *_: ["one"])
+    rounds: list[Rounds] = [BatchLitter(errands), of_batches(errands)]
     for each in rounds:
+        each.interval_s = 0.05
         each.start()
     assert is_deleting.wait(10)
     for _ in range(3):

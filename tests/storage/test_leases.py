@@ -10,40 +10,41 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from storage import idempotency_keys
+from storage import idempotency_keys, leases
 from storage.idempotency_keys import Owner, StoredReply
 from storage.inference import batches
 from storage.inference.batches import BatchRow
 from storage.jobs import jobs
 from storage.jobs.jobs import JobRow
+from storage.leases import Claim, LostLease
 from tests.storage.rows import add_batch, add_job
 
 Database = sessionmaker[Session]
 
 
-LET_GO_OF_JOB: list[Callable[[Session, jobs.Claim], None]] = [
-    lambda session, claim: jobs.release(session, claim),
-    lambda session, claim: jobs.release(session, claim, after_s=60),
-    lambda session, claim: jobs.release(session, claim, is_crash=True),
-    lambda session, _: jobs.expire_leases(session, ["me"]),
+LET_GO_OF_JOB: list[Callable[[Session, Claim[JobRow]], None]] = [
+    lambda session, claim: leases.release(session, claim),
+    lambda session, claim: leases.release(session, claim, after_s=60),
+    lambda session, claim: leases.release(session, claim, is_crash=True),
+    lambda session, _: leases.expire(session, JobRow, ["me"]),
 ]
-LATE_FOR_JOB: list[Callable[[Session, jobs.Claim], object]] = [
-    lambda session, claim: jobs.renew(session, claim),
-    lambda session, claim: jobs.release(session, claim),
+LATE_FOR_JOB: list[Callable[[Session, Claim[JobRow]], object]] = [
+    lambda session, claim: leases.renew(session, claim),
+    lambda session, claim: leases.release(session, claim),
     lambda session, claim: jobs.add_resume_point(session, claim, {"key": "k"}),
     lambda session, claim: jobs.succeed(session, claim),
     lambda session, claim: jobs.fail(session, claim, code="c", message="m"),
 ]
-LET_GO_OF_BATCH: list[Callable[[Session, batches.Claim], None]] = [
-    lambda session, claim: batches.release(session, claim),
-    lambda session, claim: batches.release(session, claim, after_s=60, is_crash=True),
-    lambda session, _: batches.expire_leases(session, ["me"]),
+LET_GO_OF_BATCH: list[Callable[[Session, Claim[BatchRow]], None]] = [
+    lambda session, claim: leases.release(session, claim),
+    lambda session, claim: leases.release(session, claim, after_s=60, is_crash=True),
+    lambda session, _: leases.expire(session, BatchRow, ["me"]),
 ]
-LATE_FOR_BATCH: list[Callable[[Session, batches.Claim], object]] = [
-    lambda session, claim: batches.renew(session, claim),
+LATE_FOR_BATCH: list[Callable[[Session, Claim[BatchRow]], object]] = [
+    lambda session, claim: leases.renew(session, claim),
     lambda session, claim: batches.begin(session, claim, model=None, num_lines=1),
     lambda session, claim: batches.finalize(session, claim),
-    lambda session, claim: batches.release(session, claim),
+    lambda session, claim: leases.release(session, claim),
     lambda session, claim: batches.end(session, claim, "completed"),
 ]
 
@@ -57,11 +58,11 @@ def test_job_that_was_let_go_of_takes_no_late_write(database: Database, project_
     for let_go, late in itertools.product(LET_GO_OF_JOB, LATE_FOR_JOB):
         with database.begin() as session:
             job_id = add_job(session, project_id).id
-            claim = jobs.claim(session, job_id, "me")
+            claim = leases.claim(session, JobRow, job_id, "me")
             assert claim is not None
             let_go(session, claim)
         before = columns(database, JobRow, job_id)
-        with pytest.raises(jobs.LostLease), database.begin() as session:
+        with pytest.raises(LostLease), database.begin() as session:
             late(session, claim)
         assert columns(database, JobRow, job_id) == before
 
@@ -70,11 +71,11 @@ def test_batch_that_was_let_go_of_takes_no_late_write(database: Database, projec
     for let_go, late in itertools.product(LET_GO_OF_BATCH, LATE_FOR_BATCH):
         with database.begin() as session:
             batch_id = add_batch(session, project_id).id
-            claim = batches.claim(session, batch_id, "me")
+            claim = leases.claim(session, BatchRow, batch_id, "me")
             assert claim is not None
             let_go(session, claim)
         before = columns(database, BatchRow, batch_id)
-        with pytest.raises(batches.LostLease), database.begin() as session:
+        with pytest.raises(LostLease), database.begin() as session:
             late(session, claim)
         assert columns(database, BatchRow, batch_id) == before
 

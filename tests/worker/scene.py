@@ -16,6 +16,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from foundation.settings import Settings
+from storage import leases
 from storage.blobs import artifact_keys
 from storage.blobs.blobs import BlobStore, open_store
 from storage.database import sessions, sync_engine
@@ -187,7 +188,7 @@ class Scene:
 
     def runnable(self) -> list[str]:
         with self.sessions() as session:
-            return jobs.runnable(session)
+            return leases.runnable(session, JobRow, 99)
 
     def end_pauses(self) -> None:
         self.set(not_before=func.now())

@@ -9,11 +9,12 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
-from storage import queue
+from storage import leases, queue
 from storage.files.files import FileRow
 from storage.jobs import jobs
 from storage.jobs.jobs import JobRow
 from storage.organization import projects
+from storage.sweep import bury_dead
 from tests.factories import colour_rows
 from tests.worker import one_run
 from tests.worker.scene import (
@@ -64,10 +65,10 @@ def test_zombie_that_wakes_up_writes_nothing(
     )
     # Its lease runs out.
     owner = scene.row(job_id).lease_owner or ""
-    scene.change(lambda session: jobs.expire_leases(session, [owner]))
+    scene.change(lambda session: leases.expire(session, JobRow, [owner]))
     other = scene.worker()
     # It is not dead: nobody takes its folder.
-    other.bury_dead()
+    bury_dead(other, JobRow)
     assert (scene.settings.data_dir / "worker" / owner).exists()
     run(other)
     before = scene.row(job_id), [e.id for e in scene.events(job_id)], scene.blob_keys("")
@@ -89,7 +90,7 @@ def test_lease_of_a_killed_worker_is_free_at_once_for_one_beside_it(
     first.kill()
     first.join()
     worker = scene.worker()
-    worker.bury_dead()
+    bury_dead(worker, JobRow)
     assert [p.name for p in (scene.settings.data_dir / "worker").iterdir()] == [worker.name]
     run(worker)
     assert scene.row(job_id).attempt == 2
@@ -108,7 +109,7 @@ def test_job_of_a_killed_worker_goes_on_before_younger_ones_that_wait_in_the_que
     first.kill()
     first.join()
     worker = scene.worker()
-    worker.bury_dead()
+    bury_dead(worker, JobRow)
     run(worker)
     assert_as_if_nothing_broke(scene, job_id, finished)
     assert {scene.row(each).attempt for each in younger} == {0}
@@ -123,7 +124,7 @@ def test_worker_that_starts_frees_what_a_dead_one_had_before_it_hears_a_message(
     dead.kill()
     dead.join()
     assert scene.runnable() == []
-    monkeypatch.setattr(tasks, "Worker", lambda _settings: scene.worker())
+    monkeypatch.setattr(tasks, "Worker", lambda _settings, **_: scene.worker())
     monkeypatch.setattr(tasks, "_Process", type("Process", (), {}))
     for name in ("database_url", "broker_url", "blob_url"):
         monkeypatch.setenv(f"LUTHIER_{name.upper()}", getattr(scene.settings, name))

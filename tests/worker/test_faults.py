@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from foundation.crash_points import ENV, NAMES
-from storage import queue
+from storage import leases, queue
 from storage.jobs import jobs
+from storage.jobs.jobs import JobRow
+from storage.sweep import bury_dead
 from tests.factories import colour_rows
 from tests.worker import one_run
 from tests.worker.scene import (
@@ -38,7 +40,7 @@ def test_worker_killed_at_every_crash_point_in_turn_loses_and_doubles_nothing(
         # More deaths in a row than a job may have; here they are what is tested.
         scene.set(crashes=0)
     worker = scene.worker()
-    worker.bury_dead()
+    bury_dead(worker, JobRow)
     run(worker)
     Litter(scene.sessions, scene.blobs).once()
     assert_as_if_nothing_broke(scene, job_id, finished)
@@ -111,8 +113,8 @@ def test_worker_lost_too_often_fails_the_job_when_it_is_next_claimed(scene: Scen
     job_id = scene.job()
     for _ in range(jobs.MAX_CRASHES):
         with scene.sessions.begin() as session:
-            assert jobs.claim(session, job_id, "doomed") is not None
-        scene.change(lambda session: jobs.expire_leases(session, ["doomed"]))
+            assert leases.claim(session, JobRow, job_id, "doomed") is not None
+        scene.change(lambda session: leases.expire(session, JobRow, ["doomed"]))
     run(scene.worker())
     error = scene.row(job_id).error
     assert error is not None

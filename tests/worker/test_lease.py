@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from storage import transactions
-from storage.jobs import events, jobs
-from storage.jobs.jobs import Claim, LostLease
+from storage import held_lease, leases, transactions
+from storage.jobs import jobs
+from storage.jobs.jobs import JobRow
+from storage.leases import Claim, LostLease
 from tests.factories import colour_rows
 from tests.worker.scene import (
     FAKE,
@@ -24,56 +25,40 @@ from tests.worker.scene import (
     script,
     wait_for,
 )
-from worker import lease as lease_module
 from worker.lease import Lease
 
 
-def claim(scene: Scene) -> Claim:
+def claim(scene: Scene) -> Claim[JobRow]:
     with scene.sessions.begin() as session:
-        claimed = jobs.claim(session, scene.job(), "me")
+        claimed = leases.claim(session, JobRow, scene.job(), "me")
     assert claimed is not None
     return claimed
 
 
 def test_heartbeat_extends_the_lease(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(held_lease, "HEARTBEAT_S", 0.05)
     claimed = claim(scene)
-    first = claimed.job.lease_expires_at
+    first = claimed.row.lease_expires_at
     assert first is not None
     with Lease(scene.sessions, claimed):
-        wait_for(lambda: (scene.row(claimed.job.id).lease_expires_at or first) > first)
-    after = scene.row(claimed.job.id).lease_expires_at
+        wait_for(lambda: (scene.row(claimed.row.id).lease_expires_at or first) > first)
+    after = scene.row(claimed.row.id).lease_expires_at
     time.sleep(0.1)
-    assert scene.row(claimed.job.id).lease_expires_at == after
+    assert scene.row(claimed.row.id).lease_expires_at == after
 
 
 def test_cancelled_job_calls_the_holder(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(held_lease, "HEARTBEAT_S", 0.05)
     claimed = claim(scene)
     lost = threading.Event()
     with Lease(scene.sessions, claimed) as lease:
         lease.on_lost = lost.set
-        scene.change(lambda s: jobs.cancel(s, scene.project_id, claimed.job.id))
+        scene.change(lambda s: jobs.cancel(s, scene.project_id, claimed.row.id))
         assert lost.wait(timeout=5)
         with pytest.raises(LostLease):
             lease.check()
         with pytest.raises(LostLease):
-            lease.write(lambda session: jobs.renew(session, claimed))
-
-
-def test_write_of_a_lost_lease_leaves_nothing(scene: Scene) -> None:
-    claimed = claim(scene)
-    lease = Lease(scene.sessions, claimed)
-    scene.change(lambda s: jobs.cancel(s, scene.project_id, claimed.job.id))
-    before = scene.messages(claimed.job.id)
-
-    def write(session: Session) -> None:
-        events.add(session, claimed.job.id, "late", "Too late")
-        jobs.renew(session, claimed)
-
-    with pytest.raises(LostLease):
-        lease.write(write)
-    assert scene.messages(claimed.job.id) == before
+            lease.renew()
 
 
 def test_database_out_of_reach_for_a_moment_is_waited_for(scene: Scene) -> None:
@@ -88,7 +73,7 @@ def test_database_out_of_reach_for_a_moment_is_waited_for(scene: Scene) -> None:
             # The server ends our connection, as when it restarts.
             pid = session.scalar(text("SELECT pg_backend_pid()"))
             scene.change(lambda s: s.execute(text(f"SELECT pg_terminate_backend({pid})")))
-        jobs.renew(session, claimed)
+        session.execute(text("SELECT 1"))
 
     lease.write(write)
     assert tries == 2
@@ -97,18 +82,14 @@ def test_database_out_of_reach_for_a_moment_is_waited_for(scene: Scene) -> None:
 def test_database_out_of_reach_for_long_loses_the_lease(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease_module, "MARGIN_S", jobs.LEASE_S - 0.5)
+    monkeypatch.setattr(held_lease, "MARGIN_S", JobRow.LEASE_S - 0.5)
     claimed = claim(scene)
     lease = Lease(scene.sessions, claimed)
-
-    def write(session: Session) -> None:
-        session.execute(text("SET lock_timeout = 1"))
-        jobs.renew(session, claimed)
 
     with scene.sessions.begin() as other:
         other.execute(text("SELECT 1 FROM jobs FOR UPDATE"))
         with pytest.raises(LostLease):
-            lease.write(write)
+            lease.renew()
 
 
 @contextmanager
@@ -131,8 +112,8 @@ def frozen(pids: Callable[[], Iterable[int]]) -> Iterator[Callable[[], None]]:
 def test_backend_that_freezes_in_the_middle_of_a_write_loses_the_lease_in_time(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease_module, "MARGIN_S", jobs.LEASE_S - 1.0)
-    monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(held_lease, "MARGIN_S", JobRow.LEASE_S - 1.0)
+    monkeypatch.setattr(held_lease, "HEARTBEAT_S", 0.05)
     monkeypatch.setattr(transactions, "ATTEMPT_S", 0.3)
     claimed = claim(scene)
     backends: list[int] = []
@@ -141,7 +122,6 @@ def test_backend_that_freezes_in_the_middle_of_a_write_loses_the_lease_in_time(
         lease.on_lost = lost.set
 
         def write(session: Session) -> None:
-            jobs.renew(session, claimed)
             if not backends:
                 # It holds the job's row, and will not answer any more.
                 backends.append(session.scalars(text("SELECT pg_backend_pid()")).one())

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from storage import transactions
+from storage import leases, transactions
 from storage.jobs import events, jobs, pauses
+from storage.jobs.jobs import JobRow
 from storage.transactions import Transaction
 from storage.webhooks import webhooks
 from storage.webhooks.deliveries import WebhookDeliveryRow
@@ -32,10 +33,9 @@ Write = Callable[[Worker, Lease, int], object]
 
 def step(_: Worker, lease: Lease, number: int) -> None:
     def write(session: Session) -> None:
-        jobs.renew(session, lease.claim, status="running")
         events.add(session, lease.job.id, f"step:{number}", str(number), data={"step": number})
 
-    lease.write(write)
+    lease.write(write, status="running")
 
 
 def resume_point(_: Worker, lease: Lease, number: int) -> list[Any]:
@@ -44,7 +44,7 @@ def resume_point(_: Worker, lease: Lease, number: int) -> list[Any]:
 
 
 def unusable_state(_: Worker, lease: Lease, __: int) -> None:
-    lease.write(lambda session: resume.discard_newest(session, lease, "It is no good"))
+    resume.discard_newest(lease, "It is no good")
 
 
 def set_back(worker: Worker, lease: Lease, number: int) -> bool:
@@ -102,7 +102,7 @@ def told(scene: Scene, job_id: str) -> dict[str, Any]:
 
 
 def write_all(worker: Worker, job_id: str, writes: list[Write], end: Write) -> list[object]:
-    claiming = Transaction(worker.sessions, lambda s: jobs.claim(s, job_id, "me"))
+    claiming = Transaction(worker.sessions, lambda s: leases.claim(s, JobRow, job_id, "me"))
     claim = claiming.run(lambda: math.inf)
     assert claim is not None
     lease = Lease(worker.sessions, claim)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage import queue
+from storage import leases, queue
 from storage.jobs import jobs, pauses
 from storage.jobs.jobs import JobRow
 from tests.factories import colour_rows
@@ -110,11 +110,11 @@ def test_pause_right_behind_a_checkpoint_publishes_that_one(
 def test_pause_asked_for_before_the_worker_began_needs_no_trainer(scene: Scene) -> None:
     job_id = scene.job()
     with scene.sessions.begin() as session:
-        claim = jobs.claim(session, job_id, "dead")
+        claim = leases.claim(session, JobRow, job_id, "dead")
     assert claim is not None
     pause(scene, job_id)
     assert scene.row(job_id).status == "validating_files"
-    scene.change(lambda session: jobs.expire_leases(session, ["dead"]))
+    scene.change(lambda session: leases.expire(session, JobRow, ["dead"]))
     run(scene.worker())
     job = scene.row(job_id)
     assert (job.status, job.train_config) == ("paused", None)

@@ -7,23 +7,23 @@ from sqlalchemy import func, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-import worker.sweep
-from storage import queue
+from storage import leases, queue
 from storage.database import sessions, sync_engine
 from storage.files import files
 from storage.files.files import FileRow
 from storage.jobs import jobs
+from storage.jobs.jobs import JobRow
 from storage.rounds import Rounds
 from tests.worker.scene import Scene, wait_for
 from worker import litter
 from worker.litter import Litter
-from worker.sweep import Sweep
+from worker.sweep import LOCK, of_jobs
 
 
 def test_job_whose_message_was_lost_is_rung_again(scene: Scene) -> None:
     job_id = scene.job()
     assert queue.depth() == 0
-    swept = Sweep(scene.worker())
+    swept = of_jobs(scene.worker())
     swept.once()
     assert queue.depth() == 1
     # It waits in the queue now: no need to say it twice.
@@ -37,7 +37,7 @@ def test_jobs_are_rung_for_while_others_wait_in_the_queue_and_no_more_often_than
 ) -> None:
     jobs_of_old = [scene.job() for _ in range(3)]
     queue.ring(jobs_of_old[0])
-    swept = Sweep(scene.worker())
+    swept = of_jobs(scene.worker())
     for _ in range(2):
         swept.once()
         assert queue.depth() == 3
@@ -50,22 +50,22 @@ def test_queue_does_not_grow_beyond_the_workers_that_could_hear_it(
     ids = [scene.job() for _ in range(4)]
     assert all(queue.ring(job_id) for job_id in ids)
     assert queue.depth() == 2
-    Sweep(scene.worker()).once()
+    of_jobs(scene.worker()).once()
     assert queue.depth() == 2
 
 
 def test_job_that_is_worked_on_or_over_or_pausing_is_not_rung(scene: Scene) -> None:
     leased, cancelled, pausing = scene.job(), scene.job(), scene.job()
-    scene.change(lambda session: jobs.claim(session, leased, "somebody"))
+    scene.change(lambda session: leases.claim(session, JobRow, leased, "somebody"))
     scene.change(lambda session: jobs.cancel(session, scene.project_id, cancelled))
 
     def pause(session: Session) -> None:
-        claim = jobs.claim(session, pausing, "somebody")
+        claim = leases.claim(session, JobRow, pausing, "somebody")
         assert claim is not None
-        jobs.release(session, claim, after_s=60)
+        leases.release(session, claim, after_s=60)
 
     scene.change(pause)
-    Sweep(scene.worker()).once()
+    of_jobs(scene.worker()).once()
     assert queue.depth() == 0
 
 
@@ -84,26 +84,24 @@ def test_expired_file_goes_with_its_blob(scene: Scene) -> None:
 
 def test_one_worker_sweeps_at_a_time(scene: Scene) -> None:
     scene.job()
-    swept = Sweep(scene.worker())
+    swept = of_jobs(scene.worker())
     with scene.sessions.begin() as session:
-        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": worker.sweep._LOCK})
+        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         swept.once()
         assert queue.depth() == 0
     swept.once()
     assert queue.depth() == 1
 
 
-def test_sweep_begins_at_once_and_outlives_a_database_that_is_away(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Sweep, "interval_s", 0.05)
+def test_sweep_begins_at_once_and_outlives_a_database_that_is_away(scene: Scene) -> None:
     scene.job()
     worker = scene.worker()
     nowhere = sync_engine("postgresql://127.0.0.1:1/nothing")
     reachable, worker.sessions = worker.sessions, sessions(nowhere)
-    swept = Sweep(worker)
+    swept = of_jobs(worker)
     with pytest.raises(OperationalError):
         swept.once()
+    swept.interval_s = 0.05
     swept.start()
     worker.sessions = reachable
     wait_for(lambda: queue.depth() == 1, what="the ring")
@@ -153,8 +151,6 @@ def test_blob_without_a_row_is_removed_after_an_hour_without_one(scene: Scene) -
 def test_blob_store_that_hangs_keeps_no_job_waiting(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for kind in (Sweep, Litter):
-        monkeypatch.setattr(kind, "interval_s", 0.02)
     hangs, goes_on = threading.Event(), threading.Event()
 
     def delete(_key: str) -> None:
@@ -164,8 +160,9 @@ def test_blob_store_that_hangs_keeps_no_job_waiting(
     worker = scene.worker()
     monkeypatch.setattr(worker.blobs, "delete", delete)
     put(scene, "jobs/ftjob-unknown/attempts/1/step-5.tar")
-    running: list[Rounds] = [Litter(worker.sessions, worker.blobs), Sweep(worker)]
+    running: list[Rounds] = [Litter(worker.sessions, worker.blobs), of_jobs(worker)]
     for rounds in running:
+        rounds.interval_s = 0.02
         rounds.start()
     assert hangs.wait(20)
     scene.job()

@@ -11,10 +11,12 @@ from sqlalchemy.orm import Session
 
 from foundation.crash_points import crash_point
 from foundation.errors import LuthierError
+from storage import leases
 from storage.blobs.blobs import BlobStore
 from storage.files import files
 from storage.ids import new_id
 from storage.jobs import checkpoints, events, jobs, pauses
+from storage.jobs.jobs import JobRow
 from storage.models import models
 from storage.models.artifacts import SERVED_KINDS, ArtifactRow
 from worker.lease import Lease
@@ -52,7 +54,7 @@ def succeed(worker: Worker, lease: Lease) -> None:
         final = checkpoints.at_step(session, job.id, metrics[-1]["step"])
         assert final is not None
         found = models.find(session, job.project_id, final.model_name)
-        filename, content = result_file.of_job(session.get_one(jobs.JobRow, job.id), metrics)
+        filename, content = result_file.of_job(session.get_one(JobRow, job.id), metrics)
     file_id = new_id("file-")
     with worker.blobs.writer(files.blob_key(job.project_id, file_id)) as writer:
         writer.write(content)
@@ -62,7 +64,6 @@ def succeed(worker: Worker, lease: Lease) -> None:
         _prefetch(worker, found[1])
 
     def write(session: Session) -> None:
-        jobs.renew(session, lease.claim)
         files.create(
             session,
             file_id,
@@ -108,7 +109,7 @@ def _tell_problems(session: Session, lease: Lease, error: JobFailed) -> None:
 
     The first of it on the file itself, unless another base may read the file.
     """
-    job = jobs.renew(session, lease.claim)
+    job = lease.job
     file_id = job.training_file if error.param == "training_file" else job.validation_file
     if error.bad_row and file_id is not None:
         files.mark_bad(session, file_id, error.bad_row)
@@ -120,7 +121,7 @@ def _tell_problems(session: Session, lease: Lease, error: JobFailed) -> None:
 
 def give_back(lease: Lease) -> None:
     """Let the job go unfinished; the attempt does not count. Raises LostLease."""
-    lease.end(lambda session: jobs.release(session, lease.claim))
+    lease.end(lambda session: leases.release(session, lease.claim))
 
 
 def pause(lease: Lease) -> bool:
@@ -129,7 +130,7 @@ def pause(lease: Lease) -> bool:
     def write(session: Session) -> bool:
         if pauses.release(session, lease.claim):
             return True
-        jobs.release(session, lease.claim)
+        leases.release(session, lease.claim)
         return False
 
     is_paused = lease.end(write)
@@ -139,7 +140,7 @@ def pause(lease: Lease) -> bool:
 
 def postpone(lease: Lease, after_s: float) -> None:
     """Let the job wait for better times; the attempt does not count. Raises LostLease."""
-    lease.end(lambda session: jobs.release(session, lease.claim, after_s=after_s))
+    lease.end(lambda session: leases.release(session, lease.claim, after_s=after_s))
 
 
 def set_back(worker: Worker, lease: Lease, setback: Setback) -> bool:
@@ -149,7 +150,9 @@ def set_back(worker: Worker, lease: Lease, setback: Setback) -> bool:
     """
     job = lease.job
     log.warning("job.set_back", job_id=job.id, reason=setback.message, step=setback.step)
-    crashes, last_step = lease.write(lambda session: _crashes(session, lease))
+    last_step = lease.write(lambda session: _last_crash(session, job))
+    # As it is now: it began anew with each checkpoint.
+    crashes = lease.job.crashes
     is_poison = setback.step is not None and crashes > 0 and setback.step == last_step
     if crashes + 1 >= jobs.MAX_CRASHES or is_poison:
         attempts = f"{crashes + 1} attempts in a row"
@@ -159,7 +162,7 @@ def set_back(worker: Worker, lease: Lease, setback: Setback) -> bool:
     after_s = LATER_RETRY_S if crashes else FIRST_RETRY_S
 
     def write(session: Session) -> None:
-        jobs.release(session, lease.claim, after_s=after_s, is_crash=True)
+        leases.release(session, lease.claim, after_s=after_s, is_crash=True)
         where = "" if setback.step is None else f" after step {setback.step}"
         events.add(
             session,
@@ -174,12 +177,10 @@ def set_back(worker: Worker, lease: Lease, setback: Setback) -> bool:
     return after_s == 0
 
 
-def _crashes(session: Session, lease: Lease) -> tuple[int, int | None]:
-    """How often the job crashed since it last got on, and at which step it did so last."""
-    row = jobs.renew(session, lease.claim)
-    last = events.find(session, row.id, f"crash:{row.attempt - 1}")
-    data = last.data if last is not None else None
-    return row.crashes, data["step"] if data else None
+def _last_crash(session: Session, job: JobRow) -> int | None:
+    """At which step the job crashed the last time."""
+    last = events.find(session, job.id, f"crash:{job.attempt - 1}")
+    return last.data["step"] if last is not None and last.data else None
 
 
 def remove_resume_blobs(blobs: BlobStore, job_id: str) -> None:

@@ -15,7 +15,7 @@ from foundation.crash_points import crash_point
 from foundation.errors import BlobCorrupt, BlobMissing
 from storage.files import files
 from storage.files.files import FileRow
-from storage.jobs import events, jobs
+from storage.jobs import events
 from storage.models import artifacts
 from storage.models.base_models import BaseModel
 from text.chat_template import ChatTemplate
@@ -228,17 +228,15 @@ def _resolve(
     }
 
     def write(session: Session) -> None:
-        jobs.renew(
-            session,
-            lease.claim,
-            status="queued",
-            train_config=resolved.to_json(),
-            hyperparameters={**job.hyperparameters, **numbers},
-        )
         text = "Files validated, moving job to queued state"
         events.add(session, job.id, "validated", text, data={})
 
-    lease.write(write)
+    lease.write(
+        write,
+        status="queued",
+        train_config=resolved.to_json(),
+        hyperparameters={**job.hyperparameters, **numbers},
+    )
     crash_point("after_config")
     return resolved.config
 
@@ -257,7 +255,6 @@ def _lora(init_artifact: Path) -> Lora:
 
 def _tell(lease: Lease, key: str, text: str) -> None:
     def write(session: Session) -> None:
-        jobs.renew(session, lease.claim)
         events.add(session, lease.job.id, key, text, data={})
 
     lease.write(write)

@@ -73,8 +73,6 @@ def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved) -> None:
 
     def write(session: Session) -> _Written:
         written = _Written()
-        # First of all: it takes the row's lock and says whether the job is still ours.
-        jobs.renew(session, lease.claim)
         if artifact is not None:
             metrics = progress.data(saved.metrics)
             model = _Model(artifact, saved.step, metrics, is_final=saved.is_last)
@@ -96,7 +94,6 @@ def snapshot(blobs: BlobStore, lease: Lease, folder: Path, step: int) -> None:
 
     def write(session: Session) -> _Written:
         written = _Written()
-        jobs.renew(session, lease.claim)
         event = events.find(session, lease.job.id, f"step:{step}")
         metrics = (event and event.data) or {"step": step}
         model = _Model(artifact, step, metrics, is_final=False)

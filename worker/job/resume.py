@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from foundation.errors import BlobCorrupt, BlobMissing
 from storage.blobs.blobs import BlobStore
-from storage.jobs import events, jobs
+from storage.jobs import events
 from worker.lease import Lease
 
 from . import archive
@@ -49,16 +49,18 @@ def _tell(lease: Lease, damaged: list[int], step: int) -> None:
     text = f"The saved state of step {lost} is damaged; training goes on from step {step}"
 
     def write(session: Session) -> None:
-        jobs.renew(session, lease.claim)
         key = f"resume:{lease.claim.lease_token}"
         events.add(session, lease.job.id, key, text, level="warn", data={"step": step})
 
     lease.write(write)
 
 
-def discard_newest(session: Session, lease: Lease, reason: str) -> None:
-    """Forget the state that the trainer could not use, and say so."""
-    row = jobs.renew(session, lease.claim)
-    jobs.renew(session, lease.claim, resume_points=row.resume_points[1:])
-    key = f"resume:{lease.claim.lease_token}"
-    events.add(session, row.id, key, f"{reason}. Trying an earlier state", level="warn", data={})
+def discard_newest(lease: Lease, reason: str) -> None:
+    """Forget the state that the trainer could not use, and say so. Raises LostLease."""
+    text = f"{reason}. Trying an earlier state"
+
+    def write(session: Session) -> None:
+        key = f"resume:{lease.claim.lease_token}"
+        events.add(session, lease.job.id, key, text, level="warn", data={})
+
+    lease.write(write, resume_points=lease.job.resume_points[1:])

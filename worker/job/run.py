@@ -12,8 +12,8 @@ from foundation.errors import BlobError, Unavailable
 from storage import queue
 from storage.jobs import jobs
 from storage.jobs import turns as job_turns
-from storage.jobs.jobs import Claim, LostLease
-from storage.leases import Stopped
+from storage.jobs.jobs import JobRow
+from storage.leases import Claim, LostLease, Stopped
 from storage.transactions import Transaction
 from worker.lease import Lease
 from worker.worker import Worker
@@ -38,16 +38,16 @@ def run(worker: Worker) -> bool:
     if claim is None:
         return False
     crash_point("after_claim")
-    log.info("job.claimed", job_id=claim.job.id, attempt=claim.job.attempt)
+    log.info("job.claimed", job_id=claim.row.id, attempt=claim.row.attempt)
     with Lease(worker.sessions, claim, renewed_at=claiming.began_at) as lease:
         try:
             _attempt(worker, lease)
         except LostLease:
-            log.info("job.lost", job_id=claim.job.id)
+            log.info("job.lost", job_id=claim.row.id)
     return True
 
 
-def _claim(worker: Worker, claiming: Transaction[Claim | None]) -> Claim | None:
+def _claim(worker: Worker, claiming: Transaction[Claim[JobRow] | None]) -> Claim[JobRow] | None:
     if worker.is_stopping.is_set():
         return None
     deadline = time.monotonic() + CLAIM_S
@@ -75,8 +75,7 @@ def _attempt(worker: Worker, lease: Lease) -> None:
         if not finish.pause(lease):
             queue.ring(lease.job.id)
     except UnusableState as error:
-        reason = str(error)
-        lease.write(lambda session: resume.discard_newest(session, lease, reason))
+        resume.discard_newest(lease, str(error))
         finish.give_back(lease)
         queue.ring(lease.job.id)
     except (BlobError, Unavailable) as error:

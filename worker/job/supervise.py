@@ -17,8 +17,7 @@ from sqlalchemy.orm import Session
 
 from foundation.crash_points import crash_point
 from storage.jobs import events
-from storage.jobs.jobs import LostLease
-from storage.leases import Stopped
+from storage.leases import LostLease, Stopped
 from training.messages import (
     CheckpointSaved,
     Failed,
@@ -147,21 +146,19 @@ class _Supervision:
         self.step = self._state_step = started.step
 
         def write(session: Session) -> None:
-            row = self._lease.renew(session, status="running")
-            row.train_config = {**(row.train_config or {}), "num_examples": started.num_examples}
             events.add(session, started.job_id, "started", "Fine-tuning job started")
             for warning in started.warnings:
                 events.warn(session, started.job_id, warning)
 
-        self._lease.write(write)
+        known = self._lease.job.train_config or {}
+        train_config = {**known, "num_examples": started.num_examples}
+        self._lease.write(write, status="running", train_config=train_config)
         crash_point("after_start")
 
     def _record_steps(self, steps: list[StepMetrics]) -> None:
         remaining_s = [self._pace.remaining_s(metrics) for metrics in steps][-1]
 
         def write(session: Session) -> None:
-            finish = func.clock_timestamp() + timedelta(seconds=remaining_s)
-            self._lease.renew(session, estimated_finish=finish)
             for metrics in steps:
                 events.add(
                     session,
@@ -172,7 +169,8 @@ class _Supervision:
                     data=progress.data(metrics),
                 )
 
-        self._lease.write(write)
+        finish = func.clock_timestamp() + timedelta(seconds=remaining_s)
+        self._lease.write(write, estimated_finish=finish)
         self.step = steps[-1].step
         for metrics in steps:
             self._wandb_runs.log(metrics)

@@ -25,7 +25,8 @@ import structlog
 from sqlalchemy.orm import Session
 
 from storage.jobs import events
-from storage.jobs.jobs import JobRow, LostLease
+from storage.jobs.jobs import JobRow
+from storage.leases import LostLease
 from training.messages import StepMetrics, TrainConfig
 from worker.lease import Lease
 
@@ -110,7 +111,6 @@ class WandbRuns:
         text = f"Metrics are not sent to Weights & Biases: {reason}"
 
         def write(session: Session) -> None:
-            self._lease.renew(session)
             events.add(session, self._lease.job.id, "wandb", text, level="warn", data={})
 
         self._lease.write(write)

@@ -7,8 +7,9 @@ import openai
 import pytest
 from openai.types import Batch
 
-from storage import queue
+from storage import leases, queue
 from storage.inference import batches
+from storage.inference.batches import BatchRow
 from tests.api.stack import Api, Tenant
 
 CHAT = "/v1/chat/completions"
@@ -98,7 +99,7 @@ def test_batch_that_has_ended_cannot_be_cancelled(
 ) -> None:
     batch = create(client)
     with api.sessions.begin() as session:
-        claim = batches.claim(session, batch.id, "test")
+        claim = leases.claim(session, BatchRow, batch.id, "test")
         assert claim is not None
         problem = {"code": "empty_file", "message": "Nothing", "param": None, "line": None}
         batches.end(session, claim, "failed", errors=[problem])

@@ -10,6 +10,8 @@ from errands.batches import run as batch_run
 from errands.errands import Errands
 from foundation.settings import Settings
 from storage import queue
+from storage.inference.batches import BatchRow
+from storage.sweep import bury_dead
 
 
 def start(settings: Settings, batch_id: str, **env: str) -> ForkServerProcess:
@@ -25,6 +27,6 @@ def _main(settings: Settings, batch_id: str, env: dict[str, str]) -> None:
     os.environ.update(env)
     queue.app.conf.broker_url = settings.broker_url
     errands = Errands(settings)
-    errands.bury_dead()
+    bury_dead(errands, BatchRow)
     batch_run.run(errands, batch_id)
     errands.close()

@@ -14,7 +14,7 @@ from errands.batches.run import CRASH_POINTS
 from errands.errands import Errands
 from errands.sweep import BatchLitter
 from foundation.crash_points import ENV
-from storage import queue
+from storage import leases, queue
 from storage.files import files
 from storage.inference import batches
 from storage.inference.batches import BatchRow
@@ -223,7 +223,7 @@ def test_process_that_lost_its_lease_writes_nothing_more(scene: BatchScene) -> N
     over = {"lease_expires_at": func.now() - timedelta(seconds=1)}
     with other.sessions.begin() as session:
         session.execute(update(BatchRow).where(BatchRow.id == batch_id).values(over))
-        claim = batches.claim(session, batch_id, other.name)
+        claim = leases.claim(session, BatchRow, batch_id, other.name)
     scene.model.is_open = True
     thread.join(timeout=5)
     assert not thread.is_alive()

@@ -10,8 +10,10 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
 from foundation.errors import InvalidRequest, JobNotFound
+from storage import leases
 from storage.jobs import events, jobs
-from storage.jobs.jobs import Claim, JobRow, LostLease
+from storage.jobs.jobs import JobRow
+from storage.leases import Claim, LostLease
 from storage.organization import projects
 from tests.storage.rows import add_job
 
@@ -23,9 +25,9 @@ def new_job(database: Database, project_id: str, **values: Any) -> str:
         return add_job(session, project_id, **values).id
 
 
-def claim(database: Database, job_id: str, owner: str = "me") -> Claim:
+def claim(database: Database, job_id: str, owner: str = "me") -> Claim[JobRow]:
     with database.begin() as session:
-        claimed = jobs.claim(session, job_id, owner)
+        claimed = leases.claim(session, JobRow, job_id, owner)
     assert claimed is not None
     return claimed
 
@@ -60,7 +62,7 @@ def test_new_job_is_runnable_and_tells_of_its_creation(database: Database, proje
     assert (job.result_files, job.resume_points) == ([], [])
     assert messages(database, job_id) == [f"Created fine-tuning job: {job_id}"]
     with database() as session:
-        assert jobs.runnable(session) == [job_id]
+        assert leases.runnable(session, JobRow, 99) == [job_id]
 
 
 def test_job_is_found_in_its_project_only(database: Database, project_id: str) -> None:
@@ -81,7 +83,7 @@ def test_one_of_many_claims_at_once_succeeds(database: Database, project_id: str
         barrier.wait()
         for job_id in job_ids:
             with database.begin() as session:
-                claimed = jobs.claim(session, job_id, owner)
+                claimed = leases.claim(session, JobRow, job_id, owner)
             if claimed is not None:
                 won.append((job_id, claimed.lease_token))
 
@@ -99,15 +101,15 @@ def test_expired_lease_is_claimed_as_a_crash_and_its_writes_are_refused(
     job_id = new_job(database, project_id)
     zombie = claim(database, job_id)
     with database.begin() as session:
-        assert jobs.claim(session, job_id, "other") is None
+        assert leases.claim(session, JobRow, job_id, "other") is None
     expire(database)
     second = claim(database, job_id, "other")
     assert second.lease_token == zombie.lease_token + 1
-    assert (second.job.crashes, second.job.attempt) == (1, 2)
+    assert (second.row.crashes, second.row.attempt) == (1, 2)
     writes: list[Callable[[Session], object]] = [
-        lambda s: jobs.renew(s, zombie, status="running"),
+        lambda s: leases.renew(s, zombie, status="running"),
         lambda s: jobs.add_resume_point(s, zombie, {"key": "k"}),
-        lambda s: jobs.release(s, zombie),
+        lambda s: leases.release(s, zombie),
         lambda s: jobs.succeed(s, zombie),
         lambda s: jobs.fail(s, zombie, code="c", message="m"),
     ]
@@ -125,7 +127,7 @@ def test_lease_that_ran_out_but_was_not_taken_is_still_ones_own(
     claimed = claim(database, new_job(database, project_id))
     expire(database)
     with database.begin() as session:
-        renewed = jobs.renew(session, claimed)
+        renewed = leases.renew(session, claimed).row
     assert renewed.lease_expires_at is not None
     assert renewed.lease_expires_at > renewed.created_at
 
@@ -134,20 +136,20 @@ def test_released_job_waits_and_does_not_count(database: Database, project_id: s
     job_id = new_job(database, project_id)
     claimed = claim(database, job_id)
     with database.begin() as session:
-        jobs.release(session, claimed, after_s=60)
+        leases.release(session, claimed, after_s=60)
     job = row(database, job_id)
     assert (job.attempt, job.crashes, job.lease_owner) == (0, 0, None)
     with database.begin() as session:
-        assert jobs.runnable(session) == []
-        assert jobs.claim(session, job_id, "me") is None
+        assert leases.runnable(session, JobRow, 99) == []
+        assert leases.claim(session, JobRow, job_id, "me") is None
 
 
 def test_released_crash_counts(database: Database, project_id: str) -> None:
     job_id = new_job(database, project_id)
     with database.begin() as session:
-        jobs.release(session, claim(database, job_id), is_crash=True)
+        leases.release(session, claim(database, job_id), is_crash=True)
     again = claim(database, job_id)
-    assert (again.job.attempt, again.job.crashes) == (2, 1)
+    assert (again.row.attempt, again.row.crashes) == (2, 1)
 
 
 def test_resume_points_are_kept_newest_first_and_forgive_crashes(
@@ -174,9 +176,9 @@ def test_leases_of_dead_workers_can_be_ended_early(database: Database, project_i
     claim(database, dead, "dead")
     claim(database, alive, "alive")
     with database.begin() as session:
-        jobs.expire_leases(session, ["dead"])
-        assert jobs.runnable(session) == [dead]
-    assert claim(database, dead).job.crashes == 1
+        leases.expire(session, JobRow, ["dead"])
+        assert leases.runnable(session, JobRow, 99) == [dead]
+    assert claim(database, dead).row.crashes == 1
 
 
 @pytest.mark.parametrize("status", ["validating_files", "queued", "running"])
@@ -184,7 +186,7 @@ def test_active_job_is_cancelled_at_once(database: Database, project_id: str, st
     job_id = new_job(database, project_id, status=status)
     claimed = claim(database, job_id)
     with database.begin() as session:
-        jobs.renew(session, claimed, estimated_finish=claimed.job.created_at)
+        leases.renew(session, claimed, estimated_finish=claimed.row.created_at)
         cancelled = jobs.cancel(session, project_id, job_id)
     assert (cancelled.status, cancelled.lease_owner) == ("cancelled", None)
     assert cancelled.finished_at is not None
@@ -192,9 +194,9 @@ def test_active_job_is_cancelled_at_once(database: Database, project_id: str, st
     assert cancelled.estimated_finish is None
     assert messages(database, job_id)[-1] == "The job was cancelled"
     with pytest.raises(LostLease), database.begin() as session:
-        jobs.renew(session, claimed)
+        leases.renew(session, claimed)
     with database() as session:
-        assert jobs.runnable(session) == []
+        assert leases.runnable(session, JobRow, 99) == []
 
 
 @pytest.mark.parametrize(
@@ -266,7 +268,7 @@ def test_success_and_failure_write_what_they_should(database: Database, project_
     assert messages(database, bad)[-1] == "It broke"
     for ended in (good, bad):
         with database.begin() as session:
-            assert jobs.claim(session, ended, "me") is None
+            assert leases.claim(session, JobRow, ended, "me") is None
 
 
 def test_active_picks_the_jobs_that_have_not_ended(database: Database, project_id: str) -> None:

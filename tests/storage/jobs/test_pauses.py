@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 
 from foundation.errors import InvalidRequest, JobNotFound
+from storage import leases
 from storage.jobs import jobs, pauses
-from storage.jobs.jobs import JobRow, LostLease
+from storage.jobs.jobs import JobRow
+from storage.leases import LostLease
 
 from .test_jobs import Database, claim, expire, messages, new_job, row
 
@@ -29,12 +31,12 @@ def test_job_that_nobody_works_on_pauses_at_once_and_resumes(
     job = row(database, job_id)
     assert (job.status, job.pause_requested_at) == ("paused", None)
     with database.begin() as session:
-        assert jobs.runnable(session) == []
-        assert jobs.claim(session, job_id, "me") is None
+        assert leases.runnable(session, JobRow, 99) == []
+        assert leases.claim(session, JobRow, job_id, "me") is None
         assert jobs.active(session, [job_id]) == {job_id}
     assert resume(database, project_id, job_id).status == "queued"
     with database() as session:
-        assert jobs.runnable(session) == [job_id]
+        assert leases.runnable(session, JobRow, 99) == [job_id]
     assert messages(database, job_id)[1:] == ["Pause requested", "Job paused", "Job resumed"]
 
 
@@ -44,7 +46,7 @@ def test_job_that_is_worked_on_pauses_when_its_worker_lets_go(
     job_id = new_job(database, project_id)
     claimed = claim(database, job_id)
     with database.begin() as session:
-        jobs.renew(session, claimed, status="running", estimated_finish=claimed.job.created_at)
+        leases.renew(session, claimed, status="running", estimated_finish=claimed.row.created_at)
     for _ in range(2):
         assert pause(database, project_id, job_id).status == "running"
     assert row(database, job_id).pause_requested_at is not None
@@ -54,7 +56,7 @@ def test_job_that_is_worked_on_pauses_when_its_worker_lets_go(
     assert (job.status, job.lease_owner, job.attempt, job.crashes) == ("paused", None, 0, 0)
     assert (job.pause_requested_at, job.estimated_finish) == (None, None)
     with pytest.raises(LostLease), database.begin() as session:
-        jobs.renew(session, claimed)
+        leases.renew(session, claimed)
     assert messages(database, job_id)[1:] == ["Pause requested", "Job paused"]
 
 
@@ -67,7 +69,7 @@ def test_pause_can_be_called_off_until_the_worker_lets_go(
     assert resume(database, project_id, job_id).status == "running"
     with database.begin() as session:
         assert not pauses.release(session, claimed)
-        jobs.renew(session, claimed)
+        leases.renew(session, claimed)
     assert messages(database, job_id)[1:] == ["Pause requested", "Pause called off"]
 
 
@@ -79,7 +81,7 @@ def test_pause_of_a_dead_worker_s_job_fences_it_out(database: Database, project_
     assert row(database, job_id).status == "paused"
     resume(database, project_id, job_id)
     with pytest.raises(LostLease), database.begin() as session:
-        jobs.renew(session, zombie)
+        leases.renew(session, zombie)
 
 
 def test_paused_job_can_be_cancelled_and_a_pausing_one_can_end(

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from sqlalchemy import event, func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from storage import leases
 from storage.jobs import jobs, pauses
 from storage.jobs import turns as job_turns
-from storage.jobs.jobs import Claim, JobRow
+from storage.jobs.jobs import JobRow
+from storage.leases import Claim
 from storage.organization import projects
 from tests.storage.rows import add_job
 
@@ -34,7 +36,7 @@ def new_jobs(database: Database, project_id: str, count: int, **values: Any) -> 
         return [add_job(session, project_id, **values).id for _ in range(count)]
 
 
-def claim_next(database: Database, owner: str = "me") -> Claim | None:
+def claim_next(database: Database, owner: str = "me") -> Claim[JobRow] | None:
     with database.begin() as session:
         return job_turns.claim_next(session, owner)
 
@@ -42,7 +44,7 @@ def claim_next(database: Database, owner: str = "me") -> Claim | None:
 def taken(database: Database) -> JobRow:
     claim = claim_next(database)
     assert claim is not None
-    return claim.job
+    return claim.row
 
 
 def done(database: Database) -> JobRow:
@@ -51,7 +53,7 @@ def done(database: Database) -> JobRow:
     assert claim is not None
     with database.begin() as session:
         jobs.succeed(session, claim)
-    return claim.job
+    return claim.row
 
 
 def test_jobs_of_one_project_do_not_go_before_another_s(
@@ -99,8 +101,8 @@ def test_job_that_its_worker_gave_back_in_the_middle_goes_on_first(
     assert claim is not None
     new_jobs(database, new_project(database), 3)
     with database.begin() as session:
-        jobs.renew(session, claim, status="running")
-        jobs.release(session, claim)
+        leases.renew(session, claim, status="running")
+        leases.release(session, claim)
     assert taken(database).id == first
 
 
@@ -131,7 +133,7 @@ def test_workers_that_choose_at_once_take_different_jobs(
         barrier.wait()
         claim = claim_next(database, owner)
         if claim is not None:
-            won.append(claim.job.id)
+            won.append(claim.row.id)
 
     threads = [threading.Thread(target=race, args=(f"worker-{n}",)) for n in range(6)]
     for thread in threads:
@@ -148,7 +150,7 @@ def test_worker_that_stops_while_it_claims_keeps_no_other_waiting(
     with database.begin() as stopped:
         held = job_turns.claim_next(stopped, "stopped")
         assert held is not None
-        assert held.job.id == first
+        assert held.row.id == first
         assert taken(database).id == second
 
 
@@ -168,7 +170,7 @@ def test_no_project_is_served_twice_while_another_with_as_few_under_way_waits(
     waiting = Counter(dict(zip(names, queued, strict=True)))
     for name, count in waiting.items():
         new_jobs(database, name, count)
-    under_way: list[Claim] = []
+    under_way: list[Claim[JobRow]] = []
     served: dict[str, int] = {}
     for turn, is_over in enumerate([*choices, *[False] * 3]):
         if is_over and under_way:
@@ -179,8 +181,8 @@ def test_no_project_is_served_twice_while_another_with_as_few_under_way_waits(
         if claim is None:
             assert not +waiting
             continue
-        mine = claim.job.project_id
-        running = Counter(each.job.project_id for each in under_way)
+        mine = claim.row.project_id
+        running = Counter(each.row.project_id for each in under_way)
         for other in +waiting:
             assert (running[mine], served.get(mine, -1)) <= (running[other], served.get(other, -1))
         waiting[mine] -= 1

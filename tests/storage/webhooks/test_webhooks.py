@@ -11,7 +11,9 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from foundation.errors import InvalidRequest, NotFound
+from storage import leases
 from storage.jobs import jobs
+from storage.jobs.jobs import JobRow
 from storage.organization import projects
 from storage.webhooks import deliveries as webhook_deliveries
 from storage.webhooks import post as webhook_post
@@ -84,13 +86,13 @@ def test_event_goes_to_every_endpoint_that_wants_it(database: Database, project_
 
 
 def succeed(session: Session, job_id: str) -> None:
-    claim = jobs.claim(session, job_id, "me")
+    claim = leases.claim(session, JobRow, job_id, "me")
     assert claim is not None
     jobs.succeed(session, claim)
 
 
 def fail(session: Session, job_id: str) -> None:
-    claim = jobs.claim(session, job_id, "me")
+    claim = leases.claim(session, JobRow, job_id, "me")
     assert claim is not None
     jobs.fail(session, claim, code="x", message="x")
 

@@ -7,7 +7,7 @@ import pytest
 from dataset.tokenized import tokenize
 from storage.files import files
 from storage.jobs import jobs, pauses
-from storage.jobs.jobs import LostLease
+from storage.leases import LostLease
 from tests.factories import Json, colour_rows, jsonl
 from tests.worker.scene import Scene, wait_for
 from worker.job import prepare

@@ -1,0 +1,73 @@
+"""The sweep: finds what a lost message, a crash or a cancel left undone, every few seconds.
+
+It decides nothing: it rings for rows that somebody may claim. Any number of processes may run one; an
+advisory lock lets one at a time do the work. What is to be taken away is litter's business, on another
+thread, for that may take as long as the blob store likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+from sqlalchemy.orm import Session, sessionmaker
+
+from storage import leases, queue
+from storage.leases import Leased
+from storage.rounds import Rounds, try_lock
+from storage.worker_folder import Folder
+
+log = structlog.get_logger()
+
+
+class Process(Protocol):
+    """What works on rows: a worker, or the errands."""
+
+    sessions: sessionmaker[Session]
+    folder: Folder
+
+
+class Sweep(Rounds):
+    name = "sweep"
+
+    def __init__(
+        self,
+        process: Process,
+        kind: type[Leased],
+        *,
+        queue_name: str,
+        ring: Callable[[str], object],
+        limit: int,
+        lock: int,
+        interval_s: float,
+    ) -> None:
+        """`lock`: any number will do, as long as every process uses the same for the kind of row."""
+        super().__init__()
+        self.interval_s = interval_s
+        self._process = process
+        self._kind = kind
+        self._queue_name = queue_name
+        self._ring = ring
+        self._limit = limit
+        self._lock = lock
+
+    def once(self) -> None:
+        bury_dead(self._process, self._kind)
+        with self._process.sessions.begin() as session:
+            if not try_lock(session, self._lock):
+                return
+            runnable = leases.runnable(session, self._kind, self._limit)
+        # Whoever hears a message takes the row whose turn it is, so those that wait in the queue count.
+        if runnable:
+            for id in runnable[queue.depth(self._queue_name) :]:
+                self._ring(id)
+
+
+def bury_dead(process: Process, kind: type[Leased]) -> None:
+    """Free at once what processes of the same data directory held when they were killed."""
+    with process.folder.dead() as names:
+        if names:
+            with process.sessions.begin() as session:
+                leases.expire(session, kind, names)
+            log.info("sweep.buried_dead", names=names)
