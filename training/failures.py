@@ -9,8 +9,8 @@ import torch
 from modeling.artifacts.artifact import ArtifactError
 
 from .checkpoint import CheckpointError
+from .course import Diverged
 from .messages import Failed, Start
-from .train import Diverged
 
 
 def describe(error: Exception, start: Start) -> Failed:

@@ -15,10 +15,10 @@ from modeling.base import Precision, choose_precision
 
 from . import checkpoint
 from .checkpoint import Checkpoint, Cursor
-from .engine import Engine, load_base
+from .course import Run, StopReason
 from .failures import describe
 from .messages import Report, Start, Started
-from .train import Run, StopReason
+from .primitives import Engine, load_base
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from dataset.examples import Example
 from dataset.tokenized import Dataset
 from dataset.validation import validate
 from text.chat_template import ChatTemplate
+from training.course import StopReason
 from training.messages import Lora, Report, Start, TrainConfig
 from training.process import Trainer
-from training.train import StopReason
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 WORDS = ("red", "a green one", "blue, I would say", "it is yellow", "none")

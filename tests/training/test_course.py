@@ -16,9 +16,9 @@ from transformers import AutoConfig
 
 from modeling.artifacts import lora
 from tests.training import jobs
+from training.course import StopReason
 from training.messages import CheckpointSaved, Failed, Finished, Report, Start, Started, StepMetrics
 from training.process import Trainer
-from training.train import StopReason
 
 # 18 examples in batches of 4, two epochs.
 STEPS = 10
@@ -244,7 +244,7 @@ def test_no_rate_leaves_an_adapter_that_serving_would_refuse(
 def test_validation_loss_that_is_not_finite_fails_the_job(
     base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.engine.Engine.forward", lambda *_: (math.nan, 0.0))
+    monkeypatch.setattr("training.primitives.Engine.forward", lambda *_: (math.nan, 0.0))
     failed = list(jobs.run(jobs.start(base_path, tmp_path)))[-1]
     assert isinstance(failed, Failed)
     assert failed.code == "nan_loss"
@@ -281,7 +281,7 @@ def test_job_out_of_memory_fails_with_its_code(
     base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The allocator itself refuses: no machine has so much.
-    monkeypatch.setattr("training.engine.Engine.zero_grad", lambda _: torch.empty(2**60))
+    monkeypatch.setattr("training.primitives.Engine.zero_grad", lambda _: torch.empty(2**60))
     failed = list(jobs.run(jobs.start(base_path, tmp_path)))[-1]
     assert isinstance(failed, Failed)
     assert failed.code == "out_of_memory"

@@ -18,7 +18,7 @@ from modeling.artifacts.lora import AdapterConfig, artifact, layers
 from modeling.base import Precision
 
 from .batches import Batch
-from .loss import linear_cross_entropy
+from .logprobs import linear_cross_entropy
 from .messages import TrainConfig
 
 _BETAS = (0.9, 0.95)

@@ -16,8 +16,8 @@ from modeling.artifacts import lora
 from tests.training import jobs
 from training import batches
 from training.batches import Batch
-from training.engine import Engine, UnsupportedBase, load_base
 from training.messages import TrainConfig
+from training.primitives import Engine, UnsupportedBase, load_base
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_base_with_a_scaled_output_layer_is_refused(base_path: Path, tmp_path: P
 
     model = load_base(base_path, "fp32")
     model.lm_head.__class__ = Scaled
-    from training import engine
+    from training import primitives
 
     with pytest.raises(UnsupportedBase):
-        engine._check_head(model)
+        primitives._check_head(model)

@@ -19,8 +19,8 @@ from modeling.artifacts.artifact import ArtifactError
 
 from . import batches, checkpoint
 from .checkpoint import Cursor
-from .engine import Engine
 from .messages import CheckpointSaved, Finished, StepMetrics, TrainConfig
+from .primitives import Engine
 from .schedule import learning_rate
 
 StopReason = Literal["cancel", "checkpoint"]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from training import loss
-from training.loss import linear_cross_entropy
+from training import logprobs
+from training.logprobs import linear_cross_entropy
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
@@ -22,7 +22,7 @@ def test_loss_accuracy_and_gradient_equal_the_plain_way(
     chunk_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hidden, head, labels, weights = inputs(torch.float32)
-    monkeypatch.setattr(loss, "_CHUNK_BYTES", chunk_rows * 4 * len(head))
+    monkeypatch.setattr(logprobs, "_CHUNK_BYTES", chunk_rows * 4 * len(head))
     value, correct = linear_cross_entropy(hidden, head, labels, weights)
     torch.autograd.backward(3 * value)
     assert hidden.grad is not None
