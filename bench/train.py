@@ -42,7 +42,7 @@ from storage.models.base_models import Catalogue
 from text.chat_template import ChatTemplate
 from training import batches
 from training.messages import Lora, Start, Started, StepMetrics, TrainConfig
-from training.process import Trainer
+from training.process import JobRunner
 from training.schedule import learning_rate
 
 BASE = "smollm2-135m-instruct"
@@ -240,7 +240,7 @@ def measure(start: Start, num_steps: int) -> tuple[Course, Course, list[int], st
     """Luthier's steps and the peer's, the tokens of each step, and Luthier's precision."""
     config = start.config
     loaded = Dataset.open(Path(start.training_set))
-    reports = Trainer().reports(start, lambda: None)
+    reports = JobRunner().reports(start, lambda: None)
     started = next(reports)
     if not isinstance(started, Started):
         raise SystemExit(f"the job did not start: {started}")

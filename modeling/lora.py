@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -69,6 +70,18 @@ def detach(model: nn.Module) -> None:
     """Puts the plain linear layers back, the very objects that `attach` took out."""
     for name, lora in _attached(model):
         _replace(model, name, lora.base)
+
+
+@contextmanager
+def set_aside(model: nn.Module) -> Iterator[None]:
+    """The model is its plain self within."""
+    attached = _attached(model)
+    detach(model)
+    try:
+        yield
+    finally:
+        for name, lora in attached:
+            _replace(model, name, lora)
 
 
 def initial_A(seed: int, module_name: str, rank: int, in_features: int) -> Tensor:

@@ -15,12 +15,12 @@ def main() -> None:
     outbox = Outbox()
     inbox = Inbox()
     # The inbox listens already: importing torch takes seconds.
-    from .process import Trainer
+    from .process import JobRunner
 
-    trainer = Trainer()
+    runner = JobRunner()
     outbox.send(Ready(pid=os.getpid()))
     while not isinstance(command := inbox.next(), Exit):
-        for report in trainer.reports(command, partial(inbox.stop_reason, command.job_id)):
+        for report in runner.reports(command, partial(inbox.stop_reason, command.job_id)):
             outbox.send(report)
     # Not by returning: the inbox's thread waits in a read that the interpreter would wait for.
     os._exit(0)

@@ -1,9 +1,9 @@
-"""Which examples a step trains on, and how they lie in memory: end to end, without padding.
+"""Which examples a step trains on, and how their rows lie in memory: end to end, without padding.
 
-Examples often begin alike, with the same system message. What all of a step's examples begin with lies in
+Rows often begin alike, with the same system message. What all of a step's rows begin with lies in
 a batch once: a token's hidden states depend on what is before it alone, so they are the same in each.
 
-Dimensions: B examples, T tokens of a batch, S supervised positions.
+Dimensions: B rows, T tokens of a batch, S scored positions.
 """
 
 from __future__ import annotations
@@ -25,38 +25,52 @@ from dataset.examples import Example
 MIN_SHARED_TOKENS = 8
 """Fewer cost more to share than to compute again."""
 MAX_SHARING = 4
-"""Attention keeps the shared tokens' keys once for each example: so many times the budget at most."""
+"""Attention keeps the shared tokens' keys once for each row: so many times the budget at most."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Packed examples, one forward pass. Raises ValueError when its parts do not fit together."""
+class Row:
+    """A sequence to run the model over. What is scored and by how much it counts are two things."""
 
-    input_ids: Tensor  # (T,) int64: the shared tokens, then each example's own
-    position_ids: (
-        Tensor  # (T,) int64, from 0 in the shared tokens and on from there in each example
-    )
-    num_shared: int  # tokens that every example begins with
-    cu_seqlens: tuple[int, ...]  # B + 1 offsets of the examples' own tokens, from num_shared to T
-    positions: Tensor  # (S,) int64: the indices into T whose next token is supervised
+    input_ids: npt.NDArray[np.int32]  # (T,)
+    mask: npt.NDArray[np.bool_]  # (T,): predict token t from those before it
+    weights: npt.NDArray[np.float32]  # (T,), of either sign
+
+    @classmethod
+    def of(cls, example: Example) -> Row:
+        return cls(example.input_ids, example.weights != 0, example.weights)
+
+    @property
+    def scored(self) -> npt.NDArray[np.intp]:
+        """The tokens that are scored, at least one. Nothing predicts the first token."""
+        return self.mask[1:].nonzero()[0] + 1
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Packed rows, one forward pass. Raises ValueError when its parts do not fit together."""
+
+    input_ids: Tensor  # (T,) int64: the shared tokens, then each row's own
+    position_ids: Tensor  # (T,) int64, from 0 in the shared tokens and on from there in each row
+    num_shared: int  # tokens that every row begins with
+    cu_seqlens: tuple[int, ...]  # B + 1 offsets of the rows' own tokens, from num_shared to T
+    positions: Tensor  # (S,) int64: the indices into T whose next token is scored
     labels: Tensor  # (S,) int64: those next tokens
-    weights: Tensor  # (S,) float32, above 0
+    weights: Tensor  # (S,) float32, of either sign
 
     def __post_init__(self) -> None:
-        num_tokens, num_supervised = len(self.input_ids), len(self.positions)
+        num_tokens, num_scored = len(self.input_ids), len(self.positions)
         if self.cu_seqlens[0] != self.num_shared or self.cu_seqlens[-1] != num_tokens:
             raise ValueError("cu_seqlens must run from num_shared to the number of tokens")
         if any(a >= b for a, b in itertools.pairwise(self.cu_seqlens)):
-            raise ValueError("an example in the batch is empty")
+            raise ValueError("a row in the batch is empty")
         if len(self.position_ids) != num_tokens:
             raise ValueError("every token needs its position")
-        if not 0 < num_supervised == len(self.labels) == len(self.weights):
-            raise ValueError("every supervised position needs its label and its weight")
-        if not bool((self.weights > 0).all()):
-            raise ValueError("a supervised position weighs nothing")
+        if not 0 < num_scored == len(self.labels) == len(self.weights):
+            raise ValueError("every scored position needs its label and its weight")
 
-    def to(self, device: torch.device) -> Batch:
-        return Batch(
+    def to(self, device: torch.device) -> MicroBatch:
+        return MicroBatch(
             self.input_ids.to(device),
             self.position_ids.to(device),
             self.num_shared,
@@ -102,41 +116,43 @@ def permutation(num_examples: int, seed: int, epoch: int) -> npt.NDArray[np.uint
     return np.argsort(ranks, kind="stable").astype(np.uint32)
 
 
-def micro_batches(examples: Sequence[Example], micro_batch_tokens: int) -> list[Batch]:
-    """The examples in as few forward passes as the token budget allows, of about equal size.
+def micro_batches(
+    units: Sequence[Sequence[Row]], micro_batch_tokens: int, *, whole_rows: bool = False
+) -> list[MicroBatch]:
+    """The rows in as few forward passes as the token budget allows, of about equal size.
 
-    An example longer than the budget gets a pass of its own.
+    The rows of a unit, for example the two answers of a pair, stay together. A unit longer than the budget
+    gets a pass of its own. What follows a row's last scored token cannot change its scores and is left out,
+    unless `whole_rows` are asked for, as by what reads the hidden state of the last token.
     """
-    lengths = [_input_length(example) for example in examples]
-    num_shared = _num_shared(examples)
+    rows = [row for unit in units for row in unit]
+    num_shared = _num_shared(rows)
     if num_shared >= micro_batch_tokens:
         num_shared = 0
     # Of the budget beside the shared tokens, and of what attention may hold, whichever is more.
     budget = micro_batch_tokens - num_shared
     share = budget / (MAX_SHARING * micro_batch_tokens) if num_shared else 0
-    costs = [max(n - num_shared, math.ceil(n * share)) for n in lengths]
-    return [
-        _lay_out(
-            [examples[index] for index in group],
-            [lengths[index] for index in group],
-            num_shared if len(group) > 1 else 0,
-        )
-        for group in _groups(costs, budget)
-    ]
+
+    def length(row: Row) -> int:
+        return len(row.input_ids) if whole_rows else int(row.scored[-1])
+
+    def cost(row: Row) -> int:
+        return max(length(row) - num_shared, math.ceil(length(row) * share))
+
+    packed = []
+    for group in _groups([sum(map(cost, unit)) for unit in units], budget):
+        together = [(row, length(row)) for index in group for row in units[index]]
+        packed.append(_lay_out(together, num_shared if len(together) > 1 else 0))
+    return packed
 
 
-def _input_length(example: Example) -> int:
-    """Tokens worth computing: what follows the last supervised token cannot change the loss."""
-    return int(example.weights.nonzero()[0][-1])
-
-
-def _num_shared(examples: Sequence[Example]) -> int:
-    """How many tokens all the examples begin with, up to the first position that predicts a supervised one."""
-    limit = min(int(example.weights[1:].nonzero()[0][0]) for example in examples)
-    beginnings = np.stack([example.input_ids[:limit] for example in examples])
+def _num_shared(rows: Sequence[Row]) -> int:
+    """How many tokens all the rows begin with, up to the first position that predicts a scored one."""
+    limit = min(int(row.scored[0]) - 1 for row in rows)
+    beginnings = np.stack([row.input_ids[:limit] for row in rows])
     differs = (beginnings != beginnings[0]).any(axis=0)
     num_shared = int(differs.argmax()) if differs.any() else limit
-    return num_shared if len(examples) > 1 and num_shared >= MIN_SHARED_TOKENS else 0
+    return num_shared if len(rows) > 1 and num_shared >= MIN_SHARED_TOKENS else 0
 
 
 def _groups(costs: Sequence[int], budget: int) -> list[list[int]]:
@@ -155,27 +171,27 @@ def _groups(costs: Sequence[int], budget: int) -> list[list[int]]:
     return [[index] for index in dearest_first]
 
 
-def _lay_out(examples: Sequence[Example], lengths: Sequence[int], num_shared: int) -> Batch:
-    """Position t of an example predicts its token t + 1."""
-    pairs = list(zip(examples, lengths, strict=True))
-    offsets = list(itertools.accumulate((n - num_shared for n in lengths), initial=num_shared))
-    shared = examples[0].input_ids[:num_shared]
-    # Nothing is supervised at the shared positions.
-    inputs = [example.input_ids[num_shared:length] for example, length in pairs]
-    targets = [example.input_ids[num_shared + 1 : length + 1] for example, length in pairs]
-    weights = [example.weights[num_shared + 1 : length + 1] for example, length in pairs]
-    all_inputs = np.concatenate([shared, *inputs])
-    all_targets = np.concatenate([shared, *targets])
-    all_weights = np.concatenate([np.zeros(num_shared, dtype=np.float32), *weights])
-    positions = all_weights.nonzero()[0]
-    return Batch(
-        input_ids=torch.from_numpy(all_inputs.astype(np.int64)),
+def _lay_out(rows: Sequence[tuple[Row, int]], num_shared: int) -> MicroBatch:
+    """The beginnings of rows, of the given lengths. Position t of a row predicts its token t + 1."""
+    own = [length - num_shared for _, length in rows]
+    offsets = list(itertools.accumulate(own, initial=num_shared))
+    # Nothing is scored at the shared positions.
+    shared = rows[0][0].input_ids[:num_shared]
+    input_ids = [shared, *(row.input_ids[num_shared:length] for row, length in rows)]
+    positions, labels, weights = [], [], []
+    for (row, _), offset in zip(rows, offsets, strict=False):
+        scored = row.scored
+        positions.append(scored - 1 - num_shared + offset)
+        labels.append(row.input_ids[scored])
+        weights.append(row.weights[scored])
+    return MicroBatch(
+        input_ids=torch.from_numpy(np.concatenate(input_ids).astype(np.int64)),
         position_ids=torch.cat(
-            [torch.arange(num_shared), *(torch.arange(num_shared, length) for length in lengths)]
+            [torch.arange(num_shared), *(torch.arange(num_shared, length) for _, length in rows)]
         ),
         num_shared=num_shared,
         cu_seqlens=tuple(offsets),
-        positions=torch.from_numpy(positions),
-        labels=torch.from_numpy(all_targets[positions].astype(np.int64)),
-        weights=torch.from_numpy(all_weights[positions]),
+        positions=torch.from_numpy(np.concatenate(positions)),
+        labels=torch.from_numpy(np.concatenate(labels).astype(np.int64)),
+        weights=torch.from_numpy(np.concatenate(weights)),
     )

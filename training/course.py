@@ -1,35 +1,34 @@
-"""Supervised fine-tuning as a generator of reports: the program that drives the engine.
+"""The course of a job, whatever its method: order, schedule, validation, checkpoints and reports. A generator.
 
-It knows files and tensors only. Whoever iterates decides what becomes of the reports, and the run is
+It knows files and tensors only. Whoever iterates decides what becomes of the reports, and the course is
 a function of its inputs: order, schedule and validation batches depend on (seed, step), never on time.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from dataset.examples import Example
 from dataset.tokenized import Dataset
 from modeling.artifacts.artifact import ArtifactError
 
-from . import batches, checkpoint
+from . import batches
 from .checkpoint import Cursor
 from .messages import CheckpointSaved, Finished, StepMetrics, TrainConfig
-from .primitives import Engine
+from .primitives import Learner
 from .schedule import learning_rate
 
 StopReason = Literal["cancel", "checkpoint"]
-# Examples that validation packs together.
-_VALIDATION_WINDOW = 64
+Values = dict[str, float]
+"""What a method measures, by name."""
 
 
 class Stopped(Exception):
-    """Raised inside a run that was told to stop."""
+    """Raised inside a job that was told to stop."""
 
     def __init__(self, reason: StopReason) -> None:
         super().__init__(reason)
@@ -43,13 +42,32 @@ class Diverged(Exception):
         super().__init__(f"{what} at step {step}")
 
 
+class Program(Protocol):
+    """What a method does with examples. Both ask `check_stop` between micro-batches, and raise Diverged."""
+
+    def update(
+        self,
+        step: int,
+        examples: Sequence[Example],
+        learning_rate: float,
+        check_stop: Callable[[], None],
+    ) -> Values:
+        """One optimizer step. What it measures is of before that."""
+        ...
+
+    def evaluate(
+        self, step: int, examples: Sequence[Example], check_stop: Callable[[], None]
+    ) -> Values: ...
+
+
 @dataclass
-class Run:
+class Course:
     """One job on its way: what it was given, and how far it is."""
 
     job_id: str
     config: TrainConfig
-    engine: Engine
+    learner: Learner
+    program: Program
     training: Dataset
     validation: Dataset | None
     output_dir: Path
@@ -98,19 +116,13 @@ class Run:
             warmup_steps=self.config.warmup_steps,
             total_steps=self.total_steps,
         )
-        loss, accuracy = self._update(step, examples, rate)
+        trained = self.program.update(step, examples, rate, self._check_stop)
         step_time_s = time.perf_counter() - started_s
         self.cursor = Cursor(
             step=step,
             epoch=batches.epoch_of(step, num_examples, batch_size),
             num_tokens=self.cursor.num_tokens + sum(example.num_tokens for example in examples),
         )
-        values = {"train_loss": loss, "train_mean_token_accuracy": accuracy}
-        due = {"valid": self._rotating_examples(), "full_valid": self._all_examples()}
-        for role, held_out in due.items():
-            if held_out:
-                loss, accuracy = self._evaluate(held_out)
-                values |= {f"{role}_loss": loss, f"{role}_mean_token_accuracy": accuracy}
         return StepMetrics(
             job_id=self.job_id,
             step=step,
@@ -119,25 +131,26 @@ class Run:
             learning_rate=rate,
             num_tokens=self.cursor.num_tokens,
             step_time_s=step_time_s,
-            values=values,
+            values=_named("train", trained) | self._validate(),
         )
 
-    def _update(self, step: int, examples: Sequence[Example], rate: float) -> tuple[float, float]:
-        """Forward, backward, optimizer step. Returns loss and accuracy before the update."""
-        total_weight = sum(example.weight for example in examples)
-        loss, correct = 0.0, 0.0
-        self.engine.zero_grad()
-        for batch in batches.micro_batches(examples, self.config.micro_batch_tokens):
-            if (reason := self.stop_reason()) is not None:
-                raise Stopped(reason)
-            batch_loss, batch_correct = self.engine.forward_backward(batch, total_weight)
-            loss += batch_loss
-            correct += batch_correct
-        grad_norm = self.engine.clip_grad_norm(self.config.max_grad_norm)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise Diverged("The training loss became infinite or not a number", step)
-        self.engine.optim_step(rate)
-        return loss / total_weight, correct / total_weight
+    def _check_stop(self) -> None:
+        if (reason := self.stop_reason()) is not None:
+            raise Stopped(reason)
+
+    def _check_cancel(self) -> None:
+        """A step is reported whole, so only a cancelled one may lack its validation."""
+        if self.stop_reason() == "cancel":
+            raise Stopped("cancel")
+
+    def _validate(self) -> Values:
+        values: Values = {}
+        due = {"valid": self._rotating_examples(), "full_valid": self._all_examples()}
+        for role, examples in due.items():
+            if examples:
+                found = self.program.evaluate(self.cursor.step, examples, self._check_cancel)
+                values |= _named(role, found)
+        return values
 
     def _rotating_examples(self) -> Sequence[Example]:
         """The validation examples that are due after this step, mostly none.
@@ -159,37 +172,13 @@ class Run:
             return []
         return self.validation.examples
 
-    def _evaluate(self, examples: Sequence[Example]) -> tuple[float, float]:
-        """Mean loss and accuracy over the examples' supervised tokens."""
-        total_weight = sum(example.weight for example in examples)
-        loss, correct = 0.0, 0.0
-        for start in range(0, len(examples), _VALIDATION_WINDOW):
-            window = examples[start : start + _VALIDATION_WINDOW]
-            for batch in batches.micro_batches(window, self.config.micro_batch_tokens):
-                # A step is reported whole, so only a cancelled one may lack its validation.
-                if self.stop_reason() == "cancel":
-                    raise Stopped("cancel")
-                batch_loss, batch_correct = self.engine.forward(batch)
-                loss += batch_loss
-                correct += batch_correct
-        if not math.isfinite(loss):
-            raise Diverged("The validation loss became infinite or not a number", self.cursor.step)
-        return loss / total_weight, correct / total_weight
-
     def _is_end_of_epoch(self) -> bool:
         return self.cursor.step % self.steps_per_epoch == 0
 
     def _save(self, metrics: StepMetrics) -> CheckpointSaved:
         path = self.output_dir / f"step-{self.cursor.step}"
         try:
-            checkpoint.save(
-                path,
-                cursor=self.cursor,
-                config=self.config,
-                environment=self.environment,
-                artifact=self.engine.artifact(),
-                moments=self.engine.moments(),
-            )
+            self.learner.save(path, self.cursor, self.environment)
         except ArtifactError as error:
             raise Diverged(f"The weights are of no use ({error})", self.cursor.step) from error
         return CheckpointSaved(
@@ -209,3 +198,7 @@ class Run:
             step=self.cursor.step,
             trained_tokens=self.cursor.num_tokens,
         )
+
+
+def _named(role: str, values: Values) -> Values:
+    return {f"{role}_{name}": value for name, value in values.items()}

@@ -1,11 +1,11 @@
-"""Cross-entropy through a frozen output layer, without ever holding all the logits.
+"""How likely each label is, through a frozen output layer and without ever holding all the logits.
 
-Dimensions: S supervised positions, D model, V vocabulary.
+Dimensions: S scored positions, D model, V vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,50 +15,52 @@ from torch import Tensor
 _CHUNK_BYTES = 64 * 2**20
 
 
-def linear_cross_entropy(
-    hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Loss and accuracy of predicting `labels` (S,) from `hidden` (S, D) with `head` (V, D).
+class Scores(NamedTuple):
+    """What a model makes of the labels."""
 
-    Returns two float32 scalars: Σ weight · -log softmax(hidden · headᵀ)[label], and Σ weight of
-    the positions where no token is likelier than the label.
-    Only `hidden` gets a gradient, and it is ready when the loss is: logits are computed once.
+    logprobs: Tensor  # (S,) float32
+    is_top: Tensor  # (S,) bool: no token is likelier than the label
+
+
+def score(hidden: Tensor, head: Tensor, labels: Tensor) -> Scores:
+    """log softmax(hidden · headᵀ)[label] of `hidden` (S, D), `head` (V, D) and `labels` (S,).
+
+    Only `hidden` gets a gradient. It is prepared at once, when the logits are there: how a label's probability
+    changes with its hidden state does not depend on the loss. So whatever a loss makes of the log-probabilities
+    in plain torch costs this one pass.
     """
-    loss, correct = _LinearCrossEntropy.apply(hidden, head, labels, weights)  # type: ignore[no-untyped-call]
-    return loss, correct
+    return Scores(*_Score.apply(hidden, head, labels))  # type: ignore[no-untyped-call]
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+class _Score(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        wants_grad = ctx.needs_input_grad[0]
-        grad_hidden = torch.empty_like(hidden) if wants_grad else None
-        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        correct = torch.zeros_like(loss)
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        # Row t is the gradient of logprobs[t] to hidden[t]: (onehot - softmax) · head.
+        unit_grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        is_top = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device)
         chunk = max(1, _CHUNK_BYTES // (4 * len(head)))
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
-            label, weight = labels[part, None], weights[part, None]
+            label = labels[part, None]
             logits = (hidden[part] @ head.T).float()  # (chunk, V)
             # Below, one buffer: logits, then their exponentials, then the gradient.
             highest = logits.amax(dim=-1, keepdim=True)
             label_logit = logits.gather(1, label) - highest
             exps = logits.sub_(highest).exp_()
             total = exps.sum(dim=-1, keepdim=True)
-            loss += (weight * (total.log() - label_logit)).sum()
-            correct += weight[label_logit == 0].sum()
-            if grad_hidden is not None:
-                grad = exps.mul_(weight / total)  # weight · softmax
-                grad.scatter_add_(1, label, -weight)
-                torch.mm(grad.to(head.dtype), head, out=grad_hidden[part])
-        if grad_hidden is not None:
-            ctx.save_for_backward(grad_hidden)
-        ctx.mark_non_differentiable(correct)
-        return loss, correct
+            logprobs[part] = (label_logit - total.log())[:, 0]
+            is_top[part] = label_logit[:, 0] == 0
+            if unit_grad is not None:
+                grad = exps.mul_(-1 / total)  # -softmax
+                grad.scatter_add_(1, label, torch.ones_like(label_logit))
+                torch.mm(grad.to(head.dtype), head, out=unit_grad[part])
+        if unit_grad is not None:
+            ctx.save_for_backward(unit_grad)
+        ctx.mark_non_differentiable(is_top)
+        return logprobs, is_top
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (grad_hidden,) = ctx.saved_tensors
-        return grad_hidden * grads[0], None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (unit_grad,) = ctx.saved_tensors
+        return (unit_grad * grads[0][:, None]).to(unit_grad.dtype), None, None

@@ -1,12 +1,13 @@
-"""The primitive operations of training: one frozen base, one adapter, one optimizer.
+"""The primitive operations of training: one frozen base, one trainable, one optimizer.
 
-Programs such as `train.Run` compose them; what is random or scheduled comes in as an argument.
+Programs compose them; what is random or scheduled comes in as an argument. They give tensors, which a program
+reads once a step: a device need not wait between micro-batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,8 +18,11 @@ from modeling.artifacts.artifact import Artifact
 from modeling.artifacts.lora import AdapterConfig, artifact, layers
 from modeling.base import Precision
 
-from .batches import Batch
-from .logprobs import linear_cross_entropy
+from . import checkpoint
+from .batches import MicroBatch
+from .checkpoint import Cursor
+from .logprobs import Scores, score
+from .losses import Loss
 from .messages import TrainConfig
 
 _BETAS = (0.9, 0.95)
@@ -27,13 +31,16 @@ _BETAS = (0.9, 0.95)
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
+Who = Literal["policy", "base"]
+"""What is in training, or the base without it."""
+
 
 class UnsupportedBase(Exception):
     """A base whose output layer is more than a product with a matrix."""
 
 
 def load_base(path: Path, precision: Precision) -> PreTrainedModel:
-    """The frozen base, ready for engines. Raises UnsupportedBase, and OSError for missing files."""
+    """The frozen base, ready for learners. Raises UnsupportedBase, and OSError for missing files."""
     model = base.load_base(
         path,
         precision=precision,
@@ -62,10 +69,10 @@ def _check_head(model: PreTrainedModel) -> None:
         raise UnsupportedBase("the base's output layer is more than a product with a matrix")
 
 
-class Engine:
-    """An adapter in training on a base that stays as it is.
+class Learner:
+    """What is in training, on a base that stays as it is.
 
-    The adapter sits in the model from construction to `close`.
+    It sits in the model from construction to `close`. Batches lie on its device.
     """
 
     def __init__(self, model: PreTrainedModel, config: TrainConfig) -> None:
@@ -92,33 +99,69 @@ class Engine:
         return self._head.device
 
     def close(self) -> None:
-        """Give the model back without the adapter."""
+        """Give the model back as it was."""
         lora.detach(self._model)
 
     @torch.no_grad()
-    def forward(self, batch: Batch) -> tuple[float, float]:
-        """Sums over the supervised tokens: weight · loss, and weight where the guess is right."""
-        loss, correct = self._sums(batch)
-        return loss.item(), correct.item()
+    def logprobs(self, batch: MicroBatch, who: Who = "policy") -> Scores:
+        """What a model makes of the batch's labels."""
+        if who == "policy":
+            return self._score(batch)
+        with lora.set_aside(self._model):
+            return self._score(batch)
 
-    def forward_backward(self, batch: Batch, total_weight: float) -> tuple[float, float]:
-        """As `forward`, and adds the gradient of loss / total_weight to the parameters'."""
-        loss, correct = self._sums(batch)
-        torch.autograd.backward(loss / total_weight)
-        return loss.item(), correct.item()
+    def forward_backward(
+        self, batch: MicroBatch, loss: Loss, denominator: float
+    ) -> tuple[Tensor, Scores]:
+        """Adds the gradient of loss / denominator to what the next `optim_step` goes by.
 
-    def zero_grad(self) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
+        Returns the loss, undivided, and the scores that it is made of.
+        """
+        scores = self._score(batch)
+        value = loss(scores.logprobs, batch)
+        torch.autograd.backward(value / denominator)
+        return value.detach(), Scores(scores.logprobs.detach(), scores.is_top)
 
-    def clip_grad_norm(self, max_norm: float) -> float:
-        """Scale the gradients down to `max_norm` (0: leave them); returns their norm before."""
-        limit = max_norm if max_norm > 0 else float("inf")
-        return torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit).item()
+    def optim_step(self, learning_rate: float, max_grad_norm: float) -> Tensor:
+        """Go down the gradients, scaled to at most `max_grad_norm` (0: as they are), and forget them.
 
-    def optim_step(self, learning_rate: float) -> None:
+        Returns their norm before.
+        """
+        limit = max_grad_norm if max_grad_norm > 0 else float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def save(self, path: Path, cursor: Cursor, environment: dict[str, str]) -> None:
+        """Write a checkpoint. Raises ArtifactError for weights that are of no use."""
+        moments = {
+            f"{name}.{moment}": self._optimizer.state[parameter][moment].to("cpu", copy=True)
+            for name, parameter in self.parameters.items()
+            for moment in _MOMENTS
+        }
+        checkpoint.save(
+            path,
+            cursor=cursor,
+            config=self._config,
+            environment=environment,
+            artifact=self.artifact(),
+            moments=moments,
+        )
+
+    def load(self, path: Path) -> tuple[Cursor, dict[str, str]]:
+        """Stand where `save` was called; gives what it was given. Raises CheckpointError."""
+        saved = checkpoint.load(path, config=self._config, base_config=self._model.config)
+        lora.set_weights(self._modules, layers(saved.artifact))
+        for name, parameter in self.parameters.items():
+            state = {
+                moment: saved.moments[f"{name}.{moment}"].to(self.device) for moment in _MOMENTS
+            }
+            steps = torch.tensor(float(saved.cursor.step), device=self.device)
+            self._optimizer.state[parameter] = {"step": steps, **state}
+        return saved.cursor, saved.environment
 
     def artifact(self) -> Artifact:
         """A copy of what is in training."""
@@ -131,28 +174,11 @@ class Engine:
         )
         return artifact(config, lora.tensors(self._modules))
 
-    def moments(self) -> dict[str, Tensor]:
-        """Copies of AdamW's moments, by "<parameter>.exp_avg" and "<parameter>.exp_avg_sq"."""
-        return {
-            f"{name}.{moment}": self._optimizer.state[parameter][moment].to("cpu", copy=True)
-            for name, parameter in self.parameters.items()
-            for moment in _MOMENTS
-        }
-
     def begin_from(self, artifact: Artifact) -> None:
         """Take over what was trained before; the optimizer stays new. Raises ArtifactError."""
         lora.set_weights(self._modules, layers(artifact))
 
-    def resume_from(self, step: int, artifact: Artifact, moments: Mapping[str, Tensor]) -> None:
-        """Stand where an engine stood after `step` optimizer steps."""
-        lora.set_weights(self._modules, layers(artifact))
-        for name, parameter in self.parameters.items():
-            state = {moment: moments[f"{name}.{moment}"].to(self.device) for moment in _MOMENTS}
-            steps = torch.tensor(float(step), device=self.device)
-            self._optimizer.state[parameter] = {"step": steps, **state}
-
-    def _sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        batch = batch.to(self.device)
+    def _score(self, batch: MicroBatch) -> Scores:
         with attention.segments(batch.cu_seqlens, batch.num_shared):
             output = self._trunk(
                 input_ids=batch.input_ids[None],  # (1, T)
@@ -160,4 +186,4 @@ class Engine:
                 use_cache=False,
             )
         hidden = output.last_hidden_state[0].index_select(0, batch.positions)  # (S, D)
-        return linear_cross_entropy(hidden, self._head, batch.labels, batch.weights)
+        return score(hidden, self._head, batch.labels)

@@ -14,17 +14,18 @@ from modeling.artifacts import kinds
 from modeling.base import Precision, choose_precision
 
 from . import checkpoint
-from .checkpoint import Checkpoint, Cursor
-from .course import Run, StopReason
+from .checkpoint import Cursor
+from .course import Course, StopReason
 from .failures import describe
 from .messages import Report, Start, Started
-from .primitives import Engine, load_base
+from .primitives import Learner, load_base
+from .programs import program_of
 
 log = logging.getLogger(__name__)
 
 
-class Trainer:
-    """Runs one job at a time."""
+class JobRunner:
+    """One job at a time."""
 
     def __init__(self) -> None:
         self._default_threads = torch.get_num_threads()
@@ -50,33 +51,33 @@ class Trainer:
         torch.set_num_threads(config.num_threads or self._default_threads)
         precision = choose_precision(config.precision)
         model = self._model(Path(config.base_path), precision)
-        resumed = _load_checkpoint(start, model)
-        cursor = resumed.cursor if resumed else Cursor()
         training = Dataset.open(Path(start.training_set))
         validation = Dataset.open(Path(start.validation_set)) if start.validation_set else None
-        engine = Engine(model, config)
+        learner = Learner(model, config)
         try:
-            _restore(engine, resumed, start, model)
-            run = Run(
+            resumed = _restore(learner, start, model)
+            cursor, before = resumed or (Cursor(), None)
+            course = Course(
                 job_id=start.job_id,
                 config=config,
-                engine=engine,
+                learner=learner,
+                program=program_of(config, learner),
                 training=training,
                 validation=validation,
                 output_dir=Path(start.output_dir),
                 environment=checkpoint.environment(
                     precision,
-                    engine.device,
+                    learner.device,
                     training.statistics.sha256,
                     validation.statistics.sha256 if validation else None,
                 ),
                 stop_reason=stop_reason,
                 cursor=cursor,
             )
-            yield _started(run, resumed, precision)
-            yield from run.reports()
+            yield _started(course, before, precision)
+            yield from course.reports()
         finally:
-            engine.close()
+            learner.close()
 
     def _model(self, path: Path, precision: Precision) -> PreTrainedModel:
         """The base of the last job, or another one in its place: two may not fit."""
@@ -86,34 +87,34 @@ class Trainer:
         return self._base[2]
 
 
-def _load_checkpoint(start: Start, model: PreTrainedModel) -> Checkpoint | None:
-    if start.resume_from is None:
-        return None
-    return checkpoint.load(Path(start.resume_from), config=start.config, base_config=model.config)
-
-
 def _restore(
-    engine: Engine, resumed: Checkpoint | None, start: Start, model: PreTrainedModel
-) -> None:
-    """Put the engine where the job stands: at its checkpoint, else at the model it goes on from."""
-    if resumed:
-        engine.resume_from(resumed.cursor.step, resumed.artifact, resumed.moments)
-    elif start.init_artifact:
+    learner: Learner, start: Start, model: PreTrainedModel
+) -> tuple[Cursor, dict[str, str]] | None:
+    """Put the learner where the job stands: at its checkpoint, else at the model it goes on from.
+
+    Gives the checkpoint's cursor and environment.
+    """
+    if start.resume_from:
+        return learner.load(Path(start.resume_from))
+    if start.init_artifact:
         files = kinds.format_of(start.config.trainable.kind)
         folder = Path(start.init_artifact)
-        engine.begin_from(files.read(folder, model.config, base_model=start.config.base_model))
+        learner.begin_from(files.read(folder, model.config, base_model=start.config.base_model))
+    return None
 
 
-def _started(run: Run, resumed: Checkpoint | None, precision: Precision) -> Started:
+def _started(course: Course, before: dict[str, str] | None, precision: Precision) -> Started:
+    """`before` is the environment of the checkpoint that the job resumes from."""
+    before = course.environment if before is None else before
     differences = [
-        f"{name} was {resumed.environment.get(name, 'unknown')}, is {value}"
-        for name, value in (run.environment.items() if resumed else ())
-        if resumed and resumed.environment.get(name) != value
+        f"{name} was {before.get(name, 'unknown')}, is {value}"
+        for name, value in course.environment.items()
+        if before.get(name) != value
     ]
-    warnings = _dataset_warnings(run.training.statistics, "training", run.config.max_seq_len)
-    if run.validation:
+    warnings = _dataset_warnings(course.training.statistics, "training", course.config.max_seq_len)
+    if course.validation:
         warnings += _dataset_warnings(
-            run.validation.statistics, "validation", run.config.max_seq_len
+            course.validation.statistics, "validation", course.config.max_seq_len
         )
     if differences:
         warnings.append(
@@ -121,12 +122,12 @@ def _started(run: Run, resumed: Checkpoint | None, precision: Precision) -> Star
             f"from those of an unbroken run: {'; '.join(differences)}"
         )
     return Started(
-        job_id=run.job_id,
-        num_examples=len(run.training.examples),
-        num_tokens=run.training.statistics.num_tokens,
-        num_supervised_tokens=run.training.statistics.num_supervised_tokens,
-        total_steps=run.total_steps,
-        step=run.cursor.step,
+        job_id=course.job_id,
+        num_examples=len(course.training.examples),
+        num_tokens=course.training.statistics.num_tokens,
+        num_supervised_tokens=course.training.statistics.num_supervised_tokens,
+        total_steps=course.total_steps,
+        step=course.cursor.step,
         precision=precision,
         exact_resume=not differences,
         warnings=warnings,

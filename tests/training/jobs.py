@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from dataset.examples import Example
 from dataset.tokenized import Dataset
 from dataset.validation import validate
 from text.chat_template import ChatTemplate
+from training import batches
+from training.batches import MicroBatch, Row
 from training.course import StopReason
 from training.messages import Lora, Report, Start, TrainConfig
-from training.process import Trainer
+from training.process import JobRunner
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 WORDS = ("red", "a green one", "blue, I would say", "it is yellow", "none")
@@ -98,4 +100,9 @@ def examples(base_path: Path, directory: Path, num_examples: int) -> list[Exampl
 def run(
     job: Start, stop_reason: Callable[[], StopReason | None] = lambda: None
 ) -> Iterator[Report]:
-    return Trainer().reports(job, stop_reason)
+    return JobRunner().reports(job, stop_reason)
+
+
+def micro_batches(examples: Sequence[Example], micro_batch_tokens: int) -> list[MicroBatch]:
+    """Each example a unit of its own."""
+    return batches.micro_batches([[Row.of(each)] for each in examples], micro_batch_tokens)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from dataset.examples import Example
+from tests.training.jobs import micro_batches
 from training import batches
+from training.batches import Row
 
 
 def example(length: int, supervised: int, first_id: int = 0) -> Example:
@@ -46,7 +48,7 @@ def test_order_is_a_function_of_seed_and_epoch_only() -> None:
 
 
 def test_batch_holds_what_predicts_each_supervised_token() -> None:
-    (batch,) = batches.micro_batches([example(3, 2, 10), example(5, 1, 20)], 100)
+    (batch,) = micro_batches([example(3, 2, 10), example(5, 1, 20)], 100)
     assert batch.input_ids.tolist() == [20, 21, 22, 23, 10, 11]
     assert batch.position_ids.tolist() == [0, 1, 2, 3, 0, 1]
     assert batch.cu_seqlens == (0, 4, 6)
@@ -59,7 +61,7 @@ def test_batch_holds_what_predicts_each_supervised_token() -> None:
 def test_tokens_behind_the_last_supervised_one_are_not_computed() -> None:
     late = example(6, 3)
     late.weights[4:] = 0
-    (batch,) = batches.micro_batches([late], 100)
+    (batch,) = micro_batches([late], 100)
     assert batch.input_ids.tolist() == [0, 1, 2]
     assert batch.labels.tolist() == [3]
 
@@ -67,7 +69,7 @@ def test_tokens_behind_the_last_supervised_one_are_not_computed() -> None:
 def test_micro_batches_keep_the_budget_and_are_balanced() -> None:
     lengths = [3, 90, 41, 7, 60, 33, 20, 20, 11, 5]
     examples = [example(length + 1, 1, length) for length in lengths]
-    packed = batches.micro_batches(examples, 100)
+    packed = micro_batches(examples, 100)
     sizes = [len(batch.input_ids) for batch in packed]
     assert sum(sizes) == sum(lengths)
     assert len(sizes) == math.ceil(sum(lengths) / 100)
@@ -76,7 +78,7 @@ def test_micro_batches_keep_the_budget_and_are_balanced() -> None:
 
 
 def test_example_over_the_budget_gets_a_pass_of_its_own() -> None:
-    packed = batches.micro_batches([example(51, 1), example(31, 1, 1), example(201, 1, 2)], 100)
+    packed = micro_batches([example(51, 1), example(31, 1, 1), example(201, 1, 2)], 100)
     assert sorted(batch.cu_seqlens for batch in packed) == [(0, 50, 80), (0, 200)]
 
 
@@ -89,7 +91,7 @@ def beginning_alike(num_shared: int, *lengths: int) -> list[Example]:
 
 
 def test_what_all_examples_begin_with_lies_in_the_batch_once() -> None:
-    (batch,) = batches.micro_batches(beginning_alike(10, 13, 15), 100)
+    (batch,) = micro_batches(beginning_alike(10, 13, 15), 100)
     assert batch.num_shared == 10
     assert batch.cu_seqlens == (10, 14, 16)
     assert batch.input_ids.tolist() == [*range(10), 1010, 1011, 1012, 1013, 10, 11]
@@ -112,7 +114,7 @@ def test_what_all_examples_begin_with_lies_in_the_batch_once() -> None:
 def test_shared_tokens_are_those_before_anything_is_learnt(
     examples: list[Example], num_shared: int
 ) -> None:
-    (batch,) = batches.micro_batches(examples, 100)
+    (batch,) = micro_batches(examples, 100)
     assert batch.num_shared == num_shared
     assert len(batch.labels) == 2 * len(examples)
 
@@ -120,24 +122,63 @@ def test_shared_tokens_are_those_before_anything_is_learnt(
 def test_long_shared_beginning_counts_once_in_the_budget_but_attention_is_bounded() -> None:
     examples = beginning_alike(80, *[86] * 40)  # 85 tokens each, without the last
     for budget, num_together in ((100, 4), (1000, 40), (80, 1)):
-        packed = batches.micro_batches(examples, budget)
+        packed = micro_batches(examples, budget)
         assert [len(batch.cu_seqlens) - 1 for batch in packed] == [num_together] * (
             40 // num_together
         )
     short = beginning_alike(80, *[83] * 40)
     # 2 own tokens each would let 10 share a pass; attention holds 4 budgets at most.
-    (*_, last) = batches.micro_batches(short, 100)
+    (*_, last) = micro_batches(short, 100)
     assert (len(last.cu_seqlens) - 1) * 82 <= 400
 
 
 def test_batch_refuses_parts_that_do_not_fit() -> None:
-    (batch,) = batches.micro_batches([example(3, 2), example(5, 1)], 100)
+    (batch,) = micro_batches([example(3, 2), example(5, 1)], 100)
     for change in (
         {"cu_seqlens": (0, 4, 5)},
         {"cu_seqlens": (0, 4, 4, 6)},
         {"position_ids": batch.position_ids[1:]},
         {"labels": batch.labels[1:]},
-        {"weights": batch.weights * 0},
+        {"weights": batch.weights[1:]},
     ):
-        with pytest.raises(ValueError, match=r"cu_seqlens|empty|position|label|weigh"):
+        with pytest.raises(ValueError, match=r"cu_seqlens|empty|position|label"):
             dataclasses.replace(batch, **change)
+
+
+def test_rows_of_a_unit_stay_together() -> None:
+    pairs = [
+        [Row.of(example(9, 3, 100 * n)), Row.of(example(5, 3, 100 * n + 50))] for n in range(6)
+    ]
+    packed = batches.micro_batches(pairs, 25)  # 8 + 4 tokens a pair
+    assert [len(batch.cu_seqlens) - 1 for batch in packed] == [4, 4, 4]
+    for batch in packed:
+        ids = [int(batch.input_ids[start]) for start in batch.cu_seqlens[:-1]]
+        assert [b - a for a, b in zip(ids[::2], ids[1::2], strict=True)] == [50, 50]
+
+
+def test_unit_over_the_budget_gets_a_pass_of_its_own() -> None:
+    pairs = [
+        [Row.of(example(length, 2, 100 * n)) for _ in range(2)] for n, length in ((0, 9), (1, 41))
+    ]
+    packed = batches.micro_batches(pairs, 30)
+    assert sorted(batch.cu_seqlens for batch in packed) == [(0, 8, 16), (0, 40, 80)]
+
+
+def test_whole_rows_keep_what_follows_the_last_scored_token() -> None:
+    late = example(6, 3)
+    late.weights[4:] = 0
+    (batch,) = batches.micro_batches(
+        [[Row.of(late)], [Row.of(example(4, 1, 10))]], 100, whole_rows=True
+    )
+    assert batch.input_ids.tolist() == [*range(6), *range(10, 14)]
+    assert batch.cu_seqlens == (0, 6, 10)
+    assert batch.positions.tolist() == [2, 8]
+    assert batch.labels.tolist() == [3, 13]
+
+
+def test_what_is_scored_and_what_it_weighs_are_two_things() -> None:
+    ids = np.arange(5, dtype=np.int32)
+    row = Row(ids, np.array([1, 0, 1, 1, 1], bool), np.array([9, 9, -2, 0, 0.5], np.float32))
+    (batch,) = batches.micro_batches([[row]], 100)
+    assert batch.labels.tolist() == [2, 3, 4]
+    assert batch.weights.tolist() == [-2, 0, 0.5]

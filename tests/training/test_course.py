@@ -17,8 +17,9 @@ from transformers import AutoConfig
 from modeling.artifacts import lora
 from tests.training import jobs
 from training.course import StopReason
+from training.logprobs import Scores
 from training.messages import CheckpointSaved, Failed, Finished, Report, Start, Started, StepMetrics
-from training.process import Trainer
+from training.process import JobRunner
 
 # 18 examples in batches of 4, two epochs.
 STEPS = 10
@@ -244,7 +245,8 @@ def test_no_rate_leaves_an_adapter_that_serving_would_refuse(
 def test_validation_loss_that_is_not_finite_fails_the_job(
     base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.primitives.Engine.forward", lambda *_: (math.nan, 0.0))
+    nothing = Scores(torch.tensor(math.nan), torch.tensor([False]))
+    monkeypatch.setattr("training.primitives.Learner.logprobs", lambda *_: nothing)
     failed = list(jobs.run(jobs.start(base_path, tmp_path)))[-1]
     assert isinstance(failed, Failed)
     assert failed.code == "nan_loss"
@@ -281,7 +283,7 @@ def test_job_out_of_memory_fails_with_its_code(
     base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The allocator itself refuses: no machine has so much.
-    monkeypatch.setattr("training.primitives.Engine.zero_grad", lambda _: torch.empty(2**60))
+    monkeypatch.setattr("training.primitives.Learner.optim_step", lambda *_: torch.empty(2**60))
     failed = list(jobs.run(jobs.start(base_path, tmp_path)))[-1]
     assert isinstance(failed, Failed)
     assert failed.code == "out_of_memory"
@@ -290,11 +292,11 @@ def test_job_out_of_memory_fails_with_its_code(
 def test_trainer_is_whole_after_a_failed_job(
     unbroken: list[Report], base_path: Path, tmp_path: Path
 ) -> None:
-    trainer = Trainer()
+    runner = JobRunner()
     bad = jobs.start(base_path, tmp_path, learning_rate=1e30)
-    assert isinstance(list(trainer.reports(bad, lambda: None))[-1], Failed)
+    assert isinstance(list(runner.reports(bad, lambda: None))[-1], Failed)
     good = jobs.start(base_path, tmp_path)
-    assert steps_of(list(trainer.reports(good, lambda: None))) == steps_of(unbroken)
+    assert steps_of(list(runner.reports(good, lambda: None))) == steps_of(unbroken)
 
 
 def test_truncated_and_empty_examples_are_told(base_path: Path, tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""Supervised fine-tuning: the cross-entropy of the tokens that have a weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from dataset.examples import Example
+from training.batches import MicroBatch, Row, micro_batches
+from training.course import Diverged, Values
+from training.losses.cross_entropy import cross_entropy
+from training.messages import TrainConfig
+from training.primitives import Learner
+
+# Examples that validation packs together.
+_VALIDATION_WINDOW = 64
+
+
+class Supervised:
+    """Measures `loss`, by weight, and `mean_token_accuracy`, by the number of tokens."""
+
+    def __init__(self, config: TrainConfig, learner: Learner) -> None:
+        self._config = config
+        self._learner = learner
+
+    def update(
+        self,
+        step: int,
+        examples: Sequence[Example],
+        learning_rate: float,
+        check_stop: Callable[[], None],
+    ) -> Values:
+        total_weight = sum(example.weight for example in examples)
+        sums = self._zeros()
+        for batch in self._batches(examples):
+            check_stop()
+            loss, scores = self._learner.forward_backward(batch, cross_entropy, total_weight)
+            sums += torch.stack([loss, scores.is_top.sum()])
+        norm = self._learner.optim_step(learning_rate, self._config.max_grad_norm)
+        # The only wait for the device in a step.
+        loss_sum, num_right, grad_norm = torch.cat([sums, norm[None]]).tolist()
+        if not (math.isfinite(loss_sum) and math.isfinite(grad_norm)):
+            raise Diverged("The training loss became infinite or not a number", step)
+        return _means(examples, total_weight, loss_sum, num_right)
+
+    def evaluate(
+        self, step: int, examples: Sequence[Example], check_stop: Callable[[], None]
+    ) -> Values:
+        total_weight = sum(example.weight for example in examples)
+        sums = self._zeros()
+        for start in range(0, len(examples), _VALIDATION_WINDOW):
+            for batch in self._batches(examples[start : start + _VALIDATION_WINDOW]):
+                check_stop()
+                scores = self._learner.logprobs(batch)
+                loss = cross_entropy(scores.logprobs, batch)
+                sums += torch.stack([loss, scores.is_top.sum()])
+        loss_sum, num_right = sums.tolist()
+        if not math.isfinite(loss_sum):
+            raise Diverged("The validation loss became infinite or not a number", step)
+        return _means(examples, total_weight, loss_sum, num_right)
+
+    def _zeros(self) -> Tensor:
+        """Of losses and of right guesses, on the device and as exact as Python's own."""
+        return torch.zeros(2, dtype=torch.float64, device=self._learner.device)
+
+    def _batches(self, examples: Sequence[Example]) -> Iterator[MicroBatch]:
+        units = [[Row.of(example)] for example in examples]
+        for batch in micro_batches(units, self._config.micro_batch_tokens):
+            yield batch.to(self._learner.device)
+
+
+def _means(
+    examples: Sequence[Example], total_weight: float, loss_sum: float, num_right: float
+) -> Values:
+    num_scored = sum(example.num_supervised_tokens for example in examples)
+    return {"loss": loss_sum / total_weight, "mean_token_accuracy": num_right / num_scored}
