@@ -27,8 +27,8 @@ def of_batches(errands: Errands) -> Sweep:
     )
 
 
-class BatchLitter(Rounds):
-    name = "batch_litter"
+class BatchCleanup(Rounds):
+    name = "batch_cleanup"
     interval_s = 30.0
 
     def __init__(self, errands: Errands) -> None:
@@ -36,4 +36,4 @@ class BatchLitter(Rounds):
         self._errands = errands
 
     def once(self) -> None:
-        batch_output.remove_litter(self._errands)
+        batch_output.clean_up(self._errands)

@@ -15,7 +15,7 @@ from storage.sweep import Sweep
 
 from . import sweep
 from .errands import SLOTS, Errands
-from .sweep import BatchLitter
+from .sweep import BatchCleanup
 from .webhooks import Webhooks
 
 # Threads, because the tasks only wait for other servers.
@@ -29,7 +29,7 @@ class _Process:
 
     errands: Errands
     sweep: Sweep
-    litter: BatchLitter
+    cleanup: BatchCleanup
     webhooks: Webhooks
 
 
@@ -50,7 +50,7 @@ def _open(**_: Any) -> None:
     check_schema(errands.engine)
     _Process.errands = errands
     _Process.sweep = sweep.of_batches(errands)
-    _Process.litter = BatchLitter(errands)
+    _Process.cleanup = BatchCleanup(errands)
     _Process.webhooks = Webhooks(
         errands.sessions, allow_private=errands.settings.webhook_allow_private
     )
@@ -59,7 +59,7 @@ def _open(**_: Any) -> None:
 @signals.worker_ready.connect
 def _begin(**_: Any) -> None:
     _Process.sweep.start()
-    _Process.litter.start()
+    _Process.cleanup.start()
     _Process.webhooks.start()
 
 
@@ -67,7 +67,7 @@ def _begin(**_: Any) -> None:
 def _stop(**_: Any) -> None:
     # In a signal handler: only raise flags.
     _Process.sweep.stop()
-    _Process.litter.stop()
+    _Process.cleanup.stop()
     _Process.webhooks.stop()
     _Process.errands.stop()
 

@@ -1,7 +1,7 @@
 """The sweep: finds what a lost message, a crash or a cancel left undone, every few seconds.
 
 It decides nothing: it rings for rows that somebody may claim. Any number of processes may run one; an
-advisory lock lets one at a time do the work. What is to be taken away is litter's business, on another
+advisory lock lets one at a time do the work. What is to be taken away is the business of a cleanup, on another
 thread, for that may take as long as the blob store likes.
 """
 
@@ -53,7 +53,7 @@ class Sweep(Rounds):
         self._lock = lock
 
     def once(self) -> None:
-        bury_dead(self._process, self._kind)
+        free_leases_of_dead(self._process, self._kind)
         with self._process.sessions.begin() as session:
             if not try_lock(session, self._lock):
                 return
@@ -64,10 +64,10 @@ class Sweep(Rounds):
                 self._ring(id)
 
 
-def bury_dead(process: Process, kind: type[Leased]) -> None:
+def free_leases_of_dead(process: Process, kind: type[Leased]) -> None:
     """Free at once what processes of the same data directory held when they were killed."""
     with process.folder.dead() as names:
         if names:
             with process.sessions.begin() as session:
                 leases.expire(session, kind, names)
-            log.info("sweep.buried_dead", names=names)
+            log.info("sweep.freed_leases_of_dead", names=names)

@@ -13,11 +13,11 @@ from foundation.settings import Settings
 from storage import celery_process, queue
 from storage.database import check_schema
 from storage.jobs.jobs import JobRow
-from storage.sweep import Sweep, bury_dead
+from storage.sweep import Sweep, free_leases_of_dead
 from worker.job.run import run
 
 from . import sweep
-from .litter import Litter
+from .cleanup import Cleanup
 from .worker import Worker
 
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ class _Process:
 
     worker: Worker
     sweep: Sweep
-    litter: Litter
+    cleanup: Cleanup
 
 
 @queue.app.task(name=queue.RUN_JOB, max_retries=0)
@@ -58,25 +58,25 @@ def _open(**_: Any) -> None:
     worker.trainer()
     try:
         # Before the first message: what a dead worker had goes on before anything else.
-        bury_dead(worker, JobRow)
+        free_leases_of_dead(worker, JobRow)
     except SQLAlchemyError as error:
-        log.warning("worker.cannot_bury_dead", error=str(error))
+        log.warning("worker.cannot_free_leases", error=str(error))
     _Process.worker = worker
     _Process.sweep = sweep.of_jobs(worker)
-    _Process.litter = Litter(worker.sessions, worker.blobs)
+    _Process.cleanup = Cleanup(worker.sessions, worker.blobs)
 
 
 @signals.worker_ready.connect
 def _begin(**_: Any) -> None:
     _Process.sweep.start()
-    _Process.litter.start()
+    _Process.cleanup.start()
 
 
 @signals.worker_shutting_down.connect
 def _stop(**_: Any) -> None:
     # In a signal handler: only raise flags.
     _Process.sweep.stop()
-    _Process.litter.stop()
+    _Process.cleanup.stop()
     _Process.worker.stop()
 
 

@@ -220,7 +220,7 @@ def _pieces(errands: Errands, chunks: list[BatchChunkRow]) -> Iterator[tuple[str
                 yield "error", data[num_output:]
 
 
-def remove_litter(errands: Errands) -> None:
+def clean_up(errands: Errands) -> None:
     """Take away the chunks of batches that have ended. What cannot be deleted now stays for the next time."""
     by_batch: dict[str, list[str]] = {}
     for key in errands.blobs.list(_PREFIX):

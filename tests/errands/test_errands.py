@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from errands.errands import Errands
-from errands.sweep import BatchLitter, of_batches
+from errands.sweep import BatchCleanup, of_batches
 from foundation import leash as death_pipe
 from foundation.settings import Settings
 from storage import leases, queue
@@ -105,7 +105,7 @@ def test_sweep_rings_on_while_the_blob_store_does_not_answer(
 
     monkeypatch.setattr(errands.blobs, "delete", delete)
     monkeypatch.setattr(leases, "runnable", lambda *_: ["one"])
-    rounds: list[Rounds] = [BatchLitter(errands), of_batches(errands)]
+    rounds: list[Rounds] = [BatchCleanup(errands), of_batches(errands)]
     for each in rounds:
         each.interval_s = 0.05
         each.start()

@@ -9,7 +9,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from foundation.settings import Settings
 from storage import queue
 from storage.jobs.jobs import JobRow
-from storage.sweep import bury_dead
+from storage.sweep import free_leases_of_dead
 from tests.worker.scene import FAKE_TRAINER, Scene
 from worker.job.run import run
 from worker.worker import Worker
@@ -28,6 +28,6 @@ def _main(settings: Settings, env: dict[str, str]) -> None:
     os.environ.update(env)
     queue.app.conf.broker_url = settings.broker_url
     worker = Worker(settings, trainer_command=FAKE_TRAINER)
-    bury_dead(worker, JobRow)
+    free_leases_of_dead(worker, JobRow)
     run(worker)
     worker.close()

@@ -14,7 +14,7 @@ from storage.files.files import FileRow
 from storage.jobs import jobs
 from storage.jobs.jobs import JobRow
 from storage.organization import projects
-from storage.sweep import bury_dead
+from storage.sweep import free_leases_of_dead
 from tests.factories import colour_rows
 from tests.worker import one_run
 from tests.worker.scene import (
@@ -68,7 +68,7 @@ def test_zombie_that_wakes_up_writes_nothing(
     scene.change(lambda session: leases.expire(session, JobRow, [owner]))
     other = scene.worker()
     # It is not dead: nobody takes its folder.
-    bury_dead(other, JobRow)
+    free_leases_of_dead(other, JobRow)
     assert (scene.settings.data_dir / "worker" / owner).exists()
     run(other)
     before = scene.row(job_id), [e.id for e in scene.events(job_id)], scene.blob_keys("")
@@ -90,7 +90,7 @@ def test_lease_of_a_killed_worker_is_free_at_once_for_one_beside_it(
     first.kill()
     first.join()
     worker = scene.worker()
-    bury_dead(worker, JobRow)
+    free_leases_of_dead(worker, JobRow)
     assert [p.name for p in (scene.settings.data_dir / "worker").iterdir()] == [worker.name]
     run(worker)
     assert scene.row(job_id).attempt == 2
@@ -109,7 +109,7 @@ def test_job_of_a_killed_worker_goes_on_before_younger_ones_that_wait_in_the_que
     first.kill()
     first.join()
     worker = scene.worker()
-    bury_dead(worker, JobRow)
+    free_leases_of_dead(worker, JobRow)
     run(worker)
     assert_as_if_nothing_broke(scene, job_id, finished)
     assert {scene.row(each).attempt for each in younger} == {0}

@@ -10,7 +10,7 @@ from foundation.crash_points import ENV, NAMES
 from storage import leases, queue
 from storage.jobs import jobs
 from storage.jobs.jobs import JobRow
-from storage.sweep import bury_dead
+from storage.sweep import free_leases_of_dead
 from tests.factories import colour_rows
 from tests.worker import one_run
 from tests.worker.scene import (
@@ -22,9 +22,9 @@ from tests.worker.scene import (
     wait_for,
 )
 from worker import trainer
+from worker.cleanup import Cleanup
 from worker.job import supervise
 from worker.job.run import run
-from worker.litter import Litter
 
 
 def test_worker_killed_at_every_crash_point_in_turn_loses_and_doubles_nothing(
@@ -40,9 +40,9 @@ def test_worker_killed_at_every_crash_point_in_turn_loses_and_doubles_nothing(
         # More deaths in a row than a job may have; here they are what is tested.
         scene.set(crashes=0)
     worker = scene.worker()
-    bury_dead(worker, JobRow)
+    free_leases_of_dead(worker, JobRow)
     run(worker)
-    Litter(scene.sessions, scene.blobs).once()
+    Cleanup(scene.sessions, scene.blobs).once()
     assert_as_if_nothing_broke(scene, job_id, finished)
 
 
@@ -227,7 +227,7 @@ def test_cancelled_job_stops_at_once_and_leaves_no_state(
     run(worker)
     assert worker.trainer().pid == pid
     assert scene.blob_keys(f"jobs/{job_id}/")
-    Litter(scene.sessions, scene.blobs).once()
+    Cleanup(scene.sessions, scene.blobs).once()
     assert scene.blob_keys("jobs/") == []
 
 

@@ -9,10 +9,10 @@ from storage.jobs import jobs, pauses
 from storage.jobs.jobs import JobRow
 from tests.factories import colour_rows
 from tests.worker.scene import FAKE, STEPS, Scene, run_on_thread, script, wait_for
+from worker.cleanup import Cleanup
 from worker.job import finish
 from worker.job.run import run
 from worker.lease import Lease
-from worker.litter import Litter
 
 LONG_EPOCHS = colour_rows(100)
 """50 steps each, so that a pause is in the middle of one."""
@@ -49,7 +49,7 @@ def test_job_paused_twice_ends_as_one_that_ran_through(
         assert (job.status, job.lease_owner, job.attempt, job.crashes) == ("paused", None, 0, 0)
         steps.append(scene.steps(job_id)[-1])
         # What it goes on from stays, however long the pause is.
-        Litter(scene.sessions, scene.blobs).once()
+        Cleanup(scene.sessions, scene.blobs).once()
         assert job.resume_points[0]["step"] == steps[-1] < 15
         assert job.resume_points[0]["key"] in scene.blob_keys("jobs/")
         # The trainer is free for other jobs.
@@ -153,6 +153,6 @@ def test_paused_job_is_cancelled_and_leaves_nothing(
     run_until_paused(scene, job_id)
     scene.change(lambda session: jobs.cancel(session, scene.project_id, job_id))
     assert scene.row(job_id).status == "cancelled"
-    Litter(scene.sessions, scene.blobs).once()
+    Cleanup(scene.sessions, scene.blobs).once()
     assert scene.blob_keys("jobs/") == []
     assert len(scene.checkpoints(job_id)) == 1

@@ -15,8 +15,8 @@ from storage.jobs import jobs
 from storage.jobs.jobs import JobRow
 from storage.rounds import Rounds
 from tests.worker.scene import Scene, wait_for
-from worker import litter
-from worker.litter import Litter
+from worker import cleanup
+from worker.cleanup import Cleanup
 from worker.sweep import LOCK, of_jobs
 
 
@@ -76,7 +76,7 @@ def test_expired_file_goes_with_its_blob(scene: Scene) -> None:
             session.query(FileRow).filter_by(id=expired).update({"expires_at": func.now()})
         )
     )
-    Litter(scene.sessions, scene.blobs).once()
+    Cleanup(scene.sessions, scene.blobs).once()
     with scene.sessions() as session:
         assert files.find(session, scene.project_id, expired) is None
     assert scene.blob_keys("files/") == [files.blob_key(scene.project_id, kept)]
@@ -124,20 +124,20 @@ def test_states_of_ended_jobs_are_removed_and_those_of_others_kept(scene: Scene)
     scene.change(lambda session: jobs.cancel(session, scene.project_id, cancelled))
     for job_id in (active, cancelled, "ftjob-unknown"):
         put(scene, f"jobs/{job_id}/attempts/1/step-5.tar")
-    Litter(scene.sessions, scene.blobs).once()
+    Cleanup(scene.sessions, scene.blobs).once()
     assert scene.blob_keys("jobs/") == [f"jobs/{active}/attempts/1/step-5.tar"]
 
 
 def test_blob_without_a_row_is_removed_after_an_hour_without_one(scene: Scene) -> None:
     now = 0.0
-    collector = Litter(scene.sessions, scene.blobs, clock=lambda: now)
+    collector = Cleanup(scene.sessions, scene.blobs, clock=lambda: now)
     kept = scene.file(b"{}\n")
     for key in ("adapters/adapter-orphan.tar", "artifacts/artifact-orphan.tar"):
         put(scene, key)
     put(scene, f"files/{scene.project_id}/file-orphan")
     collector.once()
     put(scene, "artifacts/artifact-young.tar")
-    now += litter.ORPHANS_INTERVAL_S - 1
+    now += cleanup.ORPHANS_INTERVAL_S - 1
     collector.once()
     assert len(scene.blob_keys("")) == 5
     now += 1
@@ -160,7 +160,7 @@ def test_blob_store_that_hangs_keeps_no_job_waiting(
     worker = scene.worker()
     monkeypatch.setattr(worker.blobs, "delete", delete)
     put(scene, "jobs/ftjob-unknown/attempts/1/step-5.tar")
-    running: list[Rounds] = [Litter(worker.sessions, worker.blobs), of_jobs(worker)]
+    running: list[Rounds] = [Cleanup(worker.sessions, worker.blobs), of_jobs(worker)]
     for rounds in running:
         rounds.interval_s = 0.02
         rounds.start()

@@ -188,7 +188,7 @@ def _add_resume_point(
 
 
 def delete(blobs: BlobStore, keys: list[str]) -> None:
-    """Take away blobs that no row points at; what cannot be deleted now stays as litter."""
+    """Take away blobs that no row points at; what cannot be deleted now is left to the cleanup."""
     for key in keys:
         try:
             blobs.delete(key)

@@ -11,7 +11,7 @@ from errands.errands import Errands
 from foundation.settings import Settings
 from storage import queue
 from storage.inference.batches import BatchRow
-from storage.sweep import bury_dead
+from storage.sweep import free_leases_of_dead
 
 
 def start(settings: Settings, batch_id: str, **env: str) -> ForkServerProcess:
@@ -27,6 +27,6 @@ def _main(settings: Settings, batch_id: str, env: dict[str, str]) -> None:
     os.environ.update(env)
     queue.app.conf.broker_url = settings.broker_url
     errands = Errands(settings)
-    bury_dead(errands, BatchRow)
+    free_leases_of_dead(errands, BatchRow)
     batch_run.run(errands, batch_id)
     errands.close()

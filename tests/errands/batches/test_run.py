@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 from errands.batches import run as batch_run
 from errands.batches.run import CRASH_POINTS
 from errands.errands import Errands
-from errands.sweep import BatchLitter
+from errands.sweep import BatchCleanup
 from foundation.crash_points import ENV
 from storage import leases, queue
 from storage.files import files
@@ -76,7 +76,7 @@ def test_batch_is_answered_line_by_line(scene: BatchScene) -> None:
     assert refused["lost-1"]["status_code"] == 404
     assert scene.model.asked["busy one"] == 2
     assert scene.model.most_at_once <= 4
-    BatchLitter(scene.errands()).once()
+    BatchCleanup(scene.errands()).once()
     assert scene.chunk_keys() == []
 
 
@@ -131,7 +131,7 @@ def test_process_killed_at_every_crash_point_in_turn_answers_each_line_once(
     output, errors = scene.answers(batch_id)
     assert ids(output) == sorted(f"line-{n}" for n in range(5))
     assert ids(errors) == ["bad-1"]
-    BatchLitter(scene.errands()).once()
+    BatchCleanup(scene.errands()).once()
     assert scene.chunk_keys() == []
 
 

@@ -1,4 +1,4 @@
-"""What nobody needs any more: what has expired, and blobs without a row, as crashes leave them between a blob
+"""Takes away what nobody needs any more: what has expired, and blobs without a row, as crashes leave them between a blob
 and its row, and cancelled jobs behind them.
 """
 
@@ -25,10 +25,10 @@ ORPHANS_INTERVAL_S = 3600.0
 _BATCH = 1000
 
 
-class Litter(Rounds):
+class Cleanup(Rounds):
     """Keeps in mind when it last looked for what, and what it suspected then."""
 
-    name = "litter"
+    name = "cleanup"
     interval_s = 10.0
 
     def __init__(
