@@ -27,7 +27,7 @@ Values = dict[str, float]
 """What a method measures, by name."""
 
 
-class Stopped(Exception):
+class JobStopped(Exception):
     """Raised inside a job that was told to stop."""
 
     def __init__(self, reason: StopReason) -> None:
@@ -96,7 +96,7 @@ class Course:
                 if is_due or self._is_end_of_epoch():
                     yield self._save(metrics)
                     saved_at_s, saved_step = time.monotonic(), self.cursor.step
-        except Stopped as stopped:
+        except JobStopped as stopped:
             if stopped.reason == "checkpoint" and metrics and self.cursor.step > saved_step:
                 yield self._save(metrics)
             yield self._finished("stopped")
@@ -136,12 +136,12 @@ class Course:
 
     def _check_stop(self) -> None:
         if (reason := self.stop_reason()) is not None:
-            raise Stopped(reason)
+            raise JobStopped(reason)
 
     def _check_cancel(self) -> None:
         """A step is reported whole, so only a cancelled one may lack its validation."""
         if self.stop_reason() == "cancel":
-            raise Stopped("cancel")
+            raise JobStopped("cancel")
 
     def _validate(self) -> Values:
         values: Values = {}

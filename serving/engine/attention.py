@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 
-from serving.engine.kv.cache import Row
+from serving.engine.kv.cache import CacheRow
 from serving.engine.kv.pool import KvPool, Region
 
 NAME = "luthier_kv"
@@ -34,7 +34,7 @@ class UnsupportedModel(Exception):
 class Chunk:
     """Tokens start..end of a row, to be computed in this step."""
 
-    row: Row
+    row: CacheRow
     start: int
     end: int
 
@@ -80,7 +80,7 @@ class AttentionStep:
         self.chunks: list[_Stretch] = []
         self.past: list[_Stretch] = []
         places: list[int] = []
-        groups: list[tuple[Row, int, int, int]] = []  # root, prefix_len, begin, end
+        groups: list[tuple[CacheRow, int, int, int]] = []  # root, prefix_len, begin, end
         singles: list[_Single] = []
         begin = 0
         for chunk in chunks:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from serving.engine.kv.cache import CacheKey, Row
+from serving.engine.kv.cache import CacheKey, CacheRow
 from serving.engine.slots.lora import Adapter
 from text.tokenizer import Tokenizer
 
@@ -78,7 +78,7 @@ class Sequence:
         # Nothing predicts the first token.
         self.prompt_logprobs: list[TokenLogprob | None] = [None]
         self.num_cached_tokens: int | None = None
-        self.row: Row | None = None
+        self.row: CacheRow | None = None
         self.slot: int | None = None
         # Since when all slots have been taken by other adapters.
         self.blocked_since_s: float | None = None

@@ -33,7 +33,7 @@ class CacheKey(NamedTuple):
 
 
 @dataclass(eq=False)
-class Row:
+class CacheRow:
     """The keys and values of `tokens[:num_computed]`.
 
     Those of the first `prefix_len` tokens lie at the start of the root's region, the rest in `region`.
@@ -45,7 +45,7 @@ class Row:
     region: Region
     num_prompt_tokens: int
     num_computed: int = 0
-    root: Row | None = None
+    root: CacheRow | None = None
     prefix_len: int = 0
     num_children: int = 0
     is_running: bool = True
@@ -56,7 +56,7 @@ class KvCache:
 
     def __init__(self, pool: KvPool) -> None:
         self.pool = pool
-        self._running: dict[CacheKey, list[Row]] = defaultdict(list)
+        self._running: dict[CacheKey, list[CacheRow]] = defaultdict(list)
         self._kept = KeptRows()
 
     @property
@@ -76,7 +76,7 @@ class KvCache:
 
     def open(
         self, key: CacheKey, tokens: list[int], *, headroom_tokens: int = 0, reuse: bool = True
-    ) -> Row | None:
+    ) -> CacheRow | None:
         """A running row for `tokens`, its longest known prefix already computed if `reuse`.
 
         At least one token stays to be computed, since its logits are wanted. None if there is no room.
@@ -96,7 +96,7 @@ class KvCache:
             self._running[key].append(row)
         return row
 
-    def extend(self, row: Row, num_tokens: int) -> bool:
+    def extend(self, row: CacheRow, num_tokens: int) -> bool:
         """Make room for the row's first `num_tokens`. False if there is none, even without kept rows."""
         num_own = num_tokens - row.prefix_len
         num_kept = row.num_computed - row.prefix_len
@@ -105,7 +105,7 @@ class KvCache:
                 return False
         return True
 
-    def close(self, row: Row, *, keep: bool = True) -> None:
+    def close(self, row: CacheRow, *, keep: bool = True) -> None:
         """The sequence is done with the row; it is kept for others if it is worth it."""
         self._running[row.key].remove(row)
         if not self._running[row.key]:
@@ -126,7 +126,7 @@ class KvCache:
             if row.num_children == 0:
                 self._drop(row)
 
-    def _best(self, key: CacheKey, tokens: list[int]) -> Row | None:
+    def _best(self, key: CacheKey, tokens: list[int]) -> CacheRow | None:
         """A row with most computed tokens in common; rather one that can be taken over."""
         return max(
             self._candidates(key, tokens),
@@ -134,18 +134,18 @@ class KvCache:
             default=None,
         )
 
-    def _candidates(self, key: CacheKey, tokens: list[int]) -> list[Row]:
+    def _candidates(self, key: CacheKey, tokens: list[int]) -> list[CacheRow]:
         """Rows, one of which has as much in common with `tokens` as any."""
         return [*self._running.get(key, ()), *self._kept.nearest(key, tokens)]
 
-    def _can_take_over(self, row: Row, num_usable: int) -> bool:
+    def _can_take_over(self, row: CacheRow, num_usable: int) -> bool:
         """Nobody else needs the row, and little of it would be lost."""
         is_free = not row.is_running and row.num_children == 0
         return is_free and num_usable >= row.prefix_len and 2 * num_usable >= row.num_computed
 
     def _take_over(
-        self, row: Row, tokens: list[int], num_usable: int, headroom_tokens: int
-    ) -> Row | None:
+        self, row: CacheRow, tokens: list[int], num_usable: int, headroom_tokens: int
+    ) -> CacheRow | None:
         self._kept.remove(row)
         row.num_computed = num_usable
         if not self.extend(row, len(tokens) + headroom_tokens):
@@ -157,8 +157,8 @@ class KvCache:
         return row
 
     def _branch(
-        self, source: Row, tokens: list[int], num_usable: int, headroom_tokens: int
-    ) -> Row | None:
+        self, source: CacheRow, tokens: list[int], num_usable: int, headroom_tokens: int
+    ) -> CacheRow | None:
         """A new row that shares a long prefix with the source's root and copies the rest."""
         root = source.root or source
         num_in_root = min(num_usable, source.prefix_len) if source.root else num_usable
@@ -186,10 +186,10 @@ class KvCache:
         self,
         key: CacheKey,
         tokens: list[int],
-        root: Row | None,
+        root: CacheRow | None,
         prefix_len: int,
         headroom_tokens: int,
-    ) -> Row | None:
+    ) -> CacheRow | None:
         num_own = len(tokens) - prefix_len + headroom_tokens
         while (region := self.pool.allocate(num_own)) is None:
             if not self._evict_one():
@@ -199,7 +199,7 @@ class KvCache:
             if not root.is_running:
                 # Used just now: as young as a row that was finished just now.
                 self._kept.touch(root)
-        return Row(
+        return CacheRow(
             key=key,
             tokens=tokens,
             region=region,
@@ -216,14 +216,14 @@ class KvCache:
                 return True
         return False
 
-    def _drop(self, row: Row) -> None:
+    def _drop(self, row: CacheRow) -> None:
         self._kept.remove(row)
         self.pool.free(row.region)
         if row.root is not None:
             row.root.num_children -= 1
 
 
-def _usable(row: Row | None, tokens: list[int]) -> int:
+def _usable(row: CacheRow | None, tokens: list[int]) -> int:
     """How many of `tokens` need not be computed again thanks to `row`."""
     if row is None:
         return 0

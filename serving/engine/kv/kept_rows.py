@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .cache import CacheKey, Row
+    from .cache import CacheKey, CacheRow
 
 _tokens = attrgetter("tokens")
 
@@ -22,21 +22,21 @@ class KeptRows:
     """Iterates over the rows, least recently used first. The tokens of what is in here stay as they are."""
 
     def __init__(self) -> None:
-        self._by_age: OrderedDict[Row, None] = OrderedDict()
-        self._by_tokens: dict[CacheKey, list[Row]] = {}
+        self._by_age: OrderedDict[CacheRow, None] = OrderedDict()
+        self._by_tokens: dict[CacheKey, list[CacheRow]] = {}
 
     def __len__(self) -> int:
         return len(self._by_age)
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[CacheRow]:
         return iter(self._by_age)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: CacheRow) -> None:
         """As the one that was used last."""
         self._by_age[row] = None
         insort_right(self._by_tokens.setdefault(row.key, []), row, key=_tokens)
 
-    def remove(self, row: Row) -> None:
+    def remove(self, row: CacheRow) -> None:
         del self._by_age[row]
         rows = self._by_tokens[row.key]
         place = bisect_left(rows, row.tokens, key=_tokens)
@@ -46,17 +46,17 @@ class KeptRows:
         if not rows:
             del self._by_tokens[row.key]
 
-    def touch(self, row: Row) -> None:
+    def touch(self, row: CacheRow) -> None:
         """It was used just now."""
         self._by_age.move_to_end(row)
 
-    def nearest(self, key: CacheKey, tokens: list[int]) -> list[Row]:
+    def nearest(self, key: CacheKey, tokens: list[int]) -> list[CacheRow]:
         """Two rows of the key at most, one of which has the longest prefix in common with `tokens`."""
         rows = self._by_tokens.get(key, [])
         place = bisect_left(rows, tokens, key=_tokens)
         return rows[max(0, place - 1) : place + 1]
 
-    def of_adapter(self, adapter_id: str) -> list[Row]:
+    def of_adapter(self, adapter_id: str) -> list[CacheRow]:
         return [
             row
             for key, rows in self._by_tokens.items()

@@ -16,7 +16,7 @@ from serving.engine.attention import (
     attend,
     max_attended_tokens,
 )
-from serving.engine.kv.cache import CacheKey, KvCache, Row
+from serving.engine.kv.cache import CacheKey, CacheRow, KvCache
 from serving.engine.kv.pool import KvPool
 
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 6, 2, 8
@@ -52,7 +52,7 @@ class Keys:
         return out[0].transpose(0, 1)[start:]
 
 
-def run_step(cache: KvCache, keys: Keys, chunks: list[tuple[Row, int]]) -> list[Tensor]:
+def run_step(cache: KvCache, keys: Keys, chunks: list[tuple[CacheRow, int]]) -> list[Tensor]:
     """Compute each row up to the given end in one batch; gives (n, H, D) for each."""
     spans = [Chunk(row, row.num_computed, end) for row, end in chunks]
     ids = [i for chunk in spans for i in chunk.row.tokens[chunk.start : chunk.end]]
@@ -69,7 +69,7 @@ def make_cache() -> KvCache:
     return KvCache(pool)
 
 
-def open_row(cache: KvCache, ids: list[int]) -> Row:
+def open_row(cache: KvCache, ids: list[int]) -> CacheRow:
     row = cache.open(CacheKey(None, ""), ids, headroom_tokens=8)
     assert row is not None
     return row

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 
 from serving.engine.kv import cache as kv_cache
-from serving.engine.kv.cache import MIN_REUSED_TOKENS, MIN_SHARED_TOKENS, CacheKey, KvCache, Row
+from serving.engine.kv.cache import (
+    MIN_REUSED_TOKENS,
+    MIN_SHARED_TOKENS,
+    CacheKey,
+    CacheRow,
+    KvCache,
+)
 from serving.engine.kv.kept_rows import KeptRows
 from serving.engine.kv.pool import PAGE_TOKENS, KvPool, Region
 
@@ -31,7 +37,7 @@ def make_cache(num_pages: int = 100) -> KvCache:
     return KvCache(pool)
 
 
-def compute(cache: KvCache, row: Row, end: int | None = None) -> None:
+def compute(cache: KvCache, row: CacheRow, end: int | None = None) -> None:
     """As the engine would, but a token's key is its id."""
     end = len(row.tokens) if end is None else end
     assert cache.extend(row, end)
@@ -42,7 +48,7 @@ def compute(cache: KvCache, row: Row, end: int | None = None) -> None:
     row.num_computed = end
 
 
-def keys_of(cache: KvCache, row: Row) -> list[int]:
+def keys_of(cache: KvCache, row: CacheRow) -> list[int]:
     """The ids whose keys the row holds, read as attention would."""
     ids: list[float] = []
     if row.root is not None:
@@ -52,13 +58,13 @@ def keys_of(cache: KvCache, row: Row) -> list[int]:
     return [int(i) for i in ids]
 
 
-def open_row(cache: KvCache, tokens: list[int], key: CacheKey = BASE) -> Row:
+def open_row(cache: KvCache, tokens: list[int], key: CacheKey = BASE) -> CacheRow:
     row = cache.open(key, list(tokens))
     assert row is not None
     return row
 
 
-def finished(cache: KvCache, tokens: list[int], key: CacheKey = BASE) -> Row:
+def finished(cache: KvCache, tokens: list[int], key: CacheKey = BASE) -> CacheRow:
     row = open_row(cache, tokens, key)
     compute(cache, row)
     cache.close(row)
@@ -183,7 +189,7 @@ def test_rows_hold_the_right_keys_through_any_history() -> None:
     cache = make_cache(num_pages=40)
     keys = [BASE, CacheKey("adapter-a", ""), CacheKey("adapter-a", "proj_b")]
     stems = {key: [chance.sample(range(10_000), 400) for _ in range(2)] for key in keys}
-    running: list[Row] = []
+    running: list[CacheRow] = []
     num_reused = num_shared = 0
     for _ in range(600):
         if running and chance.random() < 0.6:
@@ -249,7 +255,7 @@ def test_the_nearest_kept_rows_share_the_longest_prefix(
 ) -> None:
     kept = KeptRows()
     region = Region(0, PAGE_TOKENS)
-    rows = [Row(BASE, content, region, len(content)) for content in contents]
+    rows = [CacheRow(BASE, content, region, len(content)) for content in contents]
     for row in rows:
         kept.add(row)
     for row in data.draw(st.lists(st.sampled_from(rows), unique_by=id) if rows else st.just([])):
