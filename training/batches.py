@@ -29,7 +29,7 @@ MAX_SHARING = 4
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoredRow:
     """A sequence to run the model over. What is scored and by how much it counts are two things."""
 
     input_ids: npt.NDArray[np.int32]  # (T,)
@@ -37,7 +37,7 @@ class Row:
     weights: npt.NDArray[np.float32]  # (T,), of either sign
 
     @classmethod
-    def of(cls, example: Example) -> Row:
+    def of(cls, example: Example) -> ScoredRow:
         return cls(example.input_ids, example.weights != 0, example.weights)
 
     @property
@@ -117,7 +117,7 @@ def permutation(num_examples: int, seed: int, epoch: int) -> npt.NDArray[np.uint
 
 
 def micro_batches(
-    units: Sequence[Sequence[Row]], micro_batch_tokens: int, *, whole_rows: bool = False
+    units: Sequence[Sequence[ScoredRow]], micro_batch_tokens: int, *, whole_rows: bool = False
 ) -> list[MicroBatch]:
     """The rows in as few forward passes as the token budget allows, of about equal size.
 
@@ -133,10 +133,10 @@ def micro_batches(
     budget = micro_batch_tokens - num_shared
     share = budget / (MAX_SHARING * micro_batch_tokens) if num_shared else 0
 
-    def length(row: Row) -> int:
+    def length(row: ScoredRow) -> int:
         return len(row.input_ids) if whole_rows else int(row.scored[-1])
 
-    def cost(row: Row) -> int:
+    def cost(row: ScoredRow) -> int:
         return max(length(row) - num_shared, math.ceil(length(row) * share))
 
     packed = []
@@ -146,7 +146,7 @@ def micro_batches(
     return packed
 
 
-def _num_shared(rows: Sequence[Row]) -> int:
+def _num_shared(rows: Sequence[ScoredRow]) -> int:
     """How many tokens all the rows begin with, up to the first position that predicts a scored one."""
     limit = min(int(row.scored[0]) - 1 for row in rows)
     beginnings = np.stack([row.input_ids[:limit] for row in rows])
@@ -171,7 +171,7 @@ def _groups(costs: Sequence[int], budget: int) -> list[list[int]]:
     return [[index] for index in dearest_first]
 
 
-def _lay_out(rows: Sequence[tuple[Row, int]], num_shared: int) -> MicroBatch:
+def _lay_out(rows: Sequence[tuple[ScoredRow, int]], num_shared: int) -> MicroBatch:
     """The beginnings of rows, of the given lengths. Position t of a row predicts its token t + 1."""
     own = [length - num_shared for _, length in rows]
     offsets = list(itertools.accumulate(own, initial=num_shared))

@@ -13,7 +13,7 @@ from dataset.tokenized import Dataset
 from dataset.validation import validate
 from text.chat_template import ChatTemplate
 from training import batches
-from training.batches import MicroBatch, Row
+from training.batches import MicroBatch, ScoredRow
 from training.course import StopReason
 from training.messages import Lora, Report, Start, TrainConfig
 from training.process import JobRunner
@@ -105,4 +105,4 @@ def run(
 
 def micro_batches(examples: Sequence[Example], micro_batch_tokens: int) -> list[MicroBatch]:
     """Each example a unit of its own."""
-    return batches.micro_batches([[Row.of(each)] for each in examples], micro_batch_tokens)
+    return batches.micro_batches([[ScoredRow.of(each)] for each in examples], micro_batch_tokens)

@@ -10,7 +10,7 @@ import torch
 from dataset.examples import Example
 from tests.training.jobs import micro_batches
 from training import batches
-from training.batches import Row
+from training.batches import ScoredRow
 
 
 def example(length: int, supervised: int, first_id: int = 0) -> Example:
@@ -147,7 +147,8 @@ def test_batch_refuses_parts_that_do_not_fit() -> None:
 
 def test_rows_of_a_unit_stay_together() -> None:
     pairs = [
-        [Row.of(example(9, 3, 100 * n)), Row.of(example(5, 3, 100 * n + 50))] for n in range(6)
+        [ScoredRow.of(example(9, 3, 100 * n)), ScoredRow.of(example(5, 3, 100 * n + 50))]
+        for n in range(6)
     ]
     packed = batches.micro_batches(pairs, 25)  # 8 + 4 tokens a pair
     assert [len(batch.cu_seqlens) - 1 for batch in packed] == [4, 4, 4]
@@ -158,7 +159,8 @@ def test_rows_of_a_unit_stay_together() -> None:
 
 def test_unit_over_the_budget_gets_a_pass_of_its_own() -> None:
     pairs = [
-        [Row.of(example(length, 2, 100 * n)) for _ in range(2)] for n, length in ((0, 9), (1, 41))
+        [ScoredRow.of(example(length, 2, 100 * n)) for _ in range(2)]
+        for n, length in ((0, 9), (1, 41))
     ]
     packed = batches.micro_batches(pairs, 30)
     assert sorted(batch.cu_seqlens for batch in packed) == [(0, 8, 16), (0, 40, 80)]
@@ -168,7 +170,7 @@ def test_whole_rows_keep_what_follows_the_last_scored_token() -> None:
     late = example(6, 3)
     late.weights[4:] = 0
     (batch,) = batches.micro_batches(
-        [[Row.of(late)], [Row.of(example(4, 1, 10))]], 100, whole_rows=True
+        [[ScoredRow.of(late)], [ScoredRow.of(example(4, 1, 10))]], 100, whole_rows=True
     )
     assert batch.input_ids.tolist() == [*range(6), *range(10, 14)]
     assert batch.cu_seqlens == (0, 6, 10)
@@ -178,7 +180,7 @@ def test_whole_rows_keep_what_follows_the_last_scored_token() -> None:
 
 def test_what_is_scored_and_what_it_weighs_are_two_things() -> None:
     ids = np.arange(5, dtype=np.int32)
-    row = Row(ids, np.array([1, 0, 1, 1, 1], bool), np.array([9, 9, -2, 0, 0.5], np.float32))
+    row = ScoredRow(ids, np.array([1, 0, 1, 1, 1], bool), np.array([9, 9, -2, 0, 0.5], np.float32))
     (batch,) = batches.micro_batches([[row]], 100)
     assert batch.labels.tolist() == [2, 3, 4]
     assert batch.weights.tolist() == [-2, 0, 0.5]

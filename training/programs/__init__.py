@@ -9,9 +9,9 @@ from training.course import Program
 from training.messages import TrainConfig
 from training.primitives import Learner
 
-from .supervised import Supervised
+from .supervised import SupervisedProgram
 
 
 def program_of(config: TrainConfig, learner: Learner) -> Program:
     """With a second method: by the `kind` of `config.method`."""
-    return Supervised(config, learner)
+    return SupervisedProgram(config, learner)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dataset.examples import Example
-from training.batches import MicroBatch, Row, micro_batches
+from training.batches import MicroBatch, ScoredRow, micro_batches
 from training.course import Diverged, Values
 from training.losses.cross_entropy import cross_entropy
 from training.messages import TrainConfig
@@ -19,7 +19,7 @@ from training.primitives import Learner
 _VALIDATION_WINDOW = 64
 
 
-class Supervised:
+class SupervisedProgram:
     """Measures `loss`, by weight, and `mean_token_accuracy`, by the number of tokens."""
 
     def __init__(self, config: TrainConfig, learner: Learner) -> None:
@@ -67,7 +67,7 @@ class Supervised:
         return torch.zeros(2, dtype=torch.float64, device=self._learner.device)
 
     def _batches(self, examples: Sequence[Example]) -> Iterator[MicroBatch]:
-        units = [[Row.of(example)] for example in examples]
+        units = [[ScoredRow.of(example)] for example in examples]
         for batch in micro_batches(units, self._config.micro_batch_tokens):
             yield batch.to(self._learner.device)
 
