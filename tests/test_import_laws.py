@@ -6,6 +6,7 @@ The layers themselves are import-linter's contracts in pyproject.toml.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -22,20 +23,6 @@ EVERYWHERE = [*SERVERS, "bench", "client/luthier", "examples", "tests"]
 MAX_LINES = 400
 MAX_FILES = 20
 """Beside each other, `__init__.py` included."""
-
-TWINS = {
-    # OpenAI's name for what a user sees; the trainer's is the field's for what a step is made of.
-    "Batch",
-    # Each face of a process calls its own so: the one is at the other end of the other's pipe.
-    "Trainer",
-    "Claim",
-    "Engine",
-    "InvalidFile",
-    "LostLease",
-    "Run",
-    "Stopped",
-}
-"""Names that two classes may have, and why."""
 
 
 def python_files(folders: list[str]) -> list[Path]:
@@ -89,8 +76,7 @@ def test_a_class_has_its_name_alone() -> None:
         for node in ast.parse(path.read_bytes()).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes[node.name].append(str(path.relative_to(HOUSE)))
-    twins = {name: files for name, files in homes.items() if len(files) > 1}
-    assert {name: files for name, files in twins.items() if name not in TWINS} == {}
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
 
 
 def test_the_published_client_knows_nothing_of_the_server() -> None:
@@ -103,6 +89,14 @@ def test_the_published_client_knows_nothing_of_the_server() -> None:
                 imported.add(str(node.module).split(".")[0])
     assert "openai" in imported
     assert imported & set(SERVERS) == set()
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md"]
+)
+def test_documents_name_files_that_are_there(document: str) -> None:
+    named = re.findall(r"`((?:\w+/)+(?:\w+\.py)?)`", (HOUSE / document).read_text())
+    assert [path for path in named if not (HOUSE / path).exists()] == []
 
 
 def test_every_folder_says_what_lives_in_it() -> None:
