@@ -62,7 +62,6 @@ async def wire(
     settings: Settings, metrics: ApiMetrics, bases: WatchedCatalogue
 ) -> AsyncIterator[Wiring]:
     """Open everything; close it at the end. Connects to nothing yet, so it also starts in an outage."""
-    # Celery's app reads its environment when it is imported.
     queue.app.conf.broker_url = settings.broker_url
     database = Database(settings.database_url)
     event_feed = EventFeed(database)

@@ -93,7 +93,7 @@ def _settings(data: Path, aliases: Mapping[str, str]) -> Settings:
     joined = [os.environ.get("LUTHIER_ALIASES", ""), _pairs(aliases.items())]
     given = {"LUTHIER_DATA_DIR": str(data), "LUTHIER_ALIASES": ",".join(filter(None, joined))}
     settings = Settings.from_env({**os.environ, **given})
-    return replace(settings, bases_dir=settings.bases_dir.absolute())
+    return settings.replace(bases_dir=settings.bases_dir.absolute())
 
 
 def _bases(settings: Settings, names: Sequence[str]) -> tuple[str, ...]:

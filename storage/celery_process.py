@@ -40,10 +40,11 @@ def run(tasks: str, queue_name: str, *, needs: tuple[str, ...]) -> int:
     exit_with_parent()
     logs.configure()
     try:
-        Settings.from_env().require(*needs)
+        settings = Settings.from_env().require(*needs)
     except LuthierError as error:
         sys.stderr.write(f"{error}\n")
         return NEEDS_AN_OPERATOR
+    queue.app.conf.broker_url = settings.broker_url
     importlib.import_module(tasks)
     # Celery warns of root because of pickle, which the queue does not accept.
     warnings.simplefilter("ignore", SecurityWarning)

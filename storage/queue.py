@@ -6,8 +6,6 @@ acknowledged early, because with late acknowledgement Redis delivers a task of h
 
 from __future__ import annotations
 
-import os
-
 import structlog
 from celery import Celery
 
@@ -24,7 +22,6 @@ log = structlog.get_logger()
 
 app = Celery("luthier")
 app.conf.update(
-    broker_url=os.environ.get("LUTHIER_BROKER_URL", ""),
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_transport_options={

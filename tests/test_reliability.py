@@ -70,6 +70,8 @@ def _computed(node: ast.expr | None, names: dict[str, Any]) -> Any:
     match node:
         case ast.Constant(value=number):
             return number
+        case ast.Call(func=ast.Name(id="Field"), args=[default]):
+            return _computed(default, names)
         case ast.Name(id=name):
             return _computed(names[name], names)
         case ast.BinOp(left=left, op=ast.Mult(), right=right):

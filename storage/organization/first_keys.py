@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic_settings import SettingsConfigDict
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from foundation.settings import Settings
+from foundation.errors import LuthierError
+from foundation.settings import EnvironmentSettings, Settings
 from storage.database import sessions, sync_engine
 from storage.schema import OtherSchema
 
@@ -23,7 +24,16 @@ from . import api_keys, projects
 DEFAULT_PROJECT = "Default project"
 
 
-def ensure(session: Session, data_dir: Path, env: Mapping[str, str]) -> None:
+class PresetKeys(EnvironmentSettings):
+    """The operator's: the environment variables LUTHIER_API_KEY and LUTHIER_ADMIN_KEY."""
+
+    model_config = SettingsConfigDict(env_prefix="LUTHIER_")
+
+    api_key: str = ""
+    admin_key: str = ""
+
+
+def ensure(session: Session, data_dir: Path, preset: PresetKeys) -> None:
     """Safe to call at each start: what is there stays."""
     session.execute(text("SELECT pg_advisory_xact_lock(7021530912)"))
     project = session.scalar(
@@ -31,12 +41,12 @@ def ensure(session: Session, data_dir: Path, env: Mapping[str, str]) -> None:
     )
     if project is None:
         project = projects.create(session, DEFAULT_PROJECT)
-    _ensure_key(session, "project", project.id, env.get("LUTHIER_API_KEY"), data_dir / "api_key")
-    _ensure_key(session, "admin", None, env.get("LUTHIER_ADMIN_KEY"), data_dir / "admin_key")
+    _ensure_key(session, "project", project.id, preset.api_key, data_dir / "api_key")
+    _ensure_key(session, "admin", None, preset.admin_key, data_dir / "admin_key")
 
 
 def _ensure_key(
-    session: Session, kind: api_keys.Kind, project_id: str | None, preset: str | None, file: Path
+    session: Session, kind: api_keys.Kind, project_id: str | None, preset: str, file: Path
 ) -> None:
     written = file.read_text().strip() if file.exists() else ""
     key = preset or written or api_keys.new_key(kind)
@@ -59,12 +69,15 @@ def _write_private(file: Path, content: str) -> None:
 
 
 def main() -> None:
-    settings = Settings.from_env().require("database_url")
+    try:
+        settings = Settings.from_env().require("database_url")
+    except LuthierError as error:
+        sys.exit(str(error))
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     engine = sync_engine(settings.database_url)
     try:
         with sessions(engine).begin() as session:
-            ensure(session, settings.data_dir, os.environ)
+            ensure(session, settings.data_dir, PresetKeys.from_env())
     except OtherSchema as error:
         sys.exit(str(error))
     finally:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -54,7 +53,7 @@ def api(
 @pytest.fixture
 def settings(api: Api) -> Settings:
     """For an api of a test's own, on the same servers."""
-    return replace(api.settings)
+    return api.settings.replace()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
 
 import httpx
 import pytest
@@ -119,7 +118,7 @@ def test_an_upload_holds_no_transaction_while_it_is_sent(
 
 def test_the_internal_key_acts_for_the_project_that_the_header_names(settings: Settings) -> None:
     key = "between the processes"
-    with running_api(replace(settings, internal_key=key)) as api:
+    with running_api(settings.replace(internal_key=key)) as api:
         tenant = api.tenant()
         file = api.client(tenant).files.create(file=b"x", purpose="user_data")
 

@@ -7,7 +7,7 @@ that are there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import openai
@@ -162,8 +162,7 @@ class Things:
 @pytest.fixture(scope="module")
 def things(api: Api) -> Iterator[Things]:
     with receiver() as hooks, running(FakeBackend().app()) as backend:
-        settings = replace(
-            api.settings,
+        settings = api.settings.replace(
             backends={"tiny-random": (backend,)},
             internal_key="internal",
             webhook_allow_private=True,

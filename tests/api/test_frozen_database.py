@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import httpx
 import pytest
@@ -48,7 +47,7 @@ def hurry() -> Iterator[None]:
 @pytest.fixture
 def own(api: Api) -> Iterator[Api]:
     """An api whose connections are nobody else's."""
-    with running_api(replace(api.settings)) as own:
+    with running_api(api.settings.replace()) as own:
         yield own
 
 
@@ -105,7 +104,7 @@ def test_requests_are_answered_while_it_hangs_and_done_when_it_goes_on(
 
 
 def test_a_connection_that_never_comes_about_is_given_up(api: Api, silent_url: str) -> None:
-    with running_api(replace(api.settings, database_url=silent_url)) as front, hurry():
+    with running_api(api.settings.replace(database_url=silent_url)) as front, hurry():
         with front.http(Tenant("proj_1", "sk-1")) as http:
             started_at = time.monotonic()
             reply = http.get("/v1/models", timeout=60)

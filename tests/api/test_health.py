@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tests.api.gateway.fake_backend import FakeBackend
 from tests.api.stack import Api, Tenant, running, running_api
 
@@ -11,7 +9,7 @@ NOWHERE = "http://127.0.0.1:1"
 
 def test_all_is_ready_when_everything_answers(api: Api) -> None:
     with running(FakeBackend().app()) as url:
-        settings = replace(api.settings, backends={"tiny-random": (NOWHERE, url)})
+        settings = api.settings.replace(backends={"tiny-random": (NOWHERE, url)})
         with running_api(settings) as front, front.http() as http:
             assert http.get("/healthz").json() == {"status": "ok"}
             reply = http.get("/readyz")
@@ -32,7 +30,7 @@ def test_what_is_down_is_named_without_its_address(api: Api) -> None:
         ({"backends": {"tiny-random": (NOWHERE,)}}, "inference of tiny-random"),
         ({"database_url": f"postgresql://x@{NOWHERE[7:]}/x"}, "database"),
     ):
-        with running_api(replace(api.settings, **changed)) as front, front.http() as http:
+        with running_api(api.settings.replace(**changed)) as front, front.http() as http:
             reply = http.get("/readyz", timeout=10)
             assert http.get("/healthz").status_code == 200
         assert reply.status_code == 503
@@ -57,7 +55,7 @@ def test_metrics_count_requests_by_route_and_jobs_by_status(api: Api, tenant: Te
 
 
 def test_an_outage_of_the_database_is_503_and_worth_another_try(api: Api, tenant: Tenant) -> None:
-    settings = replace(api.settings, database_url=f"postgresql://x@{NOWHERE[7:]}/x")
+    settings = api.settings.replace(database_url=f"postgresql://x@{NOWHERE[7:]}/x")
     with running_api(settings) as front, front.http(tenant) as http:
         reply = http.get("/v1/models", timeout=10)
         assert reply.status_code == 503

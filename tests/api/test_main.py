@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -19,7 +18,7 @@ from tests.api.stack import Api, Tenant, environment, free_port, process, runnin
 
 def test_sigterm_ends_it_soon_even_while_a_stream_is_open(api: Api, tenant: Tenant) -> None:
     with running(FakeBackend(is_endless=True).app()) as backend:
-        settings = replace(api.settings, backends={"tiny-random": (backend,)})
+        settings = api.settings.replace(backends={"tiny-random": (backend,)})
         with process(settings) as (url, child):
             is_open = threading.Event()
 
@@ -83,7 +82,7 @@ def test_a_catalogue_that_cannot_be_read_stops_the_start_with_one_line(
     api: Api, tmp_path: Path
 ) -> None:
     (tmp_path / "base_models.toml").write_text("[a")
-    env = environment(replace(api.settings, data_dir=tmp_path))
+    env = environment(api.settings.replace(data_dir=tmp_path))
     done = subprocess.run(
         [sys.executable, "-m", "api"], env=env, capture_output=True, text=True, timeout=30
     )

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -32,7 +31,7 @@ def test_400_mb_pass_through_in_little_memory(api: Api, tenant: Tenant, tmp_path
             yield chunk
         yield b"\r\n--b--\r\n"
 
-    settings = replace(api.settings, blob_url=f"file://{tmp_path}")
+    settings = api.settings.replace(blob_url=f"file://{tmp_path}")
     with process(settings) as (url, child):
         http = httpx.Client(base_url=url, headers=tenant.headers, timeout=120, trust_env=False)
         with http:
@@ -62,7 +61,7 @@ def test_large_bodies_of_a_project_are_in_memory_one_after_the_other(
 
     backend = FakeBackend()
     with running(backend.app()) as url:
-        settings = replace(api.settings, backends={"tiny-random": (url,)})
+        settings = api.settings.replace(backends={"tiny-random": (url,)})
         with (
             process(settings) as (api_url, child),
             httpx.Client(base_url=api_url, headers=tenant.headers, timeout=60) as http,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -115,8 +114,8 @@ def test_example_of_the_environment_names_every_variable_and_no_secret() -> None
 
 
 def test_variables_of_our_processes_are_ones_they_read() -> None:
-    known = {f"LUTHIER_{field.name.upper()}" for field in fields(Settings)}
-    known |= {f"LUTHIER_SERVING_{field.name.upper()}" for field in fields(ServingSettings)}
+    known = {f"LUTHIER_{name.upper()}" for name in Settings.model_fields}
+    known |= {f"LUTHIER_SERVING_{name.upper()}" for name in ServingSettings.model_fields}
     known |= {"LUTHIER_API_KEY", "LUTHIER_ADMIN_KEY"}
     known |= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "HF_HOME"}
     for name in OWN:

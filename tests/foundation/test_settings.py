@@ -1,11 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from foundation.settings import BadSetting, Settings
+from foundation.settings import BadSetting, EnvironmentSettings, Settings
+from serving.settings import ServingSettings
 
 
 def test_defaults_need_no_environment() -> None:
@@ -40,7 +43,7 @@ def test_everything_is_read_from_the_environment() -> None:
     assert settings.result_file_encoding == "plain"
     assert settings.train_unserved
     assert settings.is_available("anything")
-    unset = replace(settings, train_unserved=False)
+    unset = settings.replace(train_unserved=False)
     assert (unset.is_available("base"), unset.is_available("third")) == (True, False)
     assert not Settings.from_env({}).train_unserved
     assert Settings.from_env({"LUTHIER_BASES_DIR": "/b"}).bases_dir == Path("/b")
@@ -75,5 +78,65 @@ def test_proxies_are_addresses_and_networks() -> None:
         "10.0.0.7/32",
         "2001:db8::/32",
     ]
-    with pytest.raises(BadSetting, match="LUTHIER_TRUSTED_PROXIES: 'proxy'"):
+    with pytest.raises(BadSetting, match="LUTHIER_TRUSTED_PROXIES is 'proxy'; it must read"):
         Settings.from_env({"LUTHIER_TRUSTED_PROXIES": "proxy"})
+
+
+@pytest.mark.parametrize("kind", [Settings, ServingSettings])
+def test_every_wrong_number_stops_the_start_with_one_line(
+    kind: type[EnvironmentSettings],
+) -> None:
+    prefix = kind.model_config["env_prefix"]
+    names = [name for name, field in kind.model_fields.items() if field.annotation in (int, bool)]
+    assert names
+    for name in names:
+        variable = f"{prefix}{name}".upper()
+        with pytest.raises(BadSetting) as caught:
+            kind.from_env({variable: "-wrong"})
+        assert str(caught.value).startswith(f"{variable} is '-wrong'; it must be a valid ")
+        assert "\n" not in str(caught.value)
+        assert kind.from_env({variable: ""}) == kind()
+
+
+def test_nothing_but_from_env_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_BLOB_URL", "file:///elsewhere")
+    assert Settings().blob_url == ""
+    assert Settings.from_env().blob_url == "file:///elsewhere"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["api"],
+        ["worker"],
+        ["errands"],
+        ["migrations"],
+        ["storage.organization.first_keys"],
+        ["serving", "--base", "tiny-random"],
+    ],
+    ids=lambda command: str(command[0]),
+)
+def test_a_wrong_variable_stops_a_process_with_one_line(command: list[str]) -> None:
+    env = {name: text for name, text in os.environ.items() if not name.startswith("LUTHIER_")}
+    env["LUTHIER_STREAMS_PER_PROJECT"] = "many"
+    done = subprocess.run(
+        [sys.executable, "-m", *command], env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("LUTHIER_STREAMS_PER_PROJECT is 'many'; it must be a valid integer")
+
+
+def test_a_wrong_variable_of_serving_stops_it_with_one_line() -> None:
+    env = {**os.environ, "LUTHIER_SERVING_SLOTS": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "serving", "--base", "tiny-random"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1] == (
+        "LUTHIER_SERVING_SLOTS is '0'; it must be greater than or equal to 1"
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,7 @@ def backend() -> FakeBackend:
 @pytest.fixture
 def api(migrated: Settings, backend: FakeBackend) -> Iterator[Api]:
     with running(backend.app()) as url:
-        settings = replace(migrated, backends={"tiny-random": (url,)})
+        settings = migrated.replace(backends={"tiny-random": (url,)})
         with running_api(settings) as front:
             yield front
 

@@ -217,11 +217,10 @@ def test_deleting_survives_a_blob_store_that_fails(
 
 
 def test_files_work_on_s3(api: Api, tenant: Tenant, s3_url: str) -> None:
-    from dataclasses import replace
 
     from tests.api.stack import running_api
 
-    with running_api(replace(api.settings, blob_url=s3_url)) as other, other.client(tenant) as s3:
+    with running_api(api.settings.replace(blob_url=s3_url)) as other, other.client(tenant) as s3:
         content = bytes(range(256)) * 40_000  # more than one part
         file = s3.files.create(file=content, purpose="user_data")
         assert s3.files.content(file.id).read() == content

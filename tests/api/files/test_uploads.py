@@ -4,7 +4,6 @@ import hashlib
 import io
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -319,7 +318,7 @@ def test_a_part_cancelled_away_while_the_file_is_put_together_is_no_fault_of_the
 
 def test_uploads_work_on_s3(api: Api, tenant: Tenant, s3_url: str) -> None:
     content = bytes(range(256)) * 80_000  # more than one part of S3's own
-    with running_api(replace(api.settings, blob_url=s3_url)) as other, other.client(tenant) as s3:
+    with running_api(api.settings.replace(blob_url=s3_url)) as other, other.client(tenant) as s3:
         done = s3.uploads.upload_file_chunked(
             file=io.BytesIO(content).getvalue(),
             filename="a",

@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -147,7 +146,7 @@ def test_a_reader_that_takes_nothing_is_let_go(settings: Settings) -> None:
 
 
 def test_one_project_has_not_all_the_streams(settings: Settings) -> None:
-    with running_api(replace(settings, streams_per_project=3)) as own, ExitStack() as stack:
+    with running_api(settings.replace(streams_per_project=3)) as own, ExitStack() as stack:
         tenant, other = own.tenant(), own.tenant()
         job_id = job(own, tenant)
         http = stack.enter_context(own.http(tenant))

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, cast
 
 import httpx
@@ -45,7 +44,7 @@ def judged_by(api: Api, content: str | None, **message: Any) -> Iterator[tuple[A
     }
     backend = FakeBackend(answer=JSONResponse(completion))
     with running(backend.app()) as url:
-        settings = replace(api.settings, backends={"tiny-random": (url,)}, internal_key="internal")
+        settings = api.settings.replace(backends={"tiny-random": (url,)}, internal_key="internal")
         with running_api(settings) as front:
             yield front, backend
 

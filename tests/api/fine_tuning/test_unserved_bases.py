@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import openai
 import pytest
@@ -22,7 +21,7 @@ TO_MEND = (f"served are: {SERVED}.", f"luthier serve --base {UNSERVED}", "LUTHIE
 @pytest.fixture
 def front(api: Api) -> Iterator[Api]:
     with running(FakeBackend().app()) as url:
-        settings = replace(api.settings, backends={SERVED: (url,)}, train_unserved=False)
+        settings = api.settings.replace(backends={SERVED: (url,)}, train_unserved=False)
         with running_api(settings) as front:
             yield front
 
@@ -84,7 +83,7 @@ def test_it_is_not_listed_and_a_request_to_it_says_how_to_mend_that(
 
 
 def test_who_wants_the_weights_alone_may_train_on_it(api: Api, tenant: Tenant) -> None:
-    settings = replace(api.settings, train_unserved=True)
+    settings = api.settings.replace(train_unserved=True)
     with running_api(settings) as own, own.client(tenant) as client:
         assert create(client, model=UNSERVED).model == UNSERVED
         assert UNSERVED in {model.id for model in client.models.list()}

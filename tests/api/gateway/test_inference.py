@@ -5,7 +5,6 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,8 +33,8 @@ def gateway(api: Api, *backends: FakeBackend, dead: int = 0) -> Iterator[Api]:
     with ExitStack() as stack:
         urls = [stack.enter_context(running(backend.app())) for backend in backends]
         urls += [f"http://127.0.0.1:{free_port()}" for _ in range(dead)]
-        settings = replace(
-            api.settings, backends={"tiny-random": tuple(urls)}, internal_key="internal"
+        settings = api.settings.replace(
+            backends={"tiny-random": tuple(urls)}, internal_key="internal"
         )
         yield stack.enter_context(running_api(settings))
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import openai
 import pytest
@@ -17,7 +16,7 @@ URL = "https://1.1.1.1/hook"
 @pytest.fixture
 def open_client(settings: Settings) -> Iterator[openai.OpenAI]:
     """Of an api that posts to addresses of the inside, too."""
-    with running_api(replace(settings, webhook_allow_private=True)) as api:
+    with running_api(settings.replace(webhook_allow_private=True)) as api:
         yield api.client(api.tenant())
 
 

@@ -8,7 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -106,7 +106,7 @@ class BatchScene:
     processes: list[Errands] = field(default_factory=list)
 
     def errands(self, **settings: Any) -> Errands:
-        errands = Errands(replace(self.settings, **settings))
+        errands = Errands(self.settings.replace(**settings))
         self.processes.append(errands)
         return errands
 
@@ -212,8 +212,8 @@ def batch_stage(settings: Settings) -> Iterator[Stage]:
         return await models[-1].answer(request)
 
     with running(app) as model_url:
-        settings = replace(
-            settings, backends={"tiny-random": (model_url,)}, internal_key="between the processes"
+        settings = settings.replace(
+            backends={"tiny-random": (model_url,)}, internal_key="between the processes"
         )
         with running_api(settings) as api:
-            yield Stage(api, models, replace(settings, api_url=api.url, batch_concurrency=4))
+            yield Stage(api, models, settings.replace(api_url=api.url, batch_concurrency=4))

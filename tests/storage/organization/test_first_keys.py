@@ -18,7 +18,7 @@ Database = sessionmaker[Session]
 def ensure(database: Database, data_dir: Path, **env: str) -> tuple[str, str]:
     """The project's key and the admin's."""
     with database.begin() as session:
-        first_keys.ensure(session, data_dir, env)
+        first_keys.ensure(session, data_dir, first_keys.PresetKeys.from_env(env))
     return (data_dir / "api_key").read_text().strip(), (data_dir / "admin_key").read_text().strip()
 
 

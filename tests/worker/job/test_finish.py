@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -52,8 +52,7 @@ def test_engines_of_the_base_load_the_model_before_its_job_succeeds(scene: Scene
     job_id = scene.job()
     with engine(scene, job_id) as good, engine(scene, job_id, reply=500) as bad:
         nobody = "http://127.0.0.1:1"
-        scene.settings = replace(
-            scene.settings,
+        scene.settings = scene.settings.replace(
             internal_key="internal",
             backends={"tiny-random": (bad.url, nobody, good.url), "other": ("http://127.0.0.1:2",)},
         )
