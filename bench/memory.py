@@ -27,6 +27,7 @@ from modeling import importer
 from storage.models.base_models import Catalogue
 from text.chat_template import ChatTemplate
 from training.messages import (
+    Heartbeat,
     Ready,
     Report,
     Start,
@@ -89,7 +90,9 @@ def train(base_path: Path, folder: Path, num_mb: int, num_steps: int) -> Result:
 
         def next_report() -> Report:
             assert process.stdout
-            return decode_report(process.stdout.readline())
+            while isinstance(report := decode_report(process.stdout.readline()), Heartbeat):
+                pass
+            return report
 
         while not isinstance(next_report(), Ready):
             pass

@@ -7,22 +7,21 @@ import os
 from functools import partial
 
 from .messages import Exit, Ready
-from .pipes import Inbox, Outbox
+from .pipes import Link
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    outbox = Outbox()
-    inbox = Inbox()
-    # The inbox listens already: importing torch takes seconds.
+    link = Link()
+    # The link listens already: importing torch takes seconds.
     from .process import JobRunner
 
     runner = JobRunner()
-    outbox.send(Ready(pid=os.getpid()))
-    while not isinstance(command := inbox.next(), Exit):
-        for report in runner.reports(command, partial(inbox.stop_reason, command.job_id)):
-            outbox.send(report)
-    # Not by returning: the inbox's thread waits in a read that the interpreter would wait for.
+    link.send(Ready(pid=os.getpid()))
+    while not isinstance(command := link.next(), Exit):
+        for report in runner.reports(command, partial(link.stop_reason, command.job_id)):
+            link.send(report)
+    # Not by returning: the thread that reads commands waits in a read that the interpreter would wait for.
     os._exit(0)
 
 

@@ -18,21 +18,13 @@ from modeling.artifacts.artifact import ArtifactError
 
 from . import batches
 from .checkpoint import Cursor
-from .messages import CheckpointSaved, Finished, StepMetrics, TrainConfig
+from .messages import CheckpointSaved, Finished, StepMetrics, StopReason, TrainConfig
+from .pipes import JobStopped
 from .primitives import Learner
 from .schedule import learning_rate
 
-StopReason = Literal["cancel", "checkpoint"]
 Values = dict[str, float]
 """What a method measures, by name."""
-
-
-class JobStopped(Exception):
-    """Raised inside a job that was told to stop."""
-
-    def __init__(self, reason: StopReason) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class Diverged(Exception):

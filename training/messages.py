@@ -1,6 +1,6 @@
 """What a supervisor and its trainer process say to each other, one JSON object a line.
 
-Commands go down the trainer's stdin, reports come up its stdout. The end of stdin means that the
+Commands and answers go down the trainer's stdin, reports and requests come up its stdout. The end of stdin means that the
 supervisor is gone, and the trainer exits at once. This file is all that a supervisor needs to
 import: no torch.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+StopReason = Literal["cancel", "checkpoint"]
 
 
 class Message(BaseModel):
@@ -107,7 +109,7 @@ class Stop(Message):
 
     kind: Literal["stop"] = "stop"
     job_id: str
-    reason: Literal["cancel", "checkpoint"]
+    reason: StopReason
 
 
 class Exit(Message):
@@ -116,11 +118,49 @@ class Exit(Message):
     kind: Literal["exit"] = "exit"
 
 
+class Ping(Message):
+    """Does anybody answer?"""
+
+    kind: Literal["ping"] = "ping"
+
+
+class Pong(Message):
+    kind: Literal["pong"] = "pong"
+
+
+Question = Ping
+"""What a trainer may ask. With the second one: a union of them, told apart by their `kind`."""
+Reply = Pong
+
+
+class Request(Message):
+    """The trainer wants to know something, and waits for the `Answer` of the same id."""
+
+    kind: Literal["request"] = "request"
+    id: int
+    """No other request of the process has it."""
+    job_id: str
+    question: Question
+
+
+class Answer(Message):
+    kind: Literal["answer"] = "answer"
+    id: int
+    """The request's."""
+    reply: Reply
+
+
 class Ready(Message):
     """The process has imported what it needs and reads commands."""
 
     kind: Literal["ready"] = "ready"
     pid: int
+
+
+class Heartbeat(Message):
+    """The process runs, and its main thread gets on or waits for what others do. Told every few seconds."""
+
+    kind: Literal["heartbeat"] = "heartbeat"
 
 
 class Started(Message):
@@ -194,8 +234,8 @@ class Failed(Message):
     """True when trying again with the same input cannot help."""
 
 
-Command = Start | Stop | Exit
-Report = Ready | Started | StepMetrics | CheckpointSaved | Finished | Failed
+Command = Start | Stop | Answer | Exit
+Report = Ready | Heartbeat | Request | Started | StepMetrics | CheckpointSaved | Finished | Failed
 
 _commands: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 _reports: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="kind")])

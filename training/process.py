@@ -15,9 +15,9 @@ from modeling.base import Precision, choose_precision
 
 from . import checkpoint
 from .checkpoint import Cursor
-from .course import Course, StopReason
+from .course import Course
 from .failures import describe
-from .messages import Report, Start, Started
+from .messages import Report, Start, Started, StopReason
 from .primitives import Learner, load_base
 from .programs import program_of
 

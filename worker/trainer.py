@@ -20,15 +20,17 @@ from pathlib import Path
 import structlog
 
 from foundation import leash as death_pipe
-from training.messages import Command, Exit, Report, decode_report, encode
+from training.messages import Command, Exit, Heartbeat, Report, decode_report, encode
 from worker.job.ending import Setback
 
 COMMAND = (sys.executable, "-m", "training")
 MAX_LOG_BYTES = 10_000_000
-SILENCE_S = 1800
-"""No step, evaluation or load takes so long without a report; the trainer hangs."""
-FROZEN_S = 30
-"""So long without a report and without using the processor; the trainer hangs."""
+FROZEN_S = 60
+"""So long without a word, not even a heartbeat: the trainer hangs."""
+START_S = 300
+"""So long it may take to its first word, from a slow disk."""
+AWAY_S = 5
+"""Who did not look for so long, because it had no job or was itself frozen, counts the silence anew."""
 _MAX_REPORTS = 1000
 _EXIT_S = 3.0
 
@@ -57,9 +59,8 @@ class Trainer:
         self.log_file = log_file
         self._reports: queue.Queue[Report | None] = queue.Queue(_MAX_REPORTS)
         self._sending = threading.Lock()
-        self._heard_at = time.monotonic()
-        self._cpu_s: float | None = None
-        self._cpu_changed_at = self._heard_at
+        self._has_spoken = False
+        self._heard_at = self._looked_at = time.monotonic()
         self._reader = threading.Thread(target=self._read, name="trainer-reports", daemon=True)
         self._reader.start()
 
@@ -95,26 +96,20 @@ class Trainer:
                         break
                     raise self._death()
                 reports.append(report)
-        now = time.monotonic()
-        if reports:
-            self._heard_at = now
-        self._look_for_life(now)
+        # Behind a full queue nobody listened.
+        if not reports:
+            self._look_for_life()
         return reports
 
-    def expect_reports(self) -> None:
-        """The silence begins to count now."""
-        self._heard_at = self._cpu_changed_at = time.monotonic()
-
-    def _look_for_life(self, now: float) -> None:
-        cpu_s = _cpu_s(self.pid)
-        if cpu_s != self._cpu_s or cpu_s is None:
-            self._cpu_s = cpu_s
-            self._cpu_changed_at = now
+    def _look_for_life(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_at > AWAY_S:
+            self._heard_at = now
+        self._looked_at = now
         silence_s = now - self._heard_at
-        frozen_s = min(silence_s, now - self._cpu_changed_at)
-        if silence_s > SILENCE_S or frozen_s > FROZEN_S:
+        if silence_s > (FROZEN_S if self._has_spoken else START_S):
             self.kill()
-            raise TrainerDied(f"The trainer hung: no sign of progress for {silence_s:.0f} s")
+            raise TrainerDied(f"The trainer hung: no sign of life for {silence_s:.0f} s")
 
     def _read(self) -> None:
         """Reports from the pipe into the queue; the bounded queue holds a fast trainer back."""
@@ -123,7 +118,10 @@ class Trainer:
         try:
             with stdout:
                 for line in stdout:
-                    self._reports.put(decode_report(line))
+                    report = decode_report(line)
+                    if not isinstance(report, Heartbeat):
+                        self._reports.put(report)
+                    self._heard_at, self._has_spoken = time.monotonic(), True
         except ValueError:
             log.exception("trainer.speaks_nonsense", pid=self.pid)
             self.kill()
@@ -174,13 +172,3 @@ def _environment() -> dict[str, str]:
 def _rotate(log_file: Path) -> None:
     if log_file.exists() and log_file.stat().st_size > MAX_LOG_BYTES:
         log_file.replace(log_file.with_name(log_file.name + ".1"))
-
-
-def _cpu_s(pid: int) -> float | None:
-    """Processor time that the process has used; None where the system does not tell it this way."""
-    try:
-        # The name in parentheses may hold anything; utime and stime are fields 14 and 15.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

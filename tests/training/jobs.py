@@ -14,8 +14,7 @@ from dataset.validation import validate
 from text.chat_template import ChatTemplate
 from training import batches
 from training.batches import MicroBatch, ScoredRow
-from training.course import StopReason
-from training.messages import Lora, Report, Start, TrainConfig
+from training.messages import Lora, Report, Start, StopReason, TrainConfig
 from training.process import JobRunner
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

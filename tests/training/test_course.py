@@ -16,9 +16,17 @@ from transformers import AutoConfig
 
 from modeling.artifacts import lora
 from tests.training import jobs
-from training.course import StopReason
 from training.logprobs import Scores
-from training.messages import CheckpointSaved, Failed, Finished, Report, Start, Started, StepMetrics
+from training.messages import (
+    CheckpointSaved,
+    Failed,
+    Finished,
+    Report,
+    Start,
+    Started,
+    StepMetrics,
+    StopReason,
+)
 from training.process import JobRunner
 
 # 18 examples in batches of 4, two epochs.

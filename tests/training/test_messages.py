@@ -11,14 +11,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from training.messages import (
+    Answer,
     CheckpointSaved,
     Command,
     Exit,
     Failed,
     Finished,
+    Heartbeat,
     Lora,
+    Ping,
+    Pong,
     Ready,
     Report,
+    Request,
     Start,
     Started,
     StepMetrics,
@@ -59,6 +64,9 @@ METRICS = StepMetrics(
         Start(job_id="ftjob-1", config=CONFIG, training_set="/a\n\u2028b", output_dir="/out"),
         Stop(job_id="ftjob-1", reason="cancel"),
         Exit(),
+        Answer(id=3, reply=Pong()),
+        Heartbeat(),
+        Request(id=3, job_id="ftjob-1", question=Ping()),
         Ready(pid=12),
         Started(
             job_id="ftjob-1",

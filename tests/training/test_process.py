@@ -20,6 +20,7 @@ from training.messages import (
     Exit,
     Failed,
     Finished,
+    Heartbeat,
     Ready,
     Report,
     Started,
@@ -53,7 +54,8 @@ class Process:
     def reports(self) -> Iterator[Report]:
         """Up to the end of the job."""
         for line in self.stdout:
-            report = decode_report(line)
+            if isinstance(report := decode_report(line), Heartbeat):
+                continue
             yield report
             if isinstance(report, Finished | Failed):
                 return
@@ -94,7 +96,7 @@ def test_process_runs_cancels_and_exits(base_path: Path, tmp_path: Path) -> None
         update={"job_id": "ftjob-2"}
     )
     with process() as trainer:
-        assert decode_report(trainer.stdout.readline()) == Ready(pid=trainer.popen.pid)
+        assert next(trainer.reports()) == Ready(pid=trainer.popen.pid)
         trainer.send(job)
         reports = list(trainer.reports())
         assert isinstance(reports[0], Started)

@@ -2,6 +2,7 @@
 
 LUTHIER_FAKE_TRAINER holds JSON: {"step_s": seconds a step, "checkpoint_every": steps, "die_at": steps at
 which it kills itself, "die_once": folder (each of them once), "hang_at": a step after which it freezes,
+"stuck_at": one after which its main thread hangs, "ask_at": one after which it asks its supervisor,
 "refuse": steps of states that it cannot resume from, "failed": the fields of a Failed that follows the Start, "fail_at": the step that it waits
 for}.
 """
@@ -12,9 +13,7 @@ import hashlib
 import json
 import math
 import os
-import queue
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -23,47 +22,31 @@ from typing import Any
 from dataset.tokenized import Dataset
 from training.messages import (
     CheckpointSaved,
-    Command,
     Exit,
     Failed,
     Finished,
+    Ping,
+    Pong,
     Ready,
-    Report,
     Start,
     Started,
     StepMetrics,
-    Stop,
-    decode_command,
-    encode,
 )
+from training.pipes import Link
 
 SCRIPT: dict[str, Any] = json.loads(os.environ.get("LUTHIER_FAKE_TRAINER", "{}"))
 TOKENS_PER_EXAMPLE = 7
 
-commands: queue.Queue[Command] = queue.Queue()
-
-
-def read_commands() -> None:
-    for line in sys.stdin.buffer:
-        commands.put(decode_command(line))
-    os._exit(1)
-
-
-def say(report: Report) -> None:
-    sys.stdout.buffer.write(encode(report))
-    sys.stdout.buffer.flush()
+link = Link(beat_s=0.05, stuck_s=0.5)
+say = link.send
 
 
 def main() -> None:
-    threading.Thread(target=read_commands, daemon=True).start()
     say(Ready(pid=os.getpid()))
-    while True:
-        command = commands.get()
-        if isinstance(command, Exit):
-            # The interpreter's own exit trips over the thread that reads stdin.
-            os._exit(0)
-        if isinstance(command, Start):
-            Run(command).run()
+    while not isinstance(command := link.next(), Exit):
+        Run(command).run()
+    # The interpreter's own exit trips over the thread that reads stdin.
+    os._exit(0)
 
 
 class Run:
@@ -113,9 +96,9 @@ class Run:
             )
         )
         while self.step < self.total_steps:
-            stop = self.asked_to_stop()
-            if stop is not None:
-                if stop.reason == "checkpoint" and self.step > self.saved_step:
+            reason = link.stop_reason(job_id)
+            if reason is not None:
+                if reason == "checkpoint" and self.step > self.saved_step:
                     self.save()
                 self.finish("stopped")
                 return
@@ -140,6 +123,10 @@ class Run:
     def have_an_accident(self) -> None:
         if self.step == SCRIPT.get("hang_at"):
             os.kill(os.getpid(), signal.SIGSTOP)
+        if self.step == SCRIPT.get("stuck_at"):
+            threading.Event().wait()
+        if self.step == SCRIPT.get("ask_at"):
+            assert link.ask(self.start.job_id, Ping()) == Pong()
         if self.step not in SCRIPT.get("die_at", []):
             return
         if SCRIPT.get("die_once"):
@@ -148,15 +135,6 @@ class Run:
                 return
             marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-
-    def asked_to_stop(self) -> Stop | None:
-        try:
-            command = commands.get_nowait()
-        except queue.Empty:
-            return None
-        if isinstance(command, Stop) and command.job_id == self.start.job_id:
-            return command
-        return None
 
     def metrics(self) -> StepMetrics:
         loss = 2 / self.step

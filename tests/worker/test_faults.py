@@ -142,11 +142,12 @@ def test_failed_trainer_is_replaced_before_the_next_attempt(
     assert scene.row(job_id).status == "succeeded"
 
 
+@pytest.mark.parametrize("accident", ["hang_at", "stuck_at"])
 def test_trainer_that_hangs_is_killed_and_the_job_goes_on(
-    scene: Scene, finished: Scene, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, finished: Scene, monkeypatch: pytest.MonkeyPatch, accident: str
 ) -> None:
-    monkeypatch.setenv(FAKE, script(hang_at=7))
-    monkeypatch.setattr(trainer, "FROZEN_S", 0.5)
+    monkeypatch.setenv(FAKE, script(**{accident: 7}))
+    monkeypatch.setattr(trainer, "FROZEN_S", 1)
     job_id = scene.job(validation=colour_rows(10))
     worker = scene.worker()
     run(worker)

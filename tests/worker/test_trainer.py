@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,26 +98,66 @@ def test_kill_ends_all_that_it_started(tmp_path: Path) -> None:
         wait_for(is_gone, what="the grandchild's end")
 
 
-def test_busy_trainer_is_not_taken_for_a_hanging_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+LINK = "from training.pipes import Link; import threading; link = Link(beat_s=0.05, stuck_s={}); "
+
+
+def hear_nothing(it: Trainer, for_s: float) -> None:
+    until = time.monotonic() + for_s
+    while time.monotonic() < until:
+        assert it.receive(0.1) == []
+
+
+@pytest.mark.parametrize(
+    ("stuck_s", "does"),
+    [(0.1, "link.next()"), (60, "threading.Event().wait()"), (60, "while True: pass")],
+    ids=["waits for a job", "takes a long step", "computes a long step"],
+)
+def test_trainer_that_works_or_waits_is_left_alone_until_it_is_frozen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stuck_s: float, does: str
 ) -> None:
-    monkeypatch.setattr(trainer, "FROZEN_S", 0.3)
-    with started(tmp_path, *python("while True: pass")) as it:
-        it.expect_reports()
-        for _ in range(6):
-            assert it.receive(0.1) == []
+    monkeypatch.setattr(trainer, "FROZEN_S", 2)
+    with started(tmp_path, *python(LINK.format(stuck_s) + "\n" + does)) as it:
+        hear_nothing(it, 2.5)
+        monkeypatch.setattr(trainer, "FROZEN_S", 0.3)
         os.kill(it.pid, signal.SIGSTOP)
         with pytest.raises(TrainerDied, match="The trainer hung"):
             hear_to_the_end(it)
 
 
-def test_silence_without_an_end_is_a_hang_too(
+@pytest.mark.parametrize("does", ["threading.Event().wait()", "while True: pass"])
+def test_trainer_whose_main_thread_is_stuck_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str
+) -> None:
+    monkeypatch.setattr(trainer, "FROZEN_S", 1)
+    with started(tmp_path, *python(LINK.format(0.2) + "\n" + does)) as it:
+        with pytest.raises(TrainerDied, match="no sign of life"):
+            hear_to_the_end(it)
+        # Where it was stuck is in the log.
+        assert 'File "<string>", line 2' in it.log_file.read_text()
+
+
+def test_silence_is_counted_anew_by_who_was_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "SILENCE_S", 0.2)
+    monkeypatch.setattr(trainer, "FROZEN_S", 0.3)
+    monkeypatch.setattr(trainer, "AWAY_S", 0.3)
+    with started(tmp_path) as it:
+        assert it.receive(10) == [Ready(pid=it.pid)]
+        os.kill(it.pid, signal.SIGSTOP)
+        time.sleep(1)
+        assert it.receive(0.01) == []
+        with pytest.raises(TrainerDied, match="no sign of life"):
+            hear_to_the_end(it)
+
+
+def test_trainer_that_never_says_a_word_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "FROZEN_S", 0)
+    monkeypatch.setattr(trainer, "START_S", 0.3)
     with (
         started(tmp_path, *python("while True: pass")) as it,
-        pytest.raises(TrainerDied, match="no sign of progress"),
+        pytest.raises(TrainerDied, match="no sign of life"),
     ):
         hear_to_the_end(it)
 

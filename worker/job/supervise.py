@@ -19,10 +19,14 @@ from foundation.crash_points import crash_point
 from storage.jobs import events
 from storage.leases import LostLease, Stopped
 from training.messages import (
+    Answer,
     CheckpointSaved,
     Failed,
     Finished,
+    Ping,
+    Pong,
     Report,
+    Request,
     Start,
     Started,
     StepMetrics,
@@ -83,7 +87,6 @@ class _Supervision:
 
     def run(self) -> None:
         self._lease.on_lost = self._cancel
-        self.trainer.expect_reports()
         self.trainer.send(self._start)
         try:
             while not self._is_finished:
@@ -122,6 +125,8 @@ class _Supervision:
                     self._keep(report)
                     # All that follows is a Finished, which nobody needs.
                     self._is_finished = self._is_finished or report.is_last
+                case Request(question=Ping()):
+                    self.trainer.send(Answer(id=report.id, reply=Pong()))
                 case Failed():
                     raise _ending(report)
                 case Finished(outcome="stopped"):

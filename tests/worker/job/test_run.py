@@ -325,3 +325,10 @@ def test_tars_of_the_same_files_are_the_same_bytes(scene: Scene, tmp_path: Path)
 def _stored(scene: Scene, key: str) -> list[bytes]:
     root = Path(scene.settings.blob_url.removeprefix("file://"))
     return [(root / key).read_bytes()]
+
+
+def test_trainer_that_asks_is_answered(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FAKE, script(ask_at=3))
+    job_id = scene.job()
+    run(scene.worker())
+    assert scene.row(job_id).status == "succeeded"
