@@ -119,6 +119,7 @@ def read(chats: Path, config: TrainConfig) -> float:
             max_seq_len=config.max_seq_len,
             role="training",
             file_id="file-bench",
+            method="supervised",
         )
     return peak_mb(os.getpid())
 

@@ -213,7 +213,15 @@ def write_chats(folder: Path, config: TrainConfig) -> Path:
     template = ChatTemplate.load(Path(config.base_path))
     rows = [row() for _ in range(NUM_EXAMPLES)]
     max_seq_len = config.max_seq_len
-    validate(rows, folder, template, max_seq_len=max_seq_len, role="training", file_id="file-bench")
+    validate(
+        rows,
+        folder,
+        template,
+        max_seq_len=max_seq_len,
+        role="training",
+        file_id="file-bench",
+        method="supervised",
+    )
     return folder
 
 

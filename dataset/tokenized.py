@@ -1,4 +1,4 @@
-"""Rows become tokenised examples: token ids and how much each token counts. And what there is to count."""
+"""Tokenised rows become examples in a folder: token ids and how much each token counts. And what there is to count."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from typing import Self
 import numpy as np
 
 from text.chat_template import ChatTemplate, TokenizedExample
-from text.messages import ChatTemplateError
 
 from .examples import Example, Examples, Writer
-from .rows import Format, Problem, Row
 
 _STATISTICS = "statistics.json"
 
@@ -51,22 +49,6 @@ class Dataset:
         """What a `Tally` wrote there. Raises OSError when it is not there, or not all of it."""
         statistics = json.loads((folder / _STATISTICS).read_text())
         return cls(Examples(folder), Statistics(**statistics))
-
-
-def tokenize(
-    row: Row, number: int, file_format: Format, template: ChatTemplate
-) -> TokenizedExample | Problem:
-    """The file's row `number`, whose form has no problem, or why this base cannot learn from it."""
-    if file_format == "completion":
-        return template.tokenize_completion(row["prompt"], row["completion"])
-    # What "functions" was before it became "tools".
-    functions = [{"type": "function", "function": f} for f in row.get("functions") or ()]
-    tools = [*(row.get("tools") or ()), *functions] or None
-    try:
-        return template.tokenize_chat(row["messages"], tools)
-    except ChatTemplateError as error:
-        text = f"Invalid file format. Example {number}: {error}."
-        return Problem("invalid_file_format", text, is_the_bases=True)
 
 
 class Tally:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 from foundation.jsonl import BadLine, LineReader
-from text.chat_template import ChatTemplate
+from text.chat_template import ChatTemplate, TokenizedExample
+from text.messages import ChatTemplateError
 
-from . import rows
-from .rows import Format, Problem, Row
-from .tokenized import Statistics, Tally, tokenize
+from .formats.first_row import format_of
+from .formats.row_format import Problem, Row, RowFormat, problem_of
+from .tokenized import Statistics, Tally
 
 Role = Literal["training", "validation"]
 
@@ -53,6 +54,7 @@ def validate(
     max_seq_len: int,
     role: Role,
     file_id: str,
+    method: str,
 ) -> Statistics:
     """Check every row of the file that `chunks` make, and tokenise it into the new `folder`.
 
@@ -62,7 +64,7 @@ def validate(
     digest = hashlib.sha256()
     reader = LineReader()
     with Tally(folder, template, max_seq_len) as tally:
-        checker = _Checker(tally, template, file_id)
+        checker = _Checker(tally, template, file_id, method)
         for chunk in chunks:
             digest.update(chunk)
             checker.check(reader, reader.feed(chunk))
@@ -79,14 +81,15 @@ def validate(
 class _Checker:
     """Passes the good rows on and collects what is wrong with the others."""
 
-    def __init__(self, tally: Tally, template: ChatTemplate, file_id: str) -> None:
+    def __init__(self, tally: Tally, template: ChatTemplate, file_id: str, method: str) -> None:
         self._tally = tally
         self.problems: list[Problem] = []
         self.is_hopeless = False
         """There is no point in looking further."""
         self._template = template
         self._file_id = file_id
-        self._format: Format | None = None
+        self._method = method
+        self._format: RowFormat | None = None
 
     def check(self, reader: LineReader, lines: Iterator[tuple[int, Row]]) -> None:
         while not self.is_hopeless:
@@ -103,14 +106,13 @@ class _Checker:
 
     def _check_row(self, number: int, row: Row) -> None:
         if self._format is None:
-            found = rows.format_of(row, self._file_id)
+            found = format_of(row, self._file_id, self._method)
             if isinstance(found, Problem):
                 self._add(found)
                 self.is_hopeless = True
                 return
             self._format = found
-        problem = rows.problem_of(row, number, self._format)
-        tokenized = problem or tokenize(row, number, self._format, self._template)
+        tokenized = _tokenized(row, number, self._format, self._template)
         if isinstance(tokenized, Problem):
             self._add(tokenized)
         elif not self.problems:
@@ -119,6 +121,20 @@ class _Checker:
     def _add(self, problem: Problem) -> None:
         self.problems.append(problem)
         self.is_hopeless = len(self.problems) >= MAX_PROBLEMS
+
+
+def _tokenized(
+    row: Row, number: int, row_format: RowFormat, template: ChatTemplate
+) -> TokenizedExample | Problem:
+    """The file's row `number`, or what is wrong with it."""
+    problem = problem_of(row, number, row_format)
+    if problem is not None:
+        return problem
+    try:
+        return row_format.tokenize(row, template)
+    except ChatTemplateError as error:
+        text = f"Invalid file format. Example {number}: {error}."
+        return Problem("invalid_file_format", text, is_the_bases=True)
 
 
 def _check_enough(tally: Tally, role: Role) -> None:

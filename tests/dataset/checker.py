@@ -25,7 +25,13 @@ class Checker:
     def check_chunks(self, chunks: Iterable[bytes], role: Role = "training") -> Statistics:
         folder = Path(tempfile.mkdtemp(dir=self.folder)) / "examples"
         return validate(
-            chunks, folder, self.template, max_seq_len=2048, role=role, file_id="file-X"
+            chunks,
+            folder,
+            self.template,
+            max_seq_len=2048,
+            role=role,
+            file_id="file-X",
+            method="supervised",
         )
 
     def refusal(self, content: bytes, role: Role = "training") -> InvalidFile:

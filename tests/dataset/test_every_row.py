@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset import rows
+from dataset.formats import chat, completion
+from dataset.formats.row_format import RowFormat, problem_of
 from dataset.tokenized import Dataset, Statistics
 from dataset.validation import MAX_PROBLEMS, InvalidFile, validate
 from tests.factories import Json, jsonl
@@ -47,7 +48,7 @@ MESSAGES = st.lists(
     mostly(
         st.fixed_dictionaries(
             {
-                "role": st.sampled_from(("user", "assistant") * 4 + rows.ROLES),
+                "role": st.sampled_from(("user", "assistant") * 4 + chat.ROLES),
                 "content": mostly(TEXTS | PARTS),
             },
             optional={
@@ -94,11 +95,11 @@ GOOD_CHAT = st.fixed_dictionaries(
 COMPLETION = st.fixed_dictionaries({"prompt": mostly(TEXTS), "completion": mostly(TEXTS)})
 
 
-def is_learnable(row: Json, file_format: rows.Format, template: ChatTemplate) -> bool:
+def is_learnable(row: Json, row_format: RowFormat, template: ChatTemplate) -> bool:
     """By the form of the row and what the template does with it, each asked by itself."""
-    if rows.problem_of(row, 1, file_format) is not None:
+    if problem_of(row, 1, row_format) is not None:
         return False
-    if file_format == "completion":
+    if row_format is completion:
         template.tokenize_completion(row["prompt"], row["completion"])
         return True
     tools = list(row.get("tools") or [])
@@ -121,6 +122,7 @@ def checked(content: bytes, template: ChatTemplate) -> tuple[Statistics, Dataset
                 max_seq_len=MAX_SEQ_LEN,
                 role="validation",
                 file_id="file-X",
+                method="supervised",
             )
         except InvalidFile as error:
             return error
@@ -135,9 +137,9 @@ def checked(content: bytes, template: ChatTemplate) -> tuple[Statistics, Dataset
 def test_validation_accepts_what_can_be_tokenised_and_nothing_else(
     template: ChatTemplate, file: list[Json]
 ) -> None:
-    file_format: rows.Format = "chat" if "messages" in file[0] else "completion"
+    row_format: RowFormat = chat if "messages" in file[0] else completion
     content = jsonl(file)
-    good = [is_learnable(json.loads(line), file_format, template) for line in content.splitlines()]
+    good = [is_learnable(json.loads(line), row_format, template) for line in content.splitlines()]
     found = checked(content, template)
     if isinstance(found, InvalidFile):
         if all(good):

@@ -37,6 +37,7 @@ def load(
         max_seq_len=max_seq_len,
         role="validation",
         file_id="file-X",
+        method="supervised",
     )
     loaded = Dataset.open(folder / "examples")
     assert loaded.statistics == statistics
@@ -133,6 +134,7 @@ def peak_bytes(folder: Path, template: ChatTemplate, rows: list[dict[str, Any]])
             max_seq_len=2048,
             role="training",
             file_id="file-X",
+            method="supervised",
         )
         loaded = Dataset.open(folder / "examples")
         assert sum(1 for _ in loaded.examples) == len(rows)

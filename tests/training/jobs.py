@@ -70,7 +70,13 @@ def tokenized(chats: Path, base_path: Path, *, max_seq_len: int = 128) -> Path:
     template = ChatTemplate.load(base_path)
     content = [chats.read_bytes()]
     validate(
-        content, folder, template, max_seq_len=max_seq_len, role="validation", file_id="file-1"
+        content,
+        folder,
+        template,
+        max_seq_len=max_seq_len,
+        role="validation",
+        file_id="file-1",
+        method="supervised",
     )
     return folder
 

@@ -127,6 +127,7 @@ def _read(
             max_seq_len=max_seq_len,
             role=role,
             file_id=row.id,
+            method=lease.job.method,
         )
     except InvalidFile as error:
         problems = [problem.text for problem in error.problems]

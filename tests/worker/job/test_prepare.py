@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dataset.tokenized import tokenize
+from dataset.formats.row_format import problem_of
 from storage.files import files
 from storage.jobs import jobs, pauses
 from storage.leases import LostLease
@@ -75,13 +75,13 @@ def test_reading_a_large_file_ends_when_it_shall(
             scene.change(lambda session: verb(session, scene.project_id, job_id))
             wait_for(lambda: is_told(leases[0]), what="the heartbeat")
         read.append(number)
-        return tokenize(row, number, *others)
+        return problem_of(row, number, *others)
 
     def remember(worker: Worker, lease: Lease) -> None:
         leases.append(lease)
         check(worker, lease)
 
-    monkeypatch.setattr("dataset.validation.tokenize", tell)
+    monkeypatch.setattr("dataset.validation.problem_of", tell)
     monkeypatch.setattr(prepare, "_check", remember)
     run(worker)
     assert 0 < len(read) < 30

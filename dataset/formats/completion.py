@@ -1,0 +1,28 @@
+"""Rows of a prompt and what is to be written behind it: `{"prompt": ..., "completion": ...}`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from text.chat_template import ChatTemplate, TokenizedExample
+
+from .row_format import Problem, Row, extra, missing, wrong_value
+
+_KEYS = frozenset({"prompt", "completion"})
+
+
+def claims(first_row: Row) -> bool:
+    return bool(first_row.keys() & _KEYS)
+
+
+def problems(row: Row) -> Iterator[Problem]:
+    for key in ("prompt", "completion"):
+        if key not in row:
+            yield missing(key)
+        elif not isinstance(row[key], str):
+            yield wrong_value(f" {key} Input should be a valid string")
+    yield from extra(row, _KEYS)
+
+
+def tokenize(row: Row, template: ChatTemplate) -> TokenizedExample:
+    return template.tokenize_completion(row["prompt"], row["completion"])
