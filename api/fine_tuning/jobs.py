@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy.orm import Session
 
 from api.auth import ProjectCaller
@@ -43,8 +43,15 @@ class JobError(BaseModel):
 
 
 class JobMethod(BaseModel):
+    """Under the name of its type stands what was asked of it."""
+
+    model_config = ConfigDict(extra="allow")
     type: str
-    supervised: Json
+
+    @classmethod
+    def from_row(cls, row: JobRow) -> JobMethod:
+        asked = {"hyperparameters": row.hyperparameters}
+        return cls.model_validate({"type": row.method, row.method: asked})
 
 
 class FineTuningJob(BaseModel):
@@ -89,7 +96,7 @@ class FineTuningJob(BaseModel):
             hyperparameters=row.hyperparameters,
             integrations=row.integrations or [],
             metadata=row.metadata_,
-            method=JobMethod(type=row.method, supervised={"hyperparameters": row.hyperparameters}),
+            method=JobMethod.from_row(row),
             model=row.model,
             organization_id=row.organization_id,
             result_files=row.result_files,

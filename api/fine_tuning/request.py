@@ -24,8 +24,6 @@ MAX_LEARNING_RATE_MULTIPLIER = 100.0
 """The automatic rate is 1e-4 to 1e-3 for any width of model. Sweeps find the best one within a factor of 4 of
 it and most runs diverging from 3e-3 on, so a hundred times is far behind all that learns; yet AdamW, which moves a
 weight by about the rate in a step, cannot leave the numbers that sampling can bear."""
-AVAILABLE_METHODS = ("supervised",)
-
 _SUFFIX = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -106,6 +104,10 @@ class ReinforcementHyperparameters(Hyperparameters):
     eval_samples: Annotated[Literal["auto"] | int, _auto_or_whole()] = "auto"
 
 
+AVAILABLE_METHODS: dict[str, type[Hyperparameters]] = {"supervised": Hyperparameters}
+"""Those that a job can be trained by, and what may be asked of each."""
+
+
 class SupervisedMethod(BaseModel):
     hyperparameters: Hyperparameters | None = None
 
@@ -179,7 +181,8 @@ class CreateFineTuningJob(BaseModel):
             )
         if kind not in AVAILABLE_METHODS:
             raise InvalidRequest(
-                f"The method '{kind}' is not available yet; use 'supervised'.",
+                f"The method '{kind}' is not available yet; use "
+                f"{' or '.join(map(repr, AVAILABLE_METHODS))}.",
                 param="method.type",
                 code="invalid_value",
             )
@@ -187,9 +190,10 @@ class CreateFineTuningJob(BaseModel):
 
     def merged_hyperparameters(self) -> dict[str, Any]:
         """The method's own before those at the top level, "auto" where neither says anything."""
-        merged = Hyperparameters().model_dump()
-        supervised = self.method.supervised if self.method else None
-        for given in (self.hyperparameters, supervised and supervised.hyperparameters):
+        kind = self.method_type()
+        merged = AVAILABLE_METHODS[kind]().model_dump()
+        block = getattr(self.method, kind, None)
+        for given in (self.hyperparameters, block and block.hyperparameters):
             if given:
                 merged |= given.model_dump(exclude_unset=True)
         return merged

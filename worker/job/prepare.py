@@ -212,6 +212,7 @@ def _resolve(
         message = f"The base model {base.id} cannot be tuned: its config.json lacks {error}"
         raise Setback(message, code="server_error") from error
     resolved = config.resolve(
+        method=job.method,
         hyperparameters=job.hyperparameters,
         num_examples=statistics.num_examples,
         num_supervised_tokens=statistics.num_supervised_tokens,

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from training.messages import Lora, TrainConfig
+from pydantic import TypeAdapter
+
+from training.messages import Lora, Method, TrainConfig
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ALPHA = 32.0
@@ -19,6 +21,8 @@ ALPHA = 32.0
 MIN_RANK, MAX_RANK = 8, 64
 MAX_BATCH_SIZE = 32
 """Adapters take large batches less well than whole models do."""
+OF_ANY_METHOD = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier"})
+"""Hyperparameters; any other is a field of the method that it belongs to, whose default is "auto"."""
 _FEW_STEPS = 50
 _REFERENCE_BATCH_SIZE = 16
 _HIDDEN_SIZE_EXPONENT = {"llama": 0.781, "qwen": 0.0775}
@@ -101,8 +105,19 @@ def rank(architecture: Architecture, supervised_tokens: int) -> int:
     return min(max(1 << math.ceil(math.log2(needed)), MIN_RANK), MAX_RANK)
 
 
+def method_of(kind: str, hyperparameters: Mapping[str, Any]) -> Method:
+    own = {
+        name: value
+        for name, value in hyperparameters.items()
+        if name not in OF_ANY_METHOD and value not in (None, "auto")
+    }
+    adapter: TypeAdapter[Method] = TypeAdapter(Method)
+    return adapter.validate_python({"kind": kind, **own})
+
+
 def resolve(
     *,
+    method: str,
     hyperparameters: Mapping[str, Any],
     num_examples: int,
     num_supervised_tokens: int,
@@ -141,6 +156,7 @@ def resolve(
         f"{architecture.family}, batch size {size}, {steps} steps"
     )
     config = TrainConfig(
+        method=method_of(method, hyperparameters),
         trainable=trainable,
         base_model=base_model,
         base_path=base_path,

@@ -23,6 +23,7 @@ SMOLLM2 = {
 def resolve(num_examples: int = 100, **values: Any) -> config.Resolved:
     return config.resolve(
         **{
+            "method": "supervised",
             "hyperparameters": {},
             "num_examples": num_examples,
             "num_supervised_tokens": 250,
