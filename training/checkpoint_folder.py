@@ -37,10 +37,14 @@ def artifact_of(folder: Path) -> SavedArtifact:
 
 def _adapter_of(path: Path) -> SavedArtifact:
     """Versions that knew LoRA alone had PEFT's two files in a folder of that name, and no manifest."""
-    peft = json.loads((path / "adapter_config.json").read_text())
-    spec = {
+    return SavedArtifact(path, "lora", lora_spec(path), None)
+
+
+def lora_spec(folder: Path) -> dict[str, Any]:
+    """What PEFT's configuration in a LoRA adapter's folder says of it."""
+    peft = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    return {
         "rank": peft["r"],
         "alpha": peft["lora_alpha"],
         "target_modules": peft["target_modules"],
     }
-    return SavedArtifact(path, "lora", spec, None)

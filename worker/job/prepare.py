@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -19,13 +18,13 @@ from storage.jobs import events
 from storage.models import artifacts
 from storage.models.base_models import BaseModel
 from text.chat_template import ChatTemplate
+from training.checkpoint_folder import lora_spec
 from training.messages import Lora, Start, TrainConfig
 from worker import bases
 from worker.lease import Lease
 from worker.worker import Worker
 
-from . import archive, resume
-from . import resolve as config
+from . import archive, resolve, resume
 from .ending import JobFailed, Setback
 
 READ_BYTES = 1 << 16
@@ -50,7 +49,7 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
     base = _base(worker, lease)
     base_path = worker.bases.path(base, lambda: _check(worker, lease))
     # Another attempt goes by what was found and decided then.
-    decided = job.train_config and config.from_json(job.train_config, base_path=str(base_path))
+    decided = job.train_config and resolve.from_json(job.train_config, base_path=str(base_path))
     max_seq_len = decided.max_seq_len if decided else base.max_seq_len
     template = bases.read_template(base_path)
     statistics: dict[Role, Statistics] = {}
@@ -207,11 +206,11 @@ def _resolve(
 ) -> TrainConfig:
     job = lease.job
     try:
-        architecture = config.Architecture.read(bases.read_config(base_path), base.family)
+        architecture = resolve.Architecture.read(bases.read_config(base_path), base.family)
     except (KeyError, TypeError, ValueError) as error:
         message = f"The base model {base.id} cannot be tuned: its config.json lacks {error}"
         raise Setback(message, code="server_error") from error
-    resolved = config.resolve(
+    resolved = resolve.resolve(
         method=job.method,
         hyperparameters=job.hyperparameters,
         num_examples=statistics.num_examples,
@@ -245,14 +244,10 @@ def _resolve(
 
 def _lora(init_artifact: Path) -> Lora:
     """What a job that goes on from a tuned model takes over from it."""
-    stored = json.loads((init_artifact / "adapter_config.json").read_text(encoding="utf-8"))
-    modules: Iterable[str] = stored["target_modules"]
-    # Its order in the file is arbitrary, that of the config part of what makes a run repeatable.
-    return Lora(
-        rank=int(stored["r"]),
-        alpha=float(stored["lora_alpha"]),
-        target_modules=tuple(sorted(modules)),
-    )
+    spec = lora_spec(init_artifact)
+    # Their order in the file is arbitrary, that of the config part of what makes a run repeatable.
+    spec["target_modules"] = sorted(spec["target_modules"])
+    return Lora.model_validate(spec)
 
 
 def _tell(lease: Lease, key: str, text: str) -> None:
