@@ -21,8 +21,8 @@ from storage.worker_folder import Folder
 log = structlog.get_logger()
 
 
-class Process(Protocol):
-    """What works on rows: a worker, or the errands."""
+class LeaseOwner(Protocol):
+    """A process that works on rows under its folder's name: a worker, or the errands."""
 
     sessions: sessionmaker[Session]
     folder: Folder
@@ -33,7 +33,7 @@ class Sweep(Rounds):
 
     def __init__(
         self,
-        process: Process,
+        owner: LeaseOwner,
         kind: type[Leased],
         *,
         queue_name: str,
@@ -45,7 +45,7 @@ class Sweep(Rounds):
         """`lock`: any number will do, as long as every process uses the same for the kind of row."""
         super().__init__()
         self.interval_s = interval_s
-        self._process = process
+        self._owner = owner
         self._kind = kind
         self._queue_name = queue_name
         self._ring = ring
@@ -53,8 +53,8 @@ class Sweep(Rounds):
         self._lock = lock
 
     def once(self) -> None:
-        free_leases_of_dead(self._process, self._kind)
-        with self._process.sessions.begin() as session:
+        free_leases_of_dead(self._owner, self._kind)
+        with self._owner.sessions.begin() as session:
             if not try_lock(session, self._lock):
                 return
             runnable = leases.runnable(session, self._kind, self._limit)
@@ -64,10 +64,10 @@ class Sweep(Rounds):
                 self._ring(id)
 
 
-def free_leases_of_dead(process: Process, kind: type[Leased]) -> None:
+def free_leases_of_dead(owner: LeaseOwner, kind: type[Leased]) -> None:
     """Free at once what processes of the same data directory held when they were killed."""
-    with process.folder.dead() as names:
+    with owner.folder.dead() as names:
         if names:
-            with process.sessions.begin() as session:
+            with owner.sessions.begin() as session:
                 leases.expire(session, kind, names)
             log.info("sweep.freed_leases_of_dead", names=names)
