@@ -9,10 +9,12 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
 from storage.database import async_engine, async_sessions
+from storage.schema import OtherSchema
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,6 +24,10 @@ DEADLINE_S = 4.0
 DEADLINE_IN_DOUBT_S = 1.0
 """Of those that come after one that passed its deadline: a hanging server shall not hold up a crowd."""
 DOUBT_S = 3.0
+UNREACHABLE = (OperationalError, InterfaceError, NoConnectionFree, OtherSchema)
+"""What says nothing about a question, only that this database does not answer it now: ask again later."""
+FAILED = (SQLAlchemyError, OtherSchema)
+"""Whatever may come of a question to the database instead of an answer."""
 CANCEL_GRACE_S = 1.0
 """How long the server has to break off what is no longer waited for, before its connection is closed."""
 

@@ -16,12 +16,11 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from storage import queue
 
-from .database import NoAnswer
+from .database import FAILED, NoAnswer
 from .metrics import count_jobs
 from .wiring import Wired, Wiring
 
@@ -69,7 +68,7 @@ async def readyz(request: Request, wiring: Wired) -> JSONResponse:
 async def metrics(wiring: Wired) -> Response:
     try:
         wiring.metrics.set_jobs(await wiring.database.run(count_jobs))
-    except SQLAlchemyError as error:
+    except FAILED as error:
         # The other figures matter most when the database is away.
         log.warning("metrics.no_database", error=str(error))
     return Response(wiring.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -16,7 +16,6 @@ import anyio
 import structlog
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import Message
 
 from api.files.multipart import boundary_of
@@ -25,6 +24,7 @@ from storage import idempotency_keys
 from storage.idempotency_keys import Owner, StoredReply
 
 from .auth import caller_of
+from .database import FAILED
 from .errors import ErrorReply
 from .wiring import Wiring, of_request
 
@@ -154,7 +154,7 @@ async def _renewed(wiring: Wiring, owner: Owner, claim: str) -> AsyncIterator[No
             await asyncio.sleep(RENEWAL_S)
             try:
                 await wiring.database.run(idempotency_keys.renew, owner, claim)
-            except SQLAlchemyError as error:
+            except FAILED as error:
                 # The claim outlasts a missed renewal or two.
                 log.warning("idempotency_key.not_renewed", error=str(error))
 

@@ -14,9 +14,9 @@ import httpx
 import orjson
 import structlog
 from fastapi.responses import StreamingResponse
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import Receive, Scope, Send
 
+from api.database import FAILED
 from api.errors import SERVER_ERROR
 from foundation.errors import LuthierError
 
@@ -95,7 +95,7 @@ async def watched(upstream: httpx.Response, watcher: Watcher) -> AsyncIterator[b
             shown = _show(event, watcher)
             if shown:
                 yield shown + b"\n\n"
-    except (httpx.HTTPError, EventTooLong, SQLAlchemyError) as error:
+    except (httpx.HTTPError, EventTooLong, *FAILED) as error:
         log.warning("stream.broke", error=repr(error))
         yield b"data: " + orjson.dumps(LuthierError(SERVER_ERROR).body()) + b"\n\n"
 

@@ -12,16 +12,14 @@ from contextlib import suppress
 from typing import Any
 
 import structlog
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as NoConnectionFree
+from sqlalchemy.exc import SQLAlchemyError
 
-from api.database import Database
+from api.database import UNREACHABLE, Database
 from storage.organization import usage
 from storage.organization.api_keys import Caller
 from storage.organization.usage import MINUTE_S, UsageKey, Used
 
 FLUSH_INTERVAL_S = 1.0
-UNREACHABLE = (OperationalError, InterfaceError, NoConnectionFree)
 
 log = structlog.get_logger()
 

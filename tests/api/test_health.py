@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import pytest
+from sqlalchemy.orm import Session
+
+from api import health
+from storage.schema import OtherSchema
 from tests.api.gateway.fake_backend import FakeBackend
 from tests.api.stack import Api, Tenant, running, running_api
 
@@ -52,6 +57,19 @@ def test_metrics_count_requests_by_route_and_jobs_by_status(api: Api, tenant: Te
     assert requests % ("unmatched", "1.0") in lines
     assert any(line.startswith('luthier_jobs{status="running"}') for line in lines)
     assert "file-1" not in reply.text
+
+
+def test_metrics_go_on_where_the_database_is_of_another_schema(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count_jobs(_: Session) -> None:
+        raise OtherSchema("9999")
+
+    monkeypatch.setattr(health, "count_jobs", count_jobs)
+    with running_api(api.settings) as front, front.http() as http:
+        reply = http.get("/metrics")
+    assert reply.status_code == 200
+    assert "luthier_http_requests_total" in reply.text
 
 
 def test_an_outage_of_the_database_is_503_and_worth_another_try(api: Api, tenant: Tenant) -> None:

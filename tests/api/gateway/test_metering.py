@@ -16,6 +16,7 @@ from api.database import Database
 from api.gateway.metering import Meter
 from storage.organization.api_keys import Caller
 from storage.organization.usage import UsageRow
+from storage.schema import OtherSchema
 from tests.api.stack import Api, Tenant, process, running, wait_until
 
 from .fake_backend import FakeBackend
@@ -141,13 +142,18 @@ def test_nothing_counted_is_lost_when_the_process_is_told_to_end(api: Api, tenan
     assert sums(api, tenant) == {"tiny-random": (3, 1, 5, 1)}
 
 
-def test_what_could_not_be_written_is_written_later(api: Api, tenant: Tenant) -> None:
+@pytest.mark.parametrize(
+    "failure", [OperationalError("INSERT", {}, Exception("gone")), OtherSchema("9999")]
+)
+def test_what_could_not_be_written_is_written_later(
+    api: Api, tenant: Tenant, failure: Exception
+) -> None:
     class Failing(Database):
         is_down = True
 
         async def run(self, *args: Any, **kwargs: Any) -> Any:
             if self.is_down:
-                raise OperationalError("INSERT", {}, Exception("gone"))
+                raise failure
             return await super().run(*args, **kwargs)
 
     async def count() -> None:

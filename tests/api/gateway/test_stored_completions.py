@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from storage.inference import stored_completions
+from storage.schema import OtherSchema
 from tests.api.stack import Api, Tenant
 
 from .fake_backend import FakeBackend
@@ -89,6 +90,20 @@ def test_a_stream_that_breaks_is_not_kept(api: Api, tenant: Tenant) -> None:
         with pytest.raises(openai.APIError):
             list(ask(client, stream=True, store=True))
         assert client.chat.completions.list().data == []
+
+
+def test_a_stream_that_cannot_be_kept_ends_with_an_error_event(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keep(*_: Any, **__: Any) -> None:
+        raise OtherSchema("9999")
+
+    monkeypatch.setattr("api.gateway.stored_completions.keep", keep)
+    stream = ask(client, stream=True, store=True)
+    assert next(stream).choices
+    with pytest.raises(openai.APIError) as caught:
+        list(stream)
+    assert "server had an error" in caught.value.message
 
 
 @pytest.mark.parametrize(
