@@ -6,11 +6,12 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from foundation.errors import InvalidRequest, LuthierError
 
@@ -22,7 +23,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SOURCE = re.compile(
     r"package:[A-Za-z_]\w*"
     r"|builtin:tiny-random"
-    r"|directory:/.+"
+    r"|directory:/[^\0\n]+"
     r"|huggingface:[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 )
 
@@ -36,12 +37,14 @@ class BadCatalogue(LuthierError):
 
 @dataclass(frozen=True)
 class BaseModel:
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     id: str
     source: str
     """`package:<import name>`, `directory:/<path>`, `huggingface:<org>/<name>` or `builtin:tiny-random`."""
     revision: str = "main"
-    aliases: tuple[str, ...] = ()
-    max_seq_len: int = 2048
+    aliases: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    max_seq_len: Annotated[int, Field(strict=True, ge=1, lt=1 << 31)] = 2048
     """Tokens, prompt and reply together."""
     family: str = "llama"
     """`llama`, `qwen` or another; the automatic learning rate depends on it."""
@@ -57,6 +60,9 @@ class BaseModel:
                 "huggingface:ORG/NAME",
                 param="source",
             )
+
+
+_ENTRY = TypeAdapter(BaseModel)
 
 
 class Catalogue:
@@ -136,7 +142,8 @@ def path(bases_dir: Path, base: BaseModel) -> Path:
 
 
 def add(data_dir: Path, base: BaseModel) -> None:
-    """Write an entry into DATA/base_models.toml; an entry of the same id is replaced."""
+    """Write an entry into DATA/base_models.toml; an entry of the same id is replaced. Raises InvalidRequest."""
+    base = _base(base.id, {k: v for k, v in asdict(base).items() if k != "id"})
     target = data_dir / ADDED
     bases = {b.id: b for b in (_read(target) if target.exists() else [])}
     bases[base.id] = base
@@ -159,11 +166,20 @@ def _read(file: Path) -> list[BaseModel]:
     try:
         entries = tomllib.loads(file.read_text(encoding="utf-8"))
         return [_base(name, entry) for name, entry in entries.items()]
-    except (OSError, ValueError, TypeError, AttributeError, InvalidRequest) as error:
+    except (OSError, ValueError, InvalidRequest) as error:
         raise BadCatalogue(f"{file} is no catalogue of base models: {error}") from error
+    except RecursionError as error:
+        raise BadCatalogue(f"{file} has values that are nested too deeply") from error
 
 
-def _base(name: str, entry: dict[str, Any]) -> BaseModel:
+def _base(name: str, entry: Any) -> BaseModel:
+    if not isinstance(entry, dict) or "id" in entry:
+        raise InvalidRequest(f"[{name}] has to be a table, whose name is the base's id")
     # Files of earlier versions tell the width, too, which is in the base's own config.json.
     fields = {key: value for key, value in entry.items() if key != "hidden_size"}
-    return BaseModel(id=name, **{**fields, "aliases": tuple(entry.get("aliases", ()))})
+    try:
+        return _ENTRY.validate_python({**fields, "id": name})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidRequest(f"[{name}] {where}: {first['msg']}", param=where) from error

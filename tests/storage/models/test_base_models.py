@@ -71,6 +71,38 @@ def test_broken_catalogue_names_its_file(tmp_path: Path, content: str) -> None:
         Catalogue.load(tmp_path, {})
 
 
+@pytest.mark.parametrize(
+    ("line", "where"),
+    [
+        ('max_seq_len = "2048"', "max_seq_len"),
+        ("max_seq_len = 0", "max_seq_len"),
+        ("max_seq_len = true", "max_seq_len"),
+        ("max_seq_len = 99999999999999999999", "max_seq_len"),
+        ('aliases = "abc"', "aliases"),
+        ('aliases = [""]', "aliases"),
+        ("aliases = [1, [2]]", "aliases"),
+        ('family = ["llama"]', "family"),
+        ("revision = 5", "revision"),
+        ('id = "b"', "the base's id"),
+        ("deep = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_name(tmp_path: Path, line: str, where: str) -> None:
+    """As it stands: read as something else it would break a job or a chat later."""
+    (tmp_path / base_models.ADDED).write_text(f'[mine]\nsource = "directory:/a"\n{line}\n')
+    with pytest.raises(BadCatalogue, match=r"base_models\.toml") as refused:
+        Catalogue.load(tmp_path, {})
+    assert where in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_could_not_be_read_again_is_not_added(tmp_path: Path) -> None:
+    base_models.add(tmp_path, BaseModel("mine", "directory:/mine"))
+    with pytest.raises(InvalidRequest, match="max_seq_len"):
+        base_models.add(tmp_path, BaseModel("other", "directory:/other", max_seq_len=0))
+    assert Catalogue.load(tmp_path, {}).get("mine") is not None
+
+
 def test_path_is_the_import_or_the_directory_itself(tmp_path: Path) -> None:
     assert base_models.path(tmp_path, BaseModel("a", "builtin:tiny-random")) == tmp_path / "a"
     assert base_models.path(tmp_path, BaseModel("a", "directory:/models/a")) == Path("/models/a")
