@@ -14,7 +14,7 @@ from storage.models.base_models import BaseModel
 from text.chat_template import ChatTemplate
 from text.messages import ChatTemplateError
 from text.tokenizer import TokenizerError
-from worker.job.ending import Setback
+from worker.endings import Setback
 
 _POLL_S = 0.2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from storage.held_lease import HeldLease
 from storage.jobs.jobs import JobRow
-from worker.job.ending import Paused
+from worker.endings import Paused
 
 
 class Lease(HeldLease[JobRow]):

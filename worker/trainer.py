@@ -21,7 +21,7 @@ import structlog
 
 from foundation import leash as death_pipe
 from training.messages import Command, Exit, Heartbeat, Report, decode_report, encode
-from worker.job.ending import Setback
+from worker.endings import Setback
 
 COMMAND = (sys.executable, "-m", "training")
 MAX_LOG_BYTES = 10_000_000

@@ -22,8 +22,8 @@ from storage.webhooks.deliveries import WebhookDeliveryRow
 from tests.factories import colour_rows
 from tests.worker.lossy import FATES, Fate, commits
 from tests.worker.scene import Scene, assert_as_if_nothing_broke
+from worker.endings import JobFailed, Setback
 from worker.job import finish, resume
-from worker.job.ending import JobFailed, Setback
 from worker.job.run import run
 from worker.lease import Lease
 from worker.worker import Worker

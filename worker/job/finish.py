@@ -19,11 +19,11 @@ from storage.jobs import checkpoints, events, jobs, pauses
 from storage.jobs.jobs import JobRow
 from storage.models import models
 from storage.models.artifacts import SERVED_KINDS, ArtifactRow
+from worker.endings import JobFailed, Setback
 from worker.lease import Lease
 from worker.worker import Worker
 
 from . import publish, result_file
-from .ending import JobFailed, Setback
 
 PREFETCH_S = 1.0
 FIRST_RETRY_S = 0.0

@@ -21,11 +21,11 @@ from text.chat_template import ChatTemplate
 from training.checkpoint_folder import lora_spec
 from training.messages import Lora, Start, TrainConfig
 from worker import bases
+from worker.endings import JobFailed, Setback
 from worker.lease import Lease
 from worker.worker import Worker
 
 from . import archive, resolve, resume
-from .ending import JobFailed, Setback
 
 READ_BYTES = 1 << 16
 """Between two looks at whether the work may go on: tokenising takes about a second for a megabyte."""

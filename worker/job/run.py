@@ -15,11 +15,11 @@ from storage.jobs import turns as job_turns
 from storage.jobs.jobs import JobRow
 from storage.leases import Claim, LostLease, Stopped
 from storage.transactions import Transaction
+from worker.endings import JobFailed, Paused, Setback, UnusableState
 from worker.lease import Lease
 from worker.worker import Worker
 
 from . import finish, resume, supervise
-from .ending import JobFailed, Paused, Setback, UnusableState
 from .prepare import prepare
 
 STORAGE_RETRY_S = 15.0

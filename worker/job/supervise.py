@@ -32,12 +32,12 @@ from training.messages import (
     StepMetrics,
     Stop,
 )
+from worker.endings import JobFailed, Paused, Setback, UnusableState
 from worker.lease import Lease
 from worker.trainer import Trainer, TrainerDied
 from worker.worker import Worker
 
 from . import progress, publish, wandb_runs
-from .ending import JobFailed, Paused, Setback, UnusableState
 
 POLL_S = 0.25
 STOP_S = 6.0

@@ -10,8 +10,8 @@ from storage.jobs import jobs, pauses
 from storage.leases import LostLease
 from tests.factories import Json, colour_rows, jsonl
 from tests.worker.scene import Scene, wait_for
+from worker.endings import Paused
 from worker.job import prepare
-from worker.job.ending import Paused
 from worker.job.run import run
 from worker.lease import Lease
 from worker.worker import Worker
