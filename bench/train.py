@@ -36,6 +36,7 @@ from dataset.examples import Example
 from dataset.tokenized import Dataset
 from dataset.validation import validate
 from modeling import importer
+from modeling.artifacts.lora import TARGET_MODULES
 from modeling.base import DTYPES
 from modeling.lora import initial_A
 from storage.models.base_models import Catalogue
@@ -47,7 +48,6 @@ from training.schedule import learning_rate
 
 BASE = "smollm2-135m-instruct"
 NUM_EXAMPLES = 240
-TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SKIPPED_STEPS = 2
 WORDS = [
     "the",

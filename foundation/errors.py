@@ -2,18 +2,18 @@
 
 LuthierError
 ├── InvalidRequest           400  the request cannot be done as it stands
-│   └── ModelNotServed
-├── Unauthenticated          401
-├── PermissionDenied         403
-├── NotFound                 404
-│   ├── AliasNotFound
-│   ├── BatchNotFound
-│   ├── FileNotFound
-│   ├── JobNotFound
-│   ├── ModelNotFound
-│   ├── PermissionNotFound
-│   └── UploadNotFound
-├── TooLarge                 413
+│   ├── ModelNotServed
+│   ├── Unauthenticated      401
+│   ├── PermissionDenied     403
+│   ├── NotFound             404
+│   │   ├── AliasNotFound
+│   │   ├── BatchNotFound
+│   │   ├── FileNotFound
+│   │   ├── JobNotFound
+│   │   ├── ModelNotFound
+│   │   ├── PermissionNotFound
+│   │   └── UploadNotFound
+│   └── TooLarge             413
 ├── Unavailable              503  try again later
 │   └── StorageFull          507
 └── BlobError                500

@@ -1,7 +1,7 @@
-"""A worker's own folder, `DATA/worker/<name>/`, with a lock that its death releases.
+"""The own folder of a worker or of an errands process, `DATA/worker/<name>/`, with a lock that its death releases.
 
-The name is the worker's name in leases. Whoever can take the lock of another's folder knows that its
-worker is dead, and may tidy up after it at once instead of waiting for its leases to run out.
+The name is the process's name in leases. Whoever can take the lock of another's folder knows that its
+process is dead, and may tidy up after it at once instead of waiting for its leases to run out.
 """
 
 from __future__ import annotations
