@@ -26,6 +26,7 @@ from pathlib import Path
 from foundation.errors import LuthierError
 from foundation.leash import ENV as DEATH_PIPE
 from foundation.settings import Settings
+from serving.settings import ServingSettings
 from storage.models.base_models import Catalogue
 
 from . import cores, data_dir, ports
@@ -93,6 +94,8 @@ def _settings(data: Path, aliases: Mapping[str, str]) -> Settings:
     joined = [os.environ.get("LUTHIER_ALIASES", ""), _pairs(aliases.items())]
     given = {"LUTHIER_DATA_DIR": str(data), "LUTHIER_ALIASES": ",".join(filter(None, joined))}
     settings = Settings.from_env({**os.environ, **given})
+    # Read by the inference servers; said here, a mistake is one line and not a server that starts again and again.
+    ServingSettings.from_env()
     return settings.replace(bases_dir=settings.bases_dir.absolute())
 
 

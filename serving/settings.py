@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from foundation.settings import EnvironmentSettings
-from serving.engine.schedule import Limits
+from serving.engine.limits import Limits
 
 from .admission import Quotas
 

@@ -31,8 +31,9 @@ from .failures import (
     NotFinite,
     SequenceFailed,
 )
+from .limits import Limits
 from .sampling import TokenLogprob, are_finite, sample, token_logprobs
-from .schedule import Limits, Scheduler, Work
+from .schedule import Scheduler, Work
 from .sequence import Delta, Generate, News, Sequence
 
 log = logging.getLogger(__name__)

@@ -19,30 +19,10 @@ from serving.engine.slots.lora import AdapterSlots
 
 from .attention import Chunk
 from .fair_turns import DECODE_COST, fair_shares
+from .limits import Limits
 from .places import Places
 from .sequence import Sequence
 from .step_budget import StepBudget
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one engine takes on."""
-
-    max_running: int = 64
-    """Sequences in one batch."""
-    step_tokens: int = 256
-    """Tokens computed in one step."""
-    shared_tokens: int = 12
-    """Of a step that one project leads, what all the others together get, a token each at least. A step of
-    so many single tokens takes a processor about twice as long as a step of one."""
-    shared_step_s: float = 0.1
-    """So long a step of prompts should take at most where several projects come."""
-    drain_after_s: float = 2.0
-    """Once a sequence has waited this long for a slot, nobody who needs one is admitted before it."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_running <= self.step_tokens:
-            raise ValueError("a step must have a token for each running sequence")
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,14 @@ def test_unknown_base_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert "no known base" in refusal(capsys, tmp_path, aliases={"gpt-4o": "gpt-5"})
 
 
+@pytest.mark.parametrize("name", ["LUTHIER_SERVING_SLOTS", "LUTHIER_STREAMS_PER_PROJECT"])
+def test_setting_that_cannot_be_read_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "many")
+    assert refusal(capsys, tmp_path, port=0).startswith(f"luthier: {name} is 'many'; it must be")
+
+
 def test_alias_that_cannot_be_passed_on_is_one_clear_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

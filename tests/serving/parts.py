@@ -24,8 +24,9 @@ from serving.admission import Quotas
 from serving.engine import attention
 from serving.engine.engine import Engine
 from serving.engine.failures import EngineError
+from serving.engine.limits import Limits
 from serving.engine.sampling import SamplingParams
-from serving.engine.schedule import Limits, Scheduler, Work
+from serving.engine.schedule import Scheduler, Work
 from serving.engine.sequence import Delta, Generate, News, Usage
 from serving.engine.slots.lora import Adapter
 from serving.engine_thread import EngineThread

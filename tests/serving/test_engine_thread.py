@@ -15,7 +15,7 @@ from serving.engine.failures import (
     NotFinite,
     SequenceFailed,
 )
-from serving.engine.schedule import Limits
+from serving.engine.limits import Limits
 from serving.engine.sequence import Generate
 from serving.engine.slots.lora import Adapter
 from serving.engine_thread import EngineThread

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from serving.engine.failures import ContextLengthExceeded, InvalidPrompt
+from serving.engine.limits import Limits
 from serving.engine.sampling import SamplingParams
-from serving.engine.schedule import Limits, Scheduler
+from serving.engine.schedule import Scheduler
 from serving.engine.sequence import Delta, Generate, News
 from serving.engine.slots.lora import Adapter
 from tests.serving.parts import (

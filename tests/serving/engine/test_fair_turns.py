@@ -14,7 +14,8 @@ from modeling import tiny_random
 from serving.engine.fair_turns import FairTurns, fair_shares
 from serving.engine.kv.cache import KvCache
 from serving.engine.kv.pool import PAGE_TOKENS, KvPool
-from serving.engine.schedule import Limits, Scheduler, Work
+from serving.engine.limits import Limits
+from serving.engine.schedule import Scheduler, Work
 from serving.engine.sequence import Generate, Sequence
 from serving.engine.slots.lora import Adapter, AdapterSlots
 from serving.engine.step_budget import MIN_PROMPT_TOKENS, SHARED_FOR_S

@@ -7,7 +7,8 @@ import torch
 
 from serving.engine.kv.cache import KvCache
 from serving.engine.kv.pool import PAGE_TOKENS, KvPool
-from serving.engine.schedule import Limits, Scheduler, Work
+from serving.engine.limits import Limits
+from serving.engine.schedule import Scheduler, Work
 from serving.engine.sequence import Generate, Sequence
 from serving.engine.slots.lora import Adapter, AdapterSlots
 from tests.serving.parts import load_model, one_step, prompt_of
