@@ -59,6 +59,17 @@ def downgrade() -> None:
             f"the version before would not find the weights of {lost} models that were made since; "
             "delete these models first"
         )
+    begun = op.get_bind().scalar(
+        sa.text(
+            "SELECT count(*) FROM jobs WHERE status NOT IN ('succeeded', 'failed', 'cancelled')"
+            " AND train_config #> '{config,trainable}' IS NOT NULL"
+        )
+    )
+    if begun:
+        raise RuntimeError(
+            f"the version before could not go on with {begun} jobs that were begun since; let them "
+            "end or cancel them first"
+        )
     op.add_column("artifacts", sa.Column("rank", sa.Integer(), nullable=True))
     op.execute("UPDATE artifacts SET rank = (spec ->> 'rank')::integer")
     op.alter_column("artifacts", "rank", nullable=False)

@@ -145,3 +145,19 @@ def test_the_version_before_does_not_get_what_it_could_not_use(migrated: Setting
         connection.execute("UPDATE artifacts SET kind = 'prefix' WHERE id = 'adapter-0'")
     with pytest.raises(RuntimeError, match="weights of 1 models"):
         with_connection(url, "downgrade", "0009")
+
+
+def test_the_version_before_does_not_get_jobs_that_it_could_not_go_on_with(
+    migrated: Settings,
+) -> None:
+    url = migrated.database_url
+    config = {
+        "config": {"method": {"kind": "supervised"}, "trainable": {"kind": "lora", **TRAINED}}
+    }
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE jobs SET train_config = %s", [Jsonb(config)])
+    with pytest.raises(RuntimeError, match="go on with 1 jobs"):
+        with_connection(url, "downgrade", "0009")
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE jobs SET status = 'cancelled' WHERE status = 'queued'")
+    with_connection(url, "downgrade", "0009")
