@@ -64,8 +64,10 @@ class Writer:
         self._index.write(_ENTRY.pack(self._end, example.num_tokens))
 
     def close(self) -> None:
-        self._records.close()
-        self._index.close()
+        try:
+            self._records.close()
+        finally:
+            self._index.close()
 
 
 class Examples(Sequence[Example]):

@@ -78,7 +78,12 @@ class Tally:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._writer.close()
+        try:
+            self._writer.close()
+        except OSError:
+            # Whatever ended the work says more than that its rest could not be written.
+            if error is None:
+                raise
 
     def add(self, number: int, tokenized: TokenizedExample) -> None:
         self.num_rows += 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import json
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletionMessage
 
+from dataset import examples
 from dataset.validation import MAX_PROBLEMS, InvalidFile, Role
 from tests.dataset.checker import Checker
 from tests.factories import Json, chat_row, colour_rows, jsonl
@@ -365,3 +367,25 @@ def test_search_ends_after_fifty_problems(checker: Checker) -> None:
     assert len(caught.value.problems) == MAX_PROBLEMS
     assert caught.value.message.endswith("(at least 49 more problems)")
     assert num_read == MAX_PROBLEMS
+
+
+class Ended(Exception):
+    """Whoever reads a file is told to stop."""
+
+
+def test_what_ends_the_reading_is_told_though_the_disk_is_full(
+    checker: Checker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written of a file that nobody will train on cannot be finished, and need not be."""
+    monkeypatch.setattr(examples, "_RECORDS", "/dev/full")
+    checker.refusal(with_row({"messages": []}, number=9))
+
+    def stopped() -> Iterator[bytes]:
+        yield jsonl(colour_rows(10))
+        raise Ended
+
+    with pytest.raises(Ended):
+        checker.check_chunks(stopped())
+    with pytest.raises(OSError, match="No space left") as full:
+        checker.check(jsonl(colour_rows(10)))
+    assert full.value.errno == errno.ENOSPC
