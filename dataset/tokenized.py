@@ -47,8 +47,14 @@ class Dataset:
     @classmethod
     def open(cls, folder: Path) -> Self:
         """What a `Tally` wrote there. Raises OSError when it is not there, or not all of it."""
-        statistics = json.loads((folder / _STATISTICS).read_text())
-        return cls(Examples(folder), Statistics(**statistics))
+        statistics = Statistics(**json.loads((folder / _STATISTICS).read_text()))
+        examples = Examples(folder)
+        if len(examples) != statistics.num_examples:
+            # Fewer would be trained on without a word.
+            raise OSError(
+                f"{folder} has {len(examples)} tokenised examples instead of {statistics.num_examples}"
+            )
+        return cls(examples, statistics)
 
 
 class Tally:

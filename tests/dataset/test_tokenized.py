@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,14 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, template: ChatTempla
         tmp_path / "small", template, rows[:250]
     )
     assert growth < 0.05 * len(jsonl(rows[250:]))
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, -12, -1])
+def test_a_folder_that_lost_examples_is_refused(
+    tmp_path: Path, template: ChatTemplate, num_bytes: int
+) -> None:
+    load(tmp_path, template, *(chat("Who?", "Me.") for _ in range(5)))
+    index = tmp_path / "examples" / "index"
+    os.truncate(index, num_bytes % index.stat().st_size)
+    with pytest.raises(OSError, match="instead of 5"):
+        Dataset.open(tmp_path / "examples")
