@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .artifacts.artifact import ArtifactError
-from .artifacts.lora import LoadedAdapter, peft_name
+from .artifacts import lora as files
+from .artifacts.artifact import Artifact, ArtifactError
+from .artifacts.lora import AdapterConfig, LoadedAdapter, peft_name
 
 
 class LoraLinear(nn.Module):
@@ -37,6 +38,51 @@ class LoraLinear(nn.Module):
             x, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scale
         )
         return y
+
+
+class LoraTrainable:
+    """LoRA as something to train: it is in the model from construction to `detach`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        rank: int,
+        alpha: float,
+        target_modules: tuple[str, ...],
+        seed: int,
+    ) -> None:
+        """As `attach`."""
+        self._model = model
+        self._rank, self._alpha, self._target_modules = rank, alpha, target_modules
+        self._modules = attach(model, rank, alpha, target_modules, seed)
+        self.parameters = {
+            f"{name}.{side}": parameter
+            for name, module in self._modules.items()
+            for side, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def detach(self) -> None:
+        detach(self._model)
+
+    def set_aside(self) -> AbstractContextManager[None]:
+        """The model is its plain self within."""
+        return set_aside(self._model)
+
+    def artifact(self, base_model: str) -> Artifact:
+        """A copy of what is in training."""
+        config = AdapterConfig(
+            rank=self._rank,
+            alpha=self._alpha,
+            target_modules=self._target_modules,
+            base_model_name_or_path=base_model,
+        )
+        return files.artifact(config, tensors(self._modules))
+
+    def take_over(self, artifact: Artifact) -> None:
+        """Go on from what was trained before. Raises `ArtifactError`."""
+        set_weights(self._modules, files.layers(artifact))
 
 
 def attach(
@@ -93,7 +139,7 @@ def initial_A(seed: int, module_name: str, rank: int, in_features: int) -> Tenso
 
 
 def tensors(modules: Mapping[str, LoraLinear]) -> dict[str, Tensor]:
-    """Copies of A and B on the CPU, named as `lora.save` wants them."""
+    """Copies of A and B on the CPU, named as `artifacts.lora.save` wants them."""
     copies = {}
     for name, lora in modules.items():
         copies[peft_name(name, "A")] = lora.lora_A.detach().to("cpu", copy=True)

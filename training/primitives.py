@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modeling import attention, base, lora
+from modeling import attention, base
 from modeling.artifacts.artifact import Artifact
-from modeling.artifacts.lora import AdapterConfig, artifact, layers
 from modeling.base import Precision
+from modeling.lora import LoraTrainable
 
 from . import checkpoint
 from .batches import MicroBatch
@@ -69,6 +69,18 @@ def _check_head(model: PreTrainedModel) -> None:
         raise UnsupportedBase("the base's output layer is more than a product with a matrix")
 
 
+def _attach(model: PreTrainedModel, config: TrainConfig) -> LoraTrainable:
+    """Put what is to be trained onto the base. With a second kind: by that of `config.trainable`."""
+    wanted = config.trainable
+    return LoraTrainable(
+        model,
+        rank=wanted.rank,
+        alpha=wanted.alpha,
+        target_modules=wanted.target_modules,
+        seed=config.seed,
+    )
+
+
 class Learner:
     """What is in training, on a base that stays as it is.
 
@@ -80,16 +92,8 @@ class Learner:
         self._config = config
         self._trunk = model.base_model
         self._head = _head(model)
-        trainable = config.trainable
-        self._modules = lora.attach(
-            model, trainable.rank, trainable.alpha, trainable.target_modules, config.seed
-        )
-        self.parameters = {
-            f"{name}.{side}": parameter
-            for name, module in self._modules.items()
-            for side, parameter in module.named_parameters()
-            if parameter.requires_grad
-        }
+        self._trainable = _attach(model, config)
+        self.parameters = self._trainable.parameters
         self._optimizer = torch.optim.AdamW(
             self.parameters.values(), betas=_BETAS, weight_decay=config.weight_decay, fused=True
         )
@@ -100,14 +104,14 @@ class Learner:
 
     def close(self) -> None:
         """Give the model back as it was."""
-        lora.detach(self._model)
+        self._trainable.detach()
 
     @torch.no_grad()
     def logprobs(self, batch: MicroBatch, who: Who = "policy") -> Scores:
         """What a model makes of the batch's labels."""
         if who == "policy":
             return self._score(batch)
-        with lora.set_aside(self._model):
+        with self._trainable.set_aside():
             return self._score(batch)
 
     def forward_backward(
@@ -154,7 +158,7 @@ class Learner:
     def load(self, path: Path) -> tuple[Cursor, dict[str, str]]:
         """Stand where `save` was called; gives what it was given. Raises CheckpointError."""
         saved = checkpoint.load(path, config=self._config, base_config=self._model.config)
-        lora.set_weights(self._modules, layers(saved.artifact))
+        self._trainable.take_over(saved.artifact)
         for name, parameter in self.parameters.items():
             state = {
                 moment: saved.moments[f"{name}.{moment}"].to(self.device) for moment in _MOMENTS
@@ -165,18 +169,11 @@ class Learner:
 
     def artifact(self) -> Artifact:
         """A copy of what is in training."""
-        trainable = self._config.trainable
-        config = AdapterConfig(
-            rank=trainable.rank,
-            alpha=trainable.alpha,
-            target_modules=trainable.target_modules,
-            base_model_name_or_path=self._config.base_model,
-        )
-        return artifact(config, lora.tensors(self._modules))
+        return self._trainable.artifact(self._config.base_model)
 
     def begin_from(self, artifact: Artifact) -> None:
         """Take over what was trained before; the optimizer stays new. Raises ArtifactError."""
-        lora.set_weights(self._modules, layers(artifact))
+        self._trainable.take_over(artifact)
 
     def _score(self, batch: MicroBatch) -> Scores:
         with attention.segments(batch.cu_seqlens, batch.num_shared):
