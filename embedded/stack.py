@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from foundation import leash
 from foundation.errors import LuthierError
-from foundation.leash import ENV as DEATH_PIPE
 from foundation.settings import Settings
 from serving.settings import ServingSettings
 from storage.models.base_models import Catalogue
@@ -220,7 +220,7 @@ class _Stack:
             "LUTHIER_BACKENDS": _pairs(backends),
             "LUTHIER_API_URL": self._url(),
             "LUTHIER_INTERNAL_KEY": settings.internal_key or secrets.token_urlsafe(32),
-            DEATH_PIPE: "1",
+            leash.ENV: "1",
             # Nothing is downloaded, and nothing phones home, without being asked to.
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from foundation import leash as death_pipe
+from foundation import leash
 from training.messages import Command, Exit, Heartbeat, Report, decode_report, encode
 from worker.endings import Setback
 
@@ -165,7 +165,7 @@ class Trainer:
 def _environment() -> dict[str, str]:
     """The trainer watches its stdin without being told, and nothing in it phones home."""
     quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-    inherited = {name: value for name, value in os.environ.items() if name != death_pipe.ENV}
+    inherited = {name: value for name, value in os.environ.items() if name != leash.ENV}
     return {**inherited, **quiet}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load
 
-from foundation import leash as death_pipe
+from foundation import leash
 from modeling.artifacts.artifact import Artifact
 from storage import queue
 from tests.factories import colour_rows
@@ -33,7 +33,7 @@ def environment(scene: Scene) -> dict[str, str]:
         "LUTHIER_DATA_DIR": str(settings.data_dir),
         "LUTHIER_BASES_DIR": str(settings.bases_dir),
         "OMP_NUM_THREADS": "1",
-        death_pipe.ENV: "1",
+        leash.ENV: "1",
     }
 
 
@@ -133,7 +133,7 @@ def test_trainer_ends_with_a_worker_that_is_killed_and_worker_with_its_parent(
 
 
 def test_missing_setting_is_one_clear_line(scene: Scene) -> None:
-    left_out = {"LUTHIER_BLOB_URL", death_pipe.ENV}
+    left_out = {"LUTHIER_BLOB_URL", leash.ENV}
     env = {k: v for k, v in environment(scene).items() if k not in left_out}
     done = subprocess.run(
         [sys.executable, "-m", "worker"], env=env, capture_output=True, stdin=subprocess.DEVNULL
