@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from training.messages import Lora
+from training.messages import Lora, Supervised
 from worker.job import resolve as config
 from worker.job.resolve import Architecture
 
@@ -107,6 +108,12 @@ def test_what_was_asked_for_is_taken() -> None:
     automatic = resolve(100, hyperparameters={"n_epochs": 2, "batch_size": 5})
     assert resolved.config.learning_rate == pytest.approx(automatic.config.learning_rate / 2)
     assert "n_epochs" not in resolved.reasons
+
+
+def test_a_methods_own_hyperparameters_are_its_fields() -> None:
+    assert config.method_of("supervised", {"n_epochs": 3, "beta": "auto"}) == Supervised()
+    with pytest.raises(ValidationError, match="beta"):
+        config.method_of("supervised", {"n_epochs": 3, "beta": 0.1})
 
 
 def test_batch_is_no_larger_than_the_file() -> None:
