@@ -97,10 +97,7 @@ def _run(client: openai.OpenAI, console: Console) -> dict[str, Any]:
     seconds["tuned evaluation"] = time.monotonic() - start_s
     console.print(_table(columns))
     best = max(list(columns.values())[:2], key=lambda scores: scores.exact_match)
-    console.print(
-        f"{tuned.exact_match - best.exact_match:+.0%} exact matches against the base's best prompt, "
-        f"with {best.prompt_tokens - tuned.prompt_tokens:.0f} prompt tokens fewer per request."
-    )
+    console.print(gain(tuned, best))
     _chat(client, console, job.fine_tuned_model)
     return {
         "base": BASE,
@@ -168,6 +165,15 @@ def _table(columns: dict[str, Scores]) -> Table:
         table.add_row(f"  {field}", *(f"{s.fields[field]:.0%}" for s in scores))
     table.add_row("prompt tokens per request", *(f"{s.prompt_tokens:.0f}" for s in scores))
     return table
+
+
+def gain(tuned: Scores, best: Scores) -> str:
+    """What the tuned model has before the base's best prompt, in one sentence."""
+    points = 100 * (tuned.exact_match - best.exact_match)
+    return (
+        f"Exact matches: {points:+.0f} percentage points against the base's best prompt, "
+        f"with {best.prompt_tokens - tuned.prompt_tokens:.0f} prompt tokens fewer per request."
+    )
 
 
 def _chat(client: openai.OpenAI, console: Console, model: str) -> None:
