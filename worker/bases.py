@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from storage.models import base_models
 from storage.models.base_models import BaseModel
 from text.chat_template import ChatTemplate
@@ -17,6 +19,8 @@ from text.tokenizer import TokenizerError
 from worker.endings import Setback
 
 _POLL_S = 0.2
+
+log = structlog.get_logger()
 
 
 class Bases:
@@ -66,18 +70,25 @@ class Bases:
             )
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(base: BaseModel, path: Path) -> dict[str, Any]:
     """The base's `config.json`. Raises Setback."""
     try:
         config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise Setback(f"{path} is no base model: {error}", code="server_error") from error
+        raise _unusable(base, "config.json", error) from error
     return config
 
 
-def read_template(path: Path) -> ChatTemplate:
+def read_template(base: BaseModel, path: Path) -> ChatTemplate:
     """The base's tokenizer and chat template. Raises Setback."""
     try:
         return ChatTemplate.load(path)
     except (OSError, ValueError, ChatTemplateError, TokenizerError) as error:
-        raise Setback(f"{path} is no base model: {error}", code="server_error") from error
+        raise _unusable(base, "tokenizer or chat template", error) from error
+
+
+def _unusable(base: BaseModel, part: str, error: Exception) -> Setback:
+    # The error names paths of this machine, which are nobody's business but the operator's.
+    log.error("base.unusable", base=base.id, error=str(error))
+    text = f"The {part} of the base model {base.id} cannot be read on this worker"
+    return Setback(f"{text}; its log says why", code="server_error")

@@ -51,7 +51,7 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
     # Another attempt goes by what was found and decided then.
     decided = job.train_config and resolve.from_json(job.train_config, base_path=str(base_path))
     max_seq_len = decided.max_seq_len if decided else base.max_seq_len
-    template = bases.read_template(base_path)
+    template = bases.read_template(base, base_path)
     statistics: dict[Role, Statistics] = {}
     for role, row in rows.items():
         statistics[role] = _read(worker, lease, row, role, folder, template, max_seq_len)
@@ -206,7 +206,7 @@ def _resolve(
 ) -> TrainConfig:
     job = lease.job
     try:
-        architecture = resolve.Architecture.read(bases.read_config(base_path), base.family)
+        architecture = resolve.Architecture.read(bases.read_config(base, base_path), base.family)
     except (KeyError, TypeError, ValueError) as error:
         message = f"The base model {base.id} cannot be tuned: its config.json lacks {error}"
         raise Setback(message, code="server_error") from error

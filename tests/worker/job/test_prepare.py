@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,13 +11,32 @@ from dataset.formats.row_format import problem_of
 from storage.files import files
 from storage.jobs import jobs, pauses
 from storage.leases import LostLease
+from storage.models.base_models import BaseModel, Catalogue
 from tests.factories import Json, colour_rows, jsonl
 from tests.worker.scene import Scene, wait_for
+from worker.bases import Bases
 from worker.endings import Paused
 from worker.job import prepare
 from worker.job.run import run
 from worker.lease import Lease
 from worker.worker import Worker
+
+
+class BrokenBases(Bases):
+    """The files lie in a folder of their own, and are not whole."""
+
+    def __init__(self, bases: Bases, broken: Path) -> None:
+        super().__init__(bases.folder, broken.parent)
+        self._broken = broken
+
+    def path(self, base: BaseModel, check_stopping: Callable[[], None]) -> Path:  # noqa: ARG002
+        return self._broken
+
+
+def tiny_random() -> BaseModel:
+    base = Catalogue.load(None, {}).get("tiny-random")
+    assert base is not None
+    return base
 
 
 def test_rows_that_the_base_cannot_show_are_told_one_by_one(scene: Scene) -> None:
@@ -41,6 +63,25 @@ def test_rows_that_the_base_cannot_show_are_told_one_by_one(scene: Scene) -> Non
     with scene.sessions() as session:
         file = files.get(session, scene.project_id, job.training_file)
     assert file.status == "processed"  # another base may show them
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])
+def test_base_that_cannot_be_read_is_told_without_this_machine_s_paths(
+    scene: Scene, tmp_path: Path, file: str
+) -> None:
+    worker = scene.worker()
+    whole = scene.bases.path(tiny_random(), lambda: None)
+    broken = Path(shutil.copytree(whole, tmp_path / "broken"))
+    (broken / file).write_text("{")
+    worker.bases = BrokenBases(scene.bases, broken)
+    job_id = scene.job(colour_rows(12))
+    run(worker)
+    said = " ".join(scene.messages(job_id))
+    assert "of the base model tiny-random cannot be read on this worker" in said
+    assert str(tmp_path) not in said
+    worker.bases = scene.bases
+    run(worker)
+    assert scene.row(job_id).status == "succeeded"
 
 
 def test_reading_a_large_file_is_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
