@@ -14,6 +14,7 @@ import numpy as np
 from text.chat_template import ChatTemplate, TokenizedExample
 
 from .examples import Example, Examples, Writer
+from .windows import cut, windows
 
 _STATISTICS = "statistics.json"
 
@@ -63,11 +64,17 @@ class Tally:
     Use as a context manager. The folder is a `Dataset` when `finish` was called, and not before.
     """
 
-    def __init__(self, folder: Path, template: ChatTemplate, max_seq_len: int) -> None:
-        """Rows of more tokens than `max_seq_len` lose their end. Raises OSError when the disk is full."""
+    def __init__(
+        self, folder: Path, template: ChatTemplate, max_seq_len: int, overlap: int | None = None
+    ) -> None:
+        """Rows of more tokens than `max_seq_len` lose their end, or with an `overlap` become several windows.
+
+        Raises OSError when the disk is full.
+        """
         self._writer = Writer(folder)
         self._folder = folder
         self._max_seq_len = max_seq_len
+        self._overlap = overlap
         self._eos_ids = template.tokenizer.eos_ids
         self.num_rows = self.num_examples = 0
         self._num_tokens = self._num_supervised_tokens = 0
@@ -93,22 +100,28 @@ class Tally:
 
     def add(self, number: int, tokenized: TokenizedExample) -> None:
         self.num_rows += 1
+        if self._overlap is not None:
+            parts = windows(tokenized, self._max_seq_len, self._overlap)
+            self._num_left_out += not sum(self._append(part) for part in parts)
+            return
         self._num_truncated += len(tokenized.input_ids) > self._max_seq_len
-        example = Example(
-            np.array(tokenized.input_ids[: self._max_seq_len], dtype=np.int32),
-            np.array(tokenized.weights[: self._max_seq_len], dtype=np.float32),
-        )
+        example = cut(tokenized, self._max_seq_len)
+        if not self._append(example):
+            self._num_left_out += 1
+        elif _teaches_silence(example, self._eos_ids):
+            self._num_silent += 1
+            self._first_silent = self._first_silent or number
+
+    def _append(self, example: Example) -> bool:
+        """Whether there is something to learn from it."""
         num_supervised_tokens = example.num_supervised_tokens
         if not num_supervised_tokens:
-            self._num_left_out += 1
-            return
+            return False
         self._writer.append(example)
         self.num_examples += 1
         self._num_tokens += example.num_tokens
         self._num_supervised_tokens += num_supervised_tokens
-        if _teaches_silence(example, self._eos_ids):
-            self._num_silent += 1
-            self._first_silent = self._first_silent or number
+        return True
 
     def finish(self, sha256: str) -> Statistics:
         """`sha256` is that of the whole file."""

@@ -55,15 +55,17 @@ def validate(
     role: Role,
     file_id: str,
     method: str,
+    overlap: int | None = None,
 ) -> Statistics:
     """Check every row of the file that `chunks` make, and tokenise it into the new `folder`.
 
+    Rows of more tokens than `max_seq_len` lose their end, or with an `overlap` become several windows.
     Chunks of a moderate size let their maker tell how far the reading is, or end it by raising. Raises
     InvalidFile, and OSError when the disk is full.
     """
     digest = hashlib.sha256()
     reader = LineReader()
-    with Tally(folder, template, max_seq_len) as tally:
+    with Tally(folder, template, max_seq_len, overlap) as tally:
         checker = _Checker(tally, template, file_id, method)
         for chunk in chunks:
             digest.update(chunk)
@@ -138,11 +140,12 @@ def _tokenized(
 
 
 def _check_enough(tally: Tally, role: Role) -> None:
-    num_rows, least = tally.num_rows, MIN_EXAMPLES[role]
-    if num_rows < least:
+    # A long text alone is as good as many short ones.
+    found, least = max(tally.num_rows, tally.num_examples), MIN_EXAMPLES[role]
+    if found < least:
         raise InvalidFile(
             "invalid_n_examples",
-            f"{role.capitalize()} file has {num_rows} example(s), but must have at "
+            f"{role.capitalize()} file has {found} example(s), but must have at "
             f"least {least} examples",
             role,
         )

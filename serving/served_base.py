@@ -136,7 +136,7 @@ async def load(
     """
     started_s = time.perf_counter()
     path, model = await asyncio.to_thread(_load_model, base, bases_dir, settings)
-    template = ChatTemplate.load(path)
+    template = ChatTemplate.load(path, document_end=base.document_end)
     shapes = lora.linear_shapes(model.config)
 
     def parse(adapter_id: str, folder: Path) -> Adapter:

@@ -51,9 +51,9 @@ class ChatTemplate:
         self.renderer = Renderer(source, variables)
 
     @classmethod
-    def load(cls, path: Path) -> ChatTemplate:
+    def load(cls, path: Path, *, document_end: str | None = None) -> ChatTemplate:
         """Reads template and tokenizer of the base folder `path`. Raises `ChatTemplateError`."""
-        return cls(_read_source(path), Tokenizer.load(path))
+        return cls(_read_source(path), Tokenizer.load(path, document_end=document_end))
 
     @cached_property
     def shows_tools(self) -> bool:
@@ -131,6 +131,11 @@ class ChatTemplate:
             completion_ids.append(self.tokenizer.eos_id)
         weights = [0.0] * len(prompt_ids) + [1.0] * len(completion_ids)
         return TokenizedExample(prompt_ids + completion_ids, weights)
+
+    def tokenize_document(self, text: str) -> TokenizedExample:
+        """A whole raw text, no template: loss on all that something stands before."""
+        ids = self.tokenizer.encode_document(text)
+        return TokenizedExample(ids, [0.0, *[1.0] * (len(ids) - 1)] if ids else [])
 
     def _render(
         self, messages: list[Message], tools: Tools, add_generation_prompt: bool

@@ -38,12 +38,23 @@ class TokenizerError(Exception):
 class Tokenizer:
     """A base model's tokenizer. Safe to share between threads: nothing in it changes after loading.
 
-    Attributes: `eos_ids` every id that ends generation, `eos_id` the one that training appends to raw
-    text (None if the base names none), `bos_id` likewise, `special_tokens` text to id.
+    Attributes: `eos_ids` every id that ends a turn, `stop_ids` every id that ends generation, `eos_id` the one that training appends to a
+    completion (None if the base names none), `bos_id` likewise, `document_end_id` the one behind a whole
+    text, `special_tokens` text to id.
     """
 
-    def __init__(self, definition: str, *, names: dict[str, str], eos_ids: frozenset[int]) -> None:
-        """`definition` is the JSON of a tokenizer.json, `names` maps bos_token, eos_token… to text."""
+    def __init__(
+        self,
+        definition: str,
+        *,
+        names: dict[str, str],
+        eos_ids: frozenset[int],
+        document_end: str | None = None,
+    ) -> None:
+        """`definition` is the JSON of a tokenizer.json, `names` maps bos_token, eos_token… to text.
+
+        Texts end as completions do unless `document_end` names another token.
+        """
         parsed = json.loads(definition)
         parsed["padding"] = parsed["truncation"] = None
         self.names = names
@@ -63,20 +74,30 @@ class Tokenizer:
         self._special_pattern = _special_pattern(parsed["added_tokens"])
         self.bos_id = self._id_of("bos_token")
         self.eos_id = self._id_of("eos_token")
-        own_eos = frozenset() if self.eos_id is None else frozenset((self.eos_id,))
-        self.eos_ids = eos_ids | own_eos
+        self.document_end_id = self.eos_id
+        if document_end is not None:
+            self.document_end_id = self._tokenizer.token_to_id(document_end)
+            if self.document_end_id is None:
+                raise TokenizerError(f"the tokenizer has no token {document_end!r} to end texts")
+        self.eos_ids = eos_ids | _present(self.eos_id)
+        self.stop_ids = self.eos_ids | _present(self.document_end_id)
         self._prefix_ids = self._find_prefix_ids()
         self._encode_cached = lru_cache(maxsize=4096)(self._encode_uncached)
 
     @classmethod
-    def load(cls, path: Path) -> Tokenizer:
+    def load(cls, path: Path, *, document_end: str | None = None) -> Tokenizer:
         """Reads the tokenizer of the base folder `path`. Raises `TokenizerError`."""
         try:
             definition = (path / "tokenizer.json").read_text(encoding="utf-8")
         except OSError as error:
             raise TokenizerError(f"{path} has no readable tokenizer.json: {error}") from error
         try:
-            return cls(definition, names=_token_names(path), eos_ids=_eos_ids(path))
+            return cls(
+                definition,
+                names=_token_names(path),
+                eos_ids=_eos_ids(path),
+                document_end=document_end,
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise TokenizerError(
                 f"{path} holds tokenizer files that are not understood: {error}"
@@ -125,6 +146,17 @@ class Tokenizer:
         position: Position = "after_special" if self._prefix_ids else "start"
         ids = [*self._prefix_ids, *self.encode(text, position=position)]
         return ids or ([] if self.start_id is None else [self.start_id])
+
+    def encode_document(self, text: str) -> list[int]:
+        """A whole text as the base has met texts: behind the tokens that it expects first, its end behind it.
+
+        Nothing of an empty one.
+        """
+        if not text:
+            return []
+        position: Position = "after_special" if self._prefix_ids else "start"
+        ids = [*self._prefix_ids, *self.encode(text, position=position)]
+        return ids if self.document_end_id is None else [*ids, self.document_end_id]
 
     @property
     def start_id(self) -> int | None:
@@ -298,6 +330,10 @@ def _token_names(path: Path) -> dict[str, str]:
         if name.endswith("_token") and isinstance(content, str):
             names[name] = content
     return names
+
+
+def _present(token_id: int | None) -> frozenset[int]:
+    return frozenset() if token_id is None else frozenset((token_id,))
 
 
 def _eos_ids(path: Path) -> frozenset[int]:

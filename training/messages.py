@@ -26,6 +26,14 @@ class Supervised(Message):
     kind: Literal["supervised"] = "supervised"
 
 
+class Unsupervised(Message):
+    """Learn to go on writing like the texts: each token from those before it in the same text."""
+
+    kind: Literal["unsupervised"] = "unsupervised"
+    overlap: int = 0
+    """Tokens that a long text's next window reads again, as context."""
+
+
 class Lora(Message):
     """Matrices of a low rank beside linear layers."""
 
@@ -36,8 +44,8 @@ class Lora(Message):
     """The last names of the layers: q_proj, …, down_proj."""
 
 
-Method = Supervised
-"""How a job learns. With the second one: a union of them, told apart by their `kind`."""
+Method = Annotated[Supervised | Unsupervised, Field(discriminator="kind")]
+"""How a job learns."""
 Trainable = Lora
 """What a job changes. With the second one: a union of them, told apart by their `kind`."""
 

@@ -82,7 +82,7 @@ def read_config(base: BaseModel, path: Path) -> dict[str, Any]:
 def read_template(base: BaseModel, path: Path) -> ChatTemplate:
     """The base's tokenizer and chat template. Raises Setback."""
     try:
-        return ChatTemplate.load(path)
+        return ChatTemplate.load(path, document_end=base.document_end)
     except (OSError, ValueError, ChatTemplateError, TokenizerError) as error:
         raise _unusable(base, "tokenizer or chat template", error) from error
 

@@ -186,6 +186,7 @@ def _create(
 ) -> JobRow:
     method = body.method_type()
     start = starting_point(session, caller, body.model, settings, catalogue)
+    _check_overlap(body, start, catalogue)
     check_files(session, caller, body.training_file, body.validation_file)
     integrations = [i.model_dump(exclude_none=True) for i in body.integrations or ()]
     row = new_row(
@@ -202,6 +203,19 @@ def _create(
         integrations=integrations or None,
     )
     return jobs.create(session, row)
+
+
+def _check_overlap(body: CreateFineTuningJob, start: StartingPoint, catalogue: Catalogue) -> None:
+    """Raises InvalidRequest for windows that would be more context than text."""
+    overlap = body.merged_hyperparameters().get("overlap", "auto")
+    base = catalogue.get(start.base_model)
+    if base is not None and overlap != "auto" and overlap > base.max_seq_len // 2:
+        raise InvalidRequest(
+            f"The windows of {base.id} hold {base.max_seq_len} tokens and may overlap by half of that: "
+            f"expected an overlap of {base.max_seq_len // 2} at most, but got {overlap} instead.",
+            param="method.unsupervised.hyperparameters.overlap",
+            code="invalid_value",
+        )
 
 
 def _resume(session: Session, project_id: str, job_id: str, settings: Settings) -> JobRow:

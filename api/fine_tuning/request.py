@@ -38,14 +38,14 @@ def _check_suffix(value: object) -> object:
     return value
 
 
-def _auto_or_whole(maximum: int = MAX_WHOLE) -> BeforeValidator:
-    """ "auto" or 1 to `maximum`. Null means "auto": old clients send it."""
-    expected = f"an integer between 1 and {maximum}"
+def _auto_or_whole(maximum: int = MAX_WHOLE, *, minimum: int = 1) -> BeforeValidator:
+    """ "auto" or `minimum` to `maximum`. Null means "auto": old clients send it."""
+    expected = f"an integer between {minimum} and {maximum}"
 
     def check(value: Any) -> object:
         if value is None or value == "auto":
             return "auto"
-        if _is_number(value) and 1 <= value <= maximum and value == int(value):
+        if _is_number(value) and minimum <= value <= maximum and value == int(value):
             return int(value)
         raise _not_auto(value, expected)
 
@@ -93,6 +93,11 @@ class Hyperparameters(BaseModel):
     ] = "auto"
 
 
+class UnsupervisedHyperparameters(Hyperparameters):
+    overlap: Annotated[Literal["auto"] | int, _auto_or_whole(minimum=0)] = "auto"
+    """Tokens that a long text's next window reads again, as context."""
+
+
 class DpoHyperparameters(Hyperparameters):
     beta: Annotated[Literal["auto"] | float, _auto_or_above(0, 2)] = "auto"
 
@@ -104,12 +109,19 @@ class ReinforcementHyperparameters(Hyperparameters):
     eval_samples: Annotated[Literal["auto"] | int, _auto_or_whole()] = "auto"
 
 
-AVAILABLE_METHODS: dict[str, type[Hyperparameters]] = {"supervised": Hyperparameters}
+AVAILABLE_METHODS: dict[str, type[Hyperparameters]] = {
+    "supervised": Hyperparameters,
+    "unsupervised": UnsupervisedHyperparameters,
+}
 """Those that a job can be trained by, and what may be asked of each."""
 
 
 class SupervisedMethod(BaseModel):
     hyperparameters: Hyperparameters | None = None
+
+
+class UnsupervisedMethod(BaseModel):
+    hyperparameters: UnsupervisedHyperparameters | None = None
 
 
 class DpoMethod(BaseModel):
@@ -134,8 +146,9 @@ class ReinforcementMethod(BaseModel):
 class Method(BaseModel):
     """Blocks of the other methods may stand beside that of `type`; they mean nothing."""
 
-    type: Literal["supervised", "dpo", "reinforcement"]
+    type: Literal["supervised", "unsupervised", "dpo", "reinforcement"]
     supervised: SupervisedMethod | None = None
+    unsupervised: UnsupervisedMethod | None = None
     dpo: DpoMethod | None = None
     reinforcement: ReinforcementMethod | None = None
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from itertools import islice
 
-from . import chat, completion
+from . import chat, completion, raw_text
 from .row_format import Problem, Row, RowFormat
 
-OF_METHOD: dict[str, tuple[RowFormat, ...]] = {"supervised": (chat, completion)}
+OF_METHOD: dict[str, tuple[RowFormat, ...]] = {
+    "supervised": (chat, completion),
+    "unsupervised": (raw_text,),
+}
 """A new form is a line here."""
 
 _PREFERENCE_KEYS = frozenset({"preferred_output", "non_preferred_output"})
@@ -32,13 +35,18 @@ _FOREIGN = (
     ),
     (
         {"text"},
-        'These are rows of raw text. Write each as {"prompt": "", "completion": text}.',
+        "These are rows of raw text, which the method 'unsupervised' learns from. For supervised fine-tuning "
+        'write each as {"prompt": "", "completion": text}.',
     ),
     (
         {"input", "output"},
         'These are rows of input and output. Write each as {"messages": [{"role": "user", "content": '
         'input}, {"role": "assistant", "content": output}]}.',
     ),
+)
+_NO_TEXT = (
+    "Unexpected file format, expected raw text. The method 'unsupervised' learns from rows of the form "
+    "{\"text\": ...}; chat messages and prompt/completion pairs are for the method 'supervised'."
 )
 
 
@@ -54,6 +62,8 @@ def format_of(first_row: Row, file_id: str, method: str) -> RowFormat | Problem:
             "fine-tuning job is not using 'dpo' as the training method "
             f"(provided method={method}). ",
         )
+    if method == "unsupervised":
+        return Problem("invalid_training_file", _NO_TEXT)
     hints = (hint for keys, hint in _FOREIGN if keys <= first_row.keys())
     text = "Unexpected file format, expected either prompt/completion pairs or chat messages."
     return Problem("invalid_training_file", " ".join((text, *islice(hints, 1))))

@@ -88,7 +88,7 @@ class Sequence:
         # It does not have to give way to other projects before it has generated so many tokens.
         self.num_kept_tokens = 0
         self._text = TextStream(tokenizer, request.prompt, request.stop)
-        self._eos_ids = tokenizer.eos_ids
+        self._stop_ids = tokenizer.stop_ids
 
     @property
     def key(self) -> CacheKey:
@@ -120,7 +120,7 @@ class Sequence:
         """Take the next token and report what it released. True if it was the last one."""
         self.tokens.append(token_id)
         self.counts[token_id] += 1
-        if token_id in self._eos_ids:
+        if token_id in self._stop_ids:
             return self._finish(self._text.flush(), "stop")
         piece = self._text.push(GeneratedToken(token_id, logprob))
         if piece.is_stopped:

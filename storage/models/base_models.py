@@ -48,6 +48,8 @@ class BaseModel:
     """Tokens, prompt and reply together."""
     family: str = "llama"
     """`llama`, `qwen` or another; the automatic learning rate depends on it."""
+    document_end: str | None = None
+    """The token that ended each text when the base was made, where that is not the end of a chat's turn."""
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -158,6 +160,8 @@ def _render(base: BaseModel) -> str:
     lines = [f"[{json.dumps(base.id)}]"]
     for name in ("source", "revision", "max_seq_len", "family"):
         lines.append(f"{name} = {json.dumps(getattr(base, name))}")
+    if base.document_end is not None:
+        lines.append(f"document_end = {json.dumps(base.document_end)}")
     lines.append(f"aliases = {json.dumps(list(base.aliases))}")
     return "\n".join(lines) + "\n"
 

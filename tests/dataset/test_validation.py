@@ -266,7 +266,8 @@ def test_completion_of_a_wrong_type_is_refused(checker: Checker) -> None:
         ({"question": "a"}, ""),
         (
             {"text": "a"},
-            ' These are rows of raw text. Write each as {"prompt": "", "completion": text}.',
+            " These are rows of raw text, which the method 'unsupervised' learns from. For supervised "
+            'fine-tuning write each as {"prompt": "", "completion": text}.',
         ),
         ({"instruction": "a", "input": "", "output": "b"}, " These are Alpaca rows"),
         ({"instruction": "a", "output": "b"}, " These are Alpaca rows"),

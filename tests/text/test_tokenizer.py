@@ -97,6 +97,20 @@ def test_raw_prompt_gets_the_bos_that_the_base_expects() -> None:
     assert tokenizer.encode("ab") == [8]
 
 
+def test_documents_end_as_in_pretraining(tokenizer: Tokenizer, smollm_path: Path) -> None:
+    assert tokenizer.encode_document("a<|im_end|>") == [*b"a<|im_end|>", 258]
+    assert tokenizer.encode_document("") == []
+    with_bos = sentencepiece_like("first")
+    assert with_bos.encode_document("ab") == [*with_bos.encode_prompt("ab"), 1]
+    smollm = Tokenizer.load(smollm_path, document_end="<|endoftext|>")
+    assert smollm.encode_document("The end.") == [*smollm.encode("The end."), 0]
+    # Whoever writes documents stops behind one; what ends a turn is the same.
+    assert smollm.eos_ids == {2}
+    assert smollm.stop_ids == {0, 2}
+    with pytest.raises(TokenizerError, match="no token '<end>' to end texts"):
+        Tokenizer.load(smollm_path, document_end="<end>")
+
+
 @pytest.mark.parametrize("scheme", ["first", "always"])
 def test_text_that_goes_on_gets_no_word_start(scheme: str) -> None:
     tokenizer = sentencepiece_like(scheme)

@@ -14,7 +14,7 @@ from dataset.validation import validate
 from text.chat_template import ChatTemplate
 from training import batches
 from training.batches import MicroBatch, ScoredRow
-from training.messages import Lora, Report, Start, StopReason, TrainConfig
+from training.messages import Lora, Report, Start, StopReason, TrainConfig, Unsupervised
 from training.process import JobRunner
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -63,12 +63,28 @@ def write_chats(path: Path, num_examples: int = 18, *, first: int = 0) -> Path:
     return path
 
 
-def tokenized(chats: Path, base_path: Path, *, max_seq_len: int = 128) -> Path:
+def write_texts(path: Path, num_examples: int = 18, *, first: int = 0) -> Path:
+    """Documents of many lengths, some longer than the 128 tokens of a window."""
+    with path.open("w") as file:
+        for number in range(first, first + num_examples):
+            text = f"Number {number} is {WORDS[number % len(WORDS)]}. " * (1 + number % 7)
+            file.write(json.dumps({"text": text}) + "\n")
+    return path
+
+
+def tokenized(
+    rows: Path,
+    base_path: Path,
+    *,
+    max_seq_len: int = 128,
+    method: str = "supervised",
+    overlap: int | None = None,
+) -> Path:
     """The file as the worker makes it ready for the trainer."""
-    folder = chats.with_suffix("")
+    folder = rows.with_suffix("")
     shutil.rmtree(folder, ignore_errors=True)
     template = ChatTemplate.load(base_path)
-    content = [chats.read_bytes()]
+    content = [rows.read_bytes()]
     validate(
         content,
         folder,
@@ -76,22 +92,27 @@ def tokenized(chats: Path, base_path: Path, *, max_seq_len: int = 128) -> Path:
         max_seq_len=max_seq_len,
         role="validation",
         file_id="file-1",
-        method="supervised",
+        method=method,
+        overlap=overlap,
     )
     return folder
 
 
 def start(base_path: Path, directory: Path, **changes: Any) -> Start:
-    """A job with 18 training and 6 validation examples; `changes` go to its config."""
+    """A job with 18 training and 6 validation rows of its method; `changes` go to its config."""
     directory.mkdir(parents=True, exist_ok=True)
     job_config = config(base_path, **changes)
+    method, max_seq_len = job_config.method, job_config.max_seq_len
+    overlap = method.overlap if isinstance(method, Unsupervised) else None
+    write = write_chats if overlap is None else write_texts
     files = {
-        "training_set": write_chats(directory / "training.jsonl"),
-        "validation_set": write_chats(directory / "validation.jsonl", 6, first=100),
+        "training_set": write(directory / "training.jsonl"),
+        "validation_set": write(directory / "validation.jsonl", 6, first=100),
     }
-    max_seq_len = job_config.max_seq_len
     sets = {
-        name: str(tokenized(file, base_path, max_seq_len=max_seq_len))
+        name: str(
+            tokenized(file, base_path, max_seq_len=max_seq_len, method=method.kind, overlap=overlap)
+        )
         for name, file in files.items()
     }
     return Start(job_id="ftjob-1", config=job_config, output_dir=str(directory), **sets)

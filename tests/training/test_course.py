@@ -21,11 +21,14 @@ from training.messages import (
     CheckpointSaved,
     Failed,
     Finished,
+    Method,
     Report,
     Start,
     Started,
     StepMetrics,
     StopReason,
+    Supervised,
+    Unsupervised,
 )
 from training.process import JobRunner
 
@@ -110,11 +113,24 @@ def test_losses_of_a_known_job_are_those_pinned(unbroken: list[Report]) -> None:
     assert losses == pytest.approx(PINNED_LOSSES, rel=1e-4)
 
 
+@pytest.fixture(
+    scope="module", params=[Supervised(), Unsupervised(overlap=5)], ids=lambda m: m.kind
+)
+def unbroken_of(
+    request: pytest.FixtureRequest, base_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Method, list[Report]]:
+    """A method, and a job of it that nothing broke. Texts are cut into windows."""
+    method: Method = request.param
+    folder = tmp_path_factory.mktemp(method.kind)
+    return method, list(jobs.run(jobs.start(base_path, folder, method=method)))
+
+
 @pytest.mark.parametrize("killed_at", [1, 4, 5, 7])
 def test_killed_job_resumes_bit_for_bit(
-    unbroken: list[Report], base_path: Path, tmp_path: Path, killed_at: int
+    unbroken_of: tuple[Method, list[Report]], base_path: Path, tmp_path: Path, killed_at: int
 ) -> None:
-    job = jobs.start(base_path, tmp_path, checkpoint_interval_s=0)
+    method, unbroken = unbroken_of
+    job = jobs.start(base_path, tmp_path, method=method, checkpoint_interval_s=0)
     before: list[Report] = []
     for report in jobs.run(job):  # abandoned in the middle, as by kill -9
         before.append(report)

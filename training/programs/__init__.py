@@ -6,12 +6,16 @@ What all of them share is the course's. Imports what `training` may. Begin with 
 from __future__ import annotations
 
 from training.course import Program
-from training.messages import TrainConfig
+from training.messages import Supervised, TrainConfig, Unsupervised
 from training.primitives import Learner
 
 from .supervised import SupervisedProgram
+from .unsupervised import UnsupervisedProgram
 
 
 def program_of(config: TrainConfig, learner: Learner) -> Program:
-    """With a second method: by the `kind` of `config.method`."""
-    return SupervisedProgram(config, learner)
+    match config.method:
+        case Supervised():
+            return SupervisedProgram(config, learner)
+        case Unsupervised():
+            return UnsupervisedProgram(config, learner)

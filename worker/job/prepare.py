@@ -51,10 +51,12 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
     # Another attempt goes by what was found and decided then.
     decided = job.train_config and resolve.from_json(job.train_config, base_path=str(base_path))
     max_seq_len = decided.max_seq_len if decided else base.max_seq_len
+    method = decided.method if decided else resolve.method_of(job.method, job.hyperparameters)
     template = bases.read_template(base, base_path)
     statistics: dict[Role, Statistics] = {}
     for role, row in rows.items():
-        statistics[role] = _read(worker, lease, row, role, folder, template, max_seq_len)
+        overlap = resolve.overlap_of(method, role, max_seq_len)
+        statistics[role] = _read(worker, lease, row, role, folder, template, max_seq_len, overlap)
     crash_point("after_validation")
     init_artifact = _fetch_init_artifact(worker, lease, folder)
     train_config = decided or _resolve(
@@ -111,6 +113,7 @@ def _read(
     folder: Path,
     template: ChatTemplate,
     max_seq_len: int,
+    overlap: int | None,
 ) -> Statistics:
     """Validate a file and tokenise it into a folder that is named after its role."""
     local = folder / f"{role}.jsonl"
@@ -127,6 +130,7 @@ def _read(
             role=role,
             file_id=row.id,
             method=lease.job.method,
+            overlap=overlap,
         )
     except InvalidFile as error:
         problems = [problem.text for problem in error.problems]
@@ -214,6 +218,7 @@ def _resolve(
         method=job.method,
         hyperparameters=job.hyperparameters,
         num_examples=statistics.num_examples,
+        num_tokens=statistics.num_tokens,
         num_supervised_tokens=statistics.num_supervised_tokens,
         architecture=architecture,
         base_model=job.base_model,
@@ -226,6 +231,7 @@ def _resolve(
         "n_epochs": resolved.config.n_epochs,
         "batch_size": resolved.config.batch_size,
         "learning_rate_multiplier": resolved.config.learning_rate_multiplier,
+        **resolved.config.method.model_dump(exclude={"kind"}),
     }
 
     def write(session: Session) -> None:

@@ -11,8 +11,11 @@ Json = dict[str, Any]
 
 _IN_TEXT = {
     "train_loss": "training loss",
+    "train_perplexity": "training perplexity",
     "valid_loss": "validation loss",
+    "valid_perplexity": "validation perplexity",
     "full_valid_loss": "full validation loss",
+    "full_valid_perplexity": "full validation perplexity",
 }
 """The values that an event's text tells, and how it calls them."""
 _OF_THE_RUN = ("total_steps", "num_tokens")

@@ -13,14 +13,18 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from training.messages import Lora, Method, TrainConfig
+from dataset.validation import Role
+from training.messages import Lora, Method, TrainConfig, Unsupervised
+
+from .defaults import DEFAULTS, Defaults
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ALPHA = 32.0
 """With a scale of alpha / rank the best learning rate does not depend on the rank."""
-MIN_RANK, MAX_RANK = 8, 64
 MAX_BATCH_SIZE = 32
 """Adapters take large batches less well than whole models do."""
+MAX_TEXTS = 256
+"""In a batch that goes by its tokens: as many as may be asked for."""
 OF_ANY_METHOD = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier"})
 """Hyperparameters; any other is a field of the method that it belongs to, whose default is "auto"."""
 _FEW_STEPS = 50
@@ -78,9 +82,16 @@ def n_epochs(num_examples: int) -> int:
 
 def batch_size(num_examples: int, epochs: int) -> int:
     """About 0.2 % of the examples as a power of two, and not so many that few steps are left."""
-    size = 1
-    if num_examples * 0.002 > 1:
-        size = min(1 << round(math.log2(num_examples * 0.002)), MAX_BATCH_SIZE)
+    return _no_larger(min(num_examples * 0.002, MAX_BATCH_SIZE), num_examples, epochs)
+
+
+def batch_size_by_tokens(full_size: float, num_examples: int, epochs: int) -> int:
+    """As a power of two, and not so many that few steps are left."""
+    return _no_larger(min(full_size, MAX_TEXTS), num_examples, epochs)
+
+
+def _no_larger(wanted: float, num_examples: int, epochs: int) -> int:
+    size = 1 << round(math.log2(wanted)) if wanted > 1 else 1
     while size > 1 and total_steps(num_examples, size, epochs) < _FEW_STEPS:
         size //= 2
     return size
@@ -90,19 +101,26 @@ def total_steps(num_examples: int, size: int, epochs: int) -> int:
     return math.ceil(num_examples / size) * epochs
 
 
-def learning_rate(architecture: Architecture, size: int, steps: int) -> float:
-    """The peak for a multiplier of 1."""
+def learning_rate(
+    architecture: Architecture,
+    size: int,
+    steps: int,
+    reference_size: float = _REFERENCE_BATCH_SIZE,
+) -> float:
+    """The peak of supervised fine-tuning for a multiplier of 1."""
     exponent = _HIDDEN_SIZE_EXPONENT.get(architecture.family, 0.4)
     rate = 5e-5 * 10 * math.pow(2000 / architecture.hidden_size, exponent)
     for_few_steps = 1.5 if steps < 100 else 1.0
-    for_batch_size = min(max(math.sqrt(size / _REFERENCE_BATCH_SIZE), 0.5), 2.0)
+    for_batch_size = min(max(math.sqrt(size / reference_size), 0.5), 2.0)
     return rate * for_few_steps * for_batch_size
 
 
-def rank(architecture: Architecture, supervised_tokens: int) -> int:
+def rank(
+    architecture: Architecture, supervised_tokens: int, defaults: Defaults = DEFAULTS["supervised"]
+) -> int:
     """As many parameters as there are tokens to learn, within bounds."""
     needed = max(supervised_tokens / architecture.parameters_per_rank, 1)
-    return min(max(1 << math.ceil(math.log2(needed)), MIN_RANK), MAX_RANK)
+    return min(max(1 << math.ceil(math.log2(needed)), defaults.min_rank), defaults.max_rank)
 
 
 def method_of(kind: str, hyperparameters: Mapping[str, Any]) -> Method:
@@ -115,11 +133,23 @@ def method_of(kind: str, hyperparameters: Mapping[str, Any]) -> Method:
     return adapter.validate_python({"kind": kind, **own})
 
 
+def overlap_of(method: Method, role: Role, max_seq_len: int) -> int | None:
+    """Of the windows that long rows of a file become; None if they lose their end instead.
+
+    Where a loss is measured, half a window is context: what is guessed shall be guessed from enough.
+    """
+    if not isinstance(method, Unsupervised):
+        return None
+    half = max_seq_len // 2
+    return half if role == "validation" else min(method.overlap, half)
+
+
 def resolve(
     *,
     method: str,
     hyperparameters: Mapping[str, Any],
     num_examples: int,
+    num_tokens: int,
     num_supervised_tokens: int,
     architecture: Architecture,
     base_model: str,
@@ -129,6 +159,7 @@ def resolve(
     init_artifact: Lora | None,
 ) -> Resolved:
     reasons: dict[str, str] = {}
+    defaults = DEFAULTS[method]
 
     def given(name: str, automatic: Any, reason: str) -> Any:
         asked = hyperparameters.get(name, "auto")
@@ -137,13 +168,25 @@ def resolve(
         reasons[name] = reason
         return automatic
 
-    epochs = int(given("n_epochs", n_epochs(num_examples), f"{num_examples} examples"))
-    size = given("batch_size", batch_size(num_examples, epochs), f"{num_examples} examples")
+    by_examples = f"{num_examples} examples"
+    if defaults.epochs:
+        epochs = int(given("n_epochs", defaults.epochs, f"the default of the method {method}"))
+    else:
+        epochs = int(given("n_epochs", n_epochs(num_examples), by_examples))
+    reference_size: float = _REFERENCE_BATCH_SIZE
+    if defaults.batch_tokens:
+        reference_size = defaults.batch_tokens * num_examples / num_tokens
+        automatic = batch_size_by_tokens(reference_size, num_examples, epochs)
+        size = given("batch_size", automatic, f"{by_examples} of {num_tokens} tokens")
+    else:
+        size = given("batch_size", batch_size(num_examples, epochs), by_examples)
     size = int(min(size, num_examples))
     multiplier = float(given("learning_rate_multiplier", 1.0, "the default"))
     steps = total_steps(num_examples, size, epochs)
     trainable = init_artifact or Lora(
-        rank=rank(architecture, num_supervised_tokens), alpha=ALPHA, target_modules=TARGET_MODULES
+        rank=rank(architecture, num_supervised_tokens, defaults),
+        alpha=ALPHA,
+        target_modules=TARGET_MODULES,
     )
     reasons["rank"] = (
         "that of the model it goes on from"
@@ -152,7 +195,7 @@ def resolve(
         f"{architecture.parameters_per_rank} parameters a rank"
     )
     reasons["learning_rate"] = (
-        f"multiplier {multiplier:g}, width {architecture.hidden_size}, family "
+        f"method {method}, multiplier {multiplier:g}, width {architecture.hidden_size}, family "
         f"{architecture.family}, batch size {size}, {steps} steps"
     )
     config = TrainConfig(
@@ -163,7 +206,11 @@ def resolve(
         n_epochs=epochs,
         batch_size=size,
         learning_rate_multiplier=multiplier,
-        learning_rate=learning_rate(architecture, size, steps) * multiplier,
+        learning_rate=(
+            learning_rate(architecture, size, steps, reference_size)
+            * defaults.learning_rate_factor
+            * multiplier
+        ),
         warmup_steps=min(int(0.05 * steps), 20),
         seed=seed,
         max_seq_len=max_seq_len,

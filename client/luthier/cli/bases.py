@@ -58,6 +58,12 @@ def add(
     max_seq_len: Annotated[
         int | None, typer.Option(min=1, help="Tokens; by default what a directory's config says.")
     ] = None,
+    document_end: Annotated[
+        str | None,
+        typer.Option(
+            help="The token that ended a text in pre-training; by default that of a turn."
+        ),
+    ] = None,
 ) -> None:
     """Add a base model, or replace the entry of that id; a server reads it when it starts."""
     base_models = _catalogue()
@@ -70,7 +76,12 @@ def add(
         fields["max_seq_len"] = max_seq_len
     try:
         base = base_models.BaseModel(
-            id=name, source=source, revision=revision, aliases=tuple(alias or ()), **fields
+            id=name,
+            source=source,
+            revision=revision,
+            aliases=tuple(alias or ()),
+            document_end=document_end,
+            **fields,
         )
         base_models.add(data_dir, base)
     except base_models.LuthierError as error:

@@ -173,7 +173,7 @@ def test_hyperparameters_at_the_top_level_are_as_good(client: openai.OpenAI) -> 
         ({"hyperparameters": {"learning_rate_multiplier": 10**300}}, "a number above 0, 100 at most, but got", "hyperparameters.learning_rate_multiplier", "invalid_value"),
         ({"hyperparameters": {"batch_size": 10**300}}, "between 1 and 256, but got", "hyperparameters.batch_size", "invalid_value"),
         ({"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": "many"}}}}, "but got 'many'", "method.supervised.hyperparameters.n_epochs", "invalid_value"),
-        ({"method": {"type": "dpo"}}, "The method 'dpo' is not available yet; use 'supervised'.", "method.type", "invalid_value"),
+        ({"method": {"type": "dpo"}}, "The method 'dpo' is not available yet; use 'supervised' or 'unsupervised'.", "method.type", "invalid_value"),
         ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 2}}}}, "not available yet", "method.type", "invalid_value"),
         ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 2.1}}}}, "expected 'auto' or a number above 0, 2 at most, but got 2.1 instead", "method.dpo.hyperparameters.beta", "invalid_value"),
         ({"method": {"type": "reinforcement"}}, "Missing required parameter: 'method.reinforcement'.", "method.reinforcement", "missing_required_parameter"),

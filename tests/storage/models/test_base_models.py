@@ -37,7 +37,7 @@ def test_alias_of_nothing_is_refused() -> None:
 def test_added_base_comes_back_and_replaces_its_like(tmp_path: Path) -> None:
     data_dir = tmp_path / "new"
     base = BaseModel(
-        'mine', 'huggingface:org/name.v1', "abc", ("a", 'quote"d'), 4096, "qwen"
+        'mine', 'huggingface:org/name.v1', "abc", ("a", 'quote"d'), 4096, "qwen", "<|end|>"
     )  # fmt: skip
     base_models.add(data_dir, BaseModel("mine", "directory:/other"))
     base_models.add(data_dir, BaseModel("second", "directory:/second"))

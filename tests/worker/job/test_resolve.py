@@ -27,6 +27,7 @@ def resolve(num_examples: int = 100, **values: Any) -> config.Resolved:
             "method": "supervised",
             "hyperparameters": {},
             "num_examples": num_examples,
+            "num_tokens": 500,
             "num_supervised_tokens": 250,
             "architecture": Architecture.read(SMOLLM2, "llama"),
             "base_model": "base",
@@ -87,6 +88,31 @@ def test_parameters_per_rank_count_both_matrices_of_every_layer() -> None:
 )
 def test_rank_grows_with_what_there_is_to_learn(tokens: int, rank: int) -> None:
     assert config.rank(Architecture.read(SMOLLM2, "llama"), tokens) == rank
+
+
+def raw_text(num_examples: int, num_tokens: int, **hyperparameters: Any) -> config.Resolved:
+    return resolve(
+        num_examples,
+        method="unsupervised",
+        num_tokens=num_tokens,
+        num_supervised_tokens=num_tokens,
+        hyperparameters=hyperparameters,
+    )
+
+
+def test_defaults_of_raw_text() -> None:
+    resolved = raw_text(40_000, 40_000_000)
+    assert resolved.config.n_epochs == 1
+    assert resolved.config.batch_size == 32  # of 1,000 tokens each
+    assert resolved.config.trainable.rank == 256
+    # Half of what conversations are learnt at in batches of the size that suits them.
+    supervised = config.learning_rate(Architecture.read(SMOLLM2, "llama"), size=16, steps=1250)
+    assert resolved.config.learning_rate == pytest.approx(supervised / 2, rel=0.02)
+    assert resolved.reasons["n_epochs"] == "the default of the method unsupervised"
+    few = raw_text(20, 2000)
+    assert (few.config.batch_size, few.config.trainable.rank) == (1, 64)
+    assert raw_text(10**6, 10**7).config.batch_size == config.MAX_TEXTS
+    assert raw_text(20, 2000, n_epochs=3, batch_size=4).config.batch_size == 4
 
 
 def test_everything_automatic_has_its_reason() -> None:

@@ -1,0 +1,38 @@
+"""A tokenised row as what training can hold at once: cut off, or in windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from text.chat_template import TokenizedExample
+
+from .examples import Example
+
+
+def cut(tokenized: TokenizedExample, max_seq_len: int) -> Example:
+    """Without what is behind the first `max_seq_len` tokens."""
+    return Example(
+        np.array(tokenized.input_ids[:max_seq_len], dtype=np.int32),
+        np.array(tokenized.weights[:max_seq_len], dtype=np.float32),
+    )
+
+
+def windows(tokenized: TokenizedExample, max_seq_len: int, overlap: int) -> Iterator[Example]:
+    """All of it: no window is longer than `max_seq_len`, and no token is learnt twice.
+
+    A window predicts from its own tokens. So one that is not the first reads the last `overlap` predictions of
+    that before it again, at weight 0, and the token that stands before those, for something must. Raises
+    ValueError when the overlap leaves no room.
+    """
+    num_tokens, step = len(tokenized.input_ids), max_seq_len - 1 - overlap
+    if overlap < 0 or step < 1:
+        raise ValueError(f"windows of {max_seq_len} tokens cannot overlap by {overlap}")
+    whole = cut(tokenized, num_tokens)
+    for start in range(0, max(num_tokens - 1 - overlap, 1), step):
+        end = start + max_seq_len
+        weights = whole.weights[start:end].copy()
+        if start:
+            weights[: overlap + 1] = 0
+        yield Example(whole.input_ids[start:end], weights)
