@@ -171,6 +171,18 @@ def test_end_token_ends_the_choice(base_path: Path, tokenizer: Tokenizer) -> Non
     assert found.usage.completion_tokens == 1
 
 
+def test_the_end_of_a_document_ends_the_choice(base_path: Path) -> None:
+    tokenizer = Tokenizer.load(base_path, document_end="<|im_start|>")
+    end_id = tokenizer.document_end_id
+    assert end_id is not None
+    assert end_id not in tokenizer.eos_ids
+    sampling = SamplingParams(temperature=0.0, logit_bias={end_id: 100.0})
+    engine = make_engine(base_path, tokenizer)
+    found = choice(engine, Generate(prompt=prompt_of(5), max_tokens=10, sampling=sampling))
+    assert (found.text, found.last.finish_reason) == ("", "stop")
+    assert found.usage.completion_tokens == 1
+
+
 def test_prompt_logprobs_are_those_of_the_model(base_path: Path, tokenizer: Tokenizer) -> None:
     prompt = prompt_of(300)
     model = load_model(base_path, "sdpa")
