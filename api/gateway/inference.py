@@ -6,6 +6,7 @@ only ever hears of bases and adapter ids.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -20,7 +21,7 @@ from foundation.bodies import MAX_LONG_BODY_BYTES
 from foundation.invalid_parameters import refuse_large_objects
 from storage.organization.api_keys import Caller
 
-from . import event_stream, targets
+from . import entrance, event_stream, targets
 from .disconnects import unless_disconnected
 from .exchange import CHAT_PATH, TEXT_PATH, Exchange, Refused
 
@@ -109,6 +110,8 @@ async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) 
             # Nothing but what is to be sent remains of it.
             del body
             upstream = await unless_disconnected(request, exchange.send())
+            if upstream.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+                await entrance.hold_back()
     # A name may hold any character, a header may not.
     headers = {"openai-model": exchange.target.canonical_name.encode("ascii", "replace").decode()}
     if exchange.is_streaming and event_stream.is_stream(upstream):

@@ -1,7 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import openai
+import pytest
+from fastapi.responses import JSONResponse
+
+from api.gateway import entrance
 from api.gateway.entrance import MAX_OF_PROJECT
 from tests.api.gateway.fake_backend import FakeBackend
 from tests.api.gateway.test_inference import ask, gateway
@@ -27,3 +34,35 @@ def test_a_crowd_of_one_projects_requests_leaves_the_entrance_to_others(api: Api
         backend.is_frozen = False
         for each in waiting:
             assert each.result(timeout=30).choices
+
+
+def test_who_is_refused_leaves_one_after_the_other(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients that come again as soon as they are refused do not come all at once."""
+    may_leave = threading.Event()
+
+    async def hold_back() -> None:
+        while not may_leave.is_set():
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(entrance, "hold_back", hold_back)
+    error = {"message": "no room", "type": "rate_limit_error", "param": None, "code": None}
+    backend = FakeBackend(answer=JSONResponse({"error": error}, status_code=429))
+    many, other = api.tenant(), api.tenant()
+    with (
+        gateway(api, backend) as front,
+        front.client(many) as crowd,
+        front.client(other) as client,
+        ThreadPoolExecutor(3 * MAX_OF_PROJECT) as threads,
+    ):
+        waiting = [threads.submit(ask, crowd) for _ in range(2 * MAX_OF_PROJECT)]
+        wait_until(lambda: len(backend.requests) >= MAX_OF_PROJECT)
+        waiting.append(threads.submit(ask, client))
+        wait_until(lambda: len(backend.requests) > MAX_OF_PROJECT)
+        salts = [headers["x-luthier-cache-salt"] for _, headers in backend.requests]
+        assert salts == MAX_OF_PROJECT * [many.project_id] + [other.project_id]
+        may_leave.set()
+        for each in waiting:
+            with pytest.raises(openai.RateLimitError):
+                each.result(timeout=30)
