@@ -136,3 +136,12 @@ def smollm_path(smollm_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("smollm")
     gguf_files.write_configuration(gguf_files.Reader(smollm_gguf), folder)
     return folder
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
