@@ -226,3 +226,14 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What any process is told to work on what these settings name."""
+    return {
+        **os.environ,
+        "LUTHIER_DATABASE_URL": settings.database_url,
+        "LUTHIER_BROKER_URL": settings.broker_url,
+        "LUTHIER_BLOB_URL": settings.blob_url,
+        "LUTHIER_DATA_DIR": str(settings.data_dir),
+    }

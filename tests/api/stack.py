@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from storage.database import sessions, sync_engine
 from storage.ids import new_id
 from storage.models import artifacts, models
 from storage.organization import api_keys, projects
+from tests import servers
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,7 @@ def running(app: Any, limits: ConnectionLimits = ConnectionLimits()) -> Iterator
 def environment(settings: Settings) -> dict[str, str]:
     """Of a process with these settings."""
     return {
-        **os.environ,
-        "LUTHIER_DATABASE_URL": settings.database_url,
-        "LUTHIER_BROKER_URL": settings.broker_url,
-        "LUTHIER_BLOB_URL": settings.blob_url,
-        "LUTHIER_DATA_DIR": str(settings.data_dir),
+        **servers.environment(settings),
         "LUTHIER_BACKENDS": ",".join(f"{b}={u}" for b, us in settings.backends.items() for u in us),
         "LUTHIER_TRAIN_UNSERVED": "1" if settings.train_unserved else "",
     }

@@ -15,10 +15,11 @@ import pytest
 
 from errands.errands import Errands
 from errands.sweep import BatchCleanup, of_batches
-from foundation import leash as death_pipe
+from foundation import leash
 from foundation.settings import Settings
 from storage import leases, queue
 from storage.rounds import Rounds
+from tests import servers
 from tests.worker.scene import wait_for
 
 PROGRAM = [sys.executable, "-m", "errands"]
@@ -26,14 +27,10 @@ PROGRAM = [sys.executable, "-m", "errands"]
 
 def environment(settings: Settings) -> dict[str, str]:
     return {
-        **os.environ,
-        "LUTHIER_DATABASE_URL": settings.database_url,
-        "LUTHIER_BROKER_URL": settings.broker_url,
-        "LUTHIER_BLOB_URL": settings.blob_url,
-        "LUTHIER_DATA_DIR": str(settings.data_dir),
+        **servers.environment(settings),
         "LUTHIER_API_URL": settings.api_url,
         "LUTHIER_INTERNAL_KEY": settings.internal_key,
-        death_pipe.ENV: "1",
+        leash.ENV: "1",
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from safetensors.torch import load
 from foundation import leash
 from modeling.artifacts.artifact import Artifact
 from storage import queue
+from tests import servers
 from tests.factories import colour_rows
 from tests.worker.scene import Scene, wait_for
 
@@ -26,11 +26,7 @@ STEPS = {"n_epochs": 3, "batch_size": 4}
 def environment(scene: Scene) -> dict[str, str]:
     settings = scene.settings
     return {
-        **os.environ,
-        "LUTHIER_DATABASE_URL": settings.database_url,
-        "LUTHIER_BROKER_URL": settings.broker_url,
-        "LUTHIER_BLOB_URL": settings.blob_url,
-        "LUTHIER_DATA_DIR": str(settings.data_dir),
+        **servers.environment(settings),
         "LUTHIER_BASES_DIR": str(settings.bases_dir),
         "OMP_NUM_THREADS": "1",
         leash.ENV: "1",

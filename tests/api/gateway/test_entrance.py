@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 import openai
 import pytest
@@ -15,9 +18,9 @@ from tests.api.gateway.test_inference import ask, gateway
 from tests.api.stack import Api, wait_until
 
 
-def test_a_crowd_of_one_projects_requests_leaves_the_entrance_to_others(api: Api) -> None:
-    """However many of a project's requests come at once, a few are dealt with at a time."""
-    backend = FakeBackend(is_frozen=True)
+@contextmanager
+def crowded(api: Api, backend: FakeBackend) -> Iterator[list[Future[Any]]]:
+    """A crowd of one project stands in the entrance, and another's request has gone past it to the backend."""
     many, other = api.tenant(), api.tenant()
     with (
         gateway(api, backend) as front,
@@ -31,6 +34,13 @@ def test_a_crowd_of_one_projects_requests_leaves_the_entrance_to_others(api: Api
         wait_until(lambda: len(backend.requests) > MAX_OF_PROJECT)
         salts = [headers["x-luthier-cache-salt"] for _, headers in backend.requests]
         assert salts == MAX_OF_PROJECT * [many.project_id] + [other.project_id]
+        yield waiting
+
+
+def test_a_crowd_of_one_projects_requests_leaves_the_entrance_to_others(api: Api) -> None:
+    """However many of a project's requests come at once, a few are dealt with at a time."""
+    backend = FakeBackend(is_frozen=True)
+    with crowded(api, backend) as waiting:
         backend.is_frozen = False
         for each in waiting:
             assert each.result(timeout=30).choices
@@ -49,19 +59,7 @@ def test_who_is_refused_leaves_one_after_the_other(
     monkeypatch.setattr(entrance, "hold_back", hold_back)
     error = {"message": "no room", "type": "rate_limit_error", "param": None, "code": None}
     backend = FakeBackend(answer=JSONResponse({"error": error}, status_code=429))
-    many, other = api.tenant(), api.tenant()
-    with (
-        gateway(api, backend) as front,
-        front.client(many) as crowd,
-        front.client(other) as client,
-        ThreadPoolExecutor(3 * MAX_OF_PROJECT) as threads,
-    ):
-        waiting = [threads.submit(ask, crowd) for _ in range(2 * MAX_OF_PROJECT)]
-        wait_until(lambda: len(backend.requests) >= MAX_OF_PROJECT)
-        waiting.append(threads.submit(ask, client))
-        wait_until(lambda: len(backend.requests) > MAX_OF_PROJECT)
-        salts = [headers["x-luthier-cache-salt"] for _, headers in backend.requests]
-        assert salts == MAX_OF_PROJECT * [many.project_id] + [other.project_id]
+    with crowded(api, backend) as waiting:
         may_leave.set()
         for each in waiting:
             with pytest.raises(openai.RateLimitError):
