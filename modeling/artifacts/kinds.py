@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from . import lora
+from . import lora, prefix
 from .artifact import ArtifactError, Format
 
-KINDS: dict[str, Format] = {lora.KIND: lora}
+KINDS: dict[str, Format] = {lora.KIND: lora, prefix.KIND: prefix}
 
 
 def format_of(kind: str) -> Format:

@@ -6,7 +6,6 @@ Written by training, read by serving, and readable by PEFT itself. What is read 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -14,26 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from . import peft_files
 from .artifact import Artifact, ArtifactError
+from .peft_files import CONFIG_NAME, WEIGHTS_NAME
 
 T = TypeVar("T")
 
 KIND = "lora"
 
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
-
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MAX_RANK = 512
-# A header holds some hundred bytes a tensor; more than this is an attack or another kind of file.
-MAX_HEADER_BYTES = 4 << 20
-MAX_CONFIG_BYTES = 1 << 20
 # A base's linear layer gives back about what it gets: 0.5 to 20 times the size of a random input, and
 # what training adds to it is a fraction of that. Beyond these limits an adapter says nothing, and its
 # numbers may overflow on their way through the layers.
@@ -156,11 +148,7 @@ def save(path_dir: Path, config: AdapterConfig, tensors: Mapping[str, Tensor]) -
     unknown = [name for name in tensors if not _KEY.fullmatch(name)]
     if unknown:
         raise ArtifactError(f"{unknown[0]} is not a name of PEFT's")
-    path_dir.mkdir(parents=True, exist_ok=True)
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    safetensors.torch.save_file(contiguous, path_dir / WEIGHTS_NAME, metadata={"format": "pt"})
-    text = json.dumps(_to_peft(config), indent=2, sort_keys=True)
-    (path_dir / CONFIG_NAME).write_text(text, encoding="utf-8")
+    peft_files.write(path_dir, _to_peft(config), tensors)
 
 
 def load(
@@ -175,10 +163,11 @@ def load(
     Tensors are fp32 on the CPU. `base_model` and `base_revision`, where given, must be the ones that the
     adapter names, if it names any. Raises `ArtifactError` for anything that could not be applied exactly.
     """
-    config = _read_config(path_dir / CONFIG_NAME)
-    _check_base(config, base_model, base_revision)
+    config = _read_config(path_dir)
+    named, revision = config.base_model_name_or_path, config.base_revision
+    peft_files.check_base(named, revision, base_model, base_revision)
     shapes = linear_shapes(base_config)
-    sides = _read_weights(path_dir / WEIGHTS_NAME)
+    sides = _read_weights(path_dir)
     adapter: LoadedAdapter = {}
     for name, pair in sides.items():
         if name not in shapes:
@@ -275,19 +264,8 @@ def _to_peft(config: AdapterConfig) -> dict[str, Any]:
     }
 
 
-def _read_config(path: Path) -> AdapterConfig:
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ArtifactError(f"{CONFIG_NAME} is too large")
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{CONFIG_NAME} cannot be read: {error}") from error
-    if not isinstance(raw, dict) or raw.get("peft_type") != "LORA":
-        found = f": its peft_type is {raw['peft_type']!r}" if "peft_type" in raw else ""
-        raise ArtifactError(f"{CONFIG_NAME} does not describe a LoRA adapter{found}")
-    for option, neutral in NEUTRAL_OPTIONS.items():
-        if option in raw and raw[option] not in neutral:
-            raise ArtifactError(f"adapters with {option}={raw[option]!r} are not supported")
+def _read_config(folder: Path) -> AdapterConfig:
+    raw = peft_files.read_config(folder, "LORA", "LoRA adapter", NEUTRAL_OPTIONS)
     if raw.get("init_lora_weights") not in NEUTRAL_INITS:
         raise ArtifactError(
             f"init_lora_weights={raw['init_lora_weights']!r} changes the base's weights; save the adapter "
@@ -319,38 +297,16 @@ def _from_peft(raw: dict[str, Any]) -> AdapterConfig:
     return config
 
 
-def _check_base(config: AdapterConfig, base_model: str | None, base_revision: str | None) -> None:
-    named, revision = config.base_model_name_or_path, config.base_revision
-    if base_model and named and named != base_model:
-        raise ArtifactError(f"the adapter was made for {named}, not for {base_model}")
-    if base_revision and revision and revision != base_revision:
-        raise ArtifactError(
-            f"the adapter was made for revision {revision} of {named or 'its base'}, not {base_revision}"
-        )
-
-
-def _read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
+def _read_weights(folder: Path) -> dict[str, dict[str, Tensor]]:
     """module name -> side -> fp32 tensor."""
-    try:
-        with path.open("rb") as file:
-            header_bytes = int.from_bytes(file.read(8), "little")
-        if header_bytes > MAX_HEADER_BYTES:
-            raise ArtifactError(
-                f"{WEIGHTS_NAME} has a header of {header_bytes} bytes, which is too large"
-            )
-        tensors = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ArtifactError(f"{WEIGHTS_NAME} cannot be read: {error}") from error
     sides: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in peft_files.read_tensors(folder).items():
         match = _KEY.fullmatch(name)
         if match is None:
             raise ArtifactError(
                 f"{WEIGHTS_NAME} holds {name}, which is no part of a plain LoRA adapter"
             )
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise ArtifactError(f"{name} holds values that are not finite numbers")
-        sides.setdefault(match["module"], {})[match["side"]] = tensor.to(torch.float32)
+        sides.setdefault(match["module"], {})[match["side"]] = tensor
     if not sides:
         raise ArtifactError(f"{WEIGHTS_NAME} holds no tensors")
     return sides

@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoConfig
 
-from modeling.artifacts import kinds, lora
+from modeling.artifacts import kinds, lora, peft_files
 from modeling.artifacts.artifact import Artifact, ArtifactError
 from modeling.artifacts.lora import AdapterConfig, linear_shapes, peft_name
 
@@ -57,7 +57,7 @@ def test_the_manifest_has_each_tensor_s_bytes_as_they_lie_in_the_file(
             "shape": list(array.shape),
             "sha256": hashlib.sha256(array.tobytes()).hexdigest(),
         }
-        for name, array in load_file(tmp_path / lora.WEIGHTS_NAME).items()
+        for name, array in load_file(tmp_path / peft_files.WEIGHTS_NAME).items()
     }
     assert manifest["tensors"] == found
 
@@ -72,5 +72,5 @@ def test_a_tensor_of_any_type_and_shape_has_a_digest() -> None:
 
 
 def test_an_unknown_kind_is_refused_by_name() -> None:
-    with pytest.raises(ArtifactError, match="kind 'prefix' are not known here; known: lora"):
-        kinds.format_of("prefix")
+    with pytest.raises(ArtifactError, match="kind 'spell' are not known here; known: lora"):
+        kinds.format_of("spell")

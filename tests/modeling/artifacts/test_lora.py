@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 
 from modeling import lora as trainable
-from modeling.artifacts import lora
+from modeling.artifacts import lora, peft_files
 from modeling.artifacts.artifact import ArtifactError
 from modeling.artifacts.lora import AdapterConfig, linear_shapes, peft_name
 from tests.modeling.models import randomise, tiny_model, token_ids
@@ -46,7 +46,7 @@ def save(
 ) -> Path:
     """An adapter whose adapter_config.json is changed behind the writer's back."""
     lora.save(folder, config(), with_tensors or tensors())
-    path = folder / lora.CONFIG_NAME
+    path = folder / peft_files.CONFIG_NAME
     path.write_text(json.dumps(json.loads(path.read_text()) | peft_options))
     return folder
 
@@ -181,7 +181,7 @@ def test_load_foreign_tensor_names_are_refused(
     save(tmp_path)
     safetensors.torch.save_file(
         {f"base_model.model.{Q0}.lora_magnitude_vector": torch.zeros(4)},
-        tmp_path / lora.WEIGHTS_NAME,
+        tmp_path / peft_files.WEIGHTS_NAME,
     )
     with pytest.raises(ArtifactError, match="no part of a plain LoRA adapter"):
         lora.load(tmp_path, base_config)
@@ -198,7 +198,7 @@ def test_load_foreign_tensor_names_are_refused(
 def test_load_weights_file_that_is_broken_is_refused(
     tmp_path: Path, base_config: PretrainedConfig, content: bytes, problem: str
 ) -> None:
-    (save(tmp_path) / lora.WEIGHTS_NAME).write_bytes(content)
+    (save(tmp_path) / peft_files.WEIGHTS_NAME).write_bytes(content)
     with pytest.raises(ArtifactError, match=problem):
         lora.load(tmp_path, base_config)
 
@@ -207,7 +207,7 @@ def test_load_weights_file_that_is_broken_is_refused(
 def test_load_config_file_that_is_broken_is_refused(
     tmp_path: Path, base_config: PretrainedConfig, content: str
 ) -> None:
-    (save(tmp_path) / lora.CONFIG_NAME).write_text(content)
+    (save(tmp_path) / peft_files.CONFIG_NAME).write_text(content)
     with pytest.raises(ArtifactError):
         lora.load(tmp_path, base_config)
 
