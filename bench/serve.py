@@ -64,6 +64,7 @@ NUM_SHARING = 60
 SHARING_PROMPT_TOKENS = 50
 SHARING_NEW_TOKENS = 32
 FIRST_PLAIN_TOKEN = 1000
+_serial = itertools.count()
 
 
 def main() -> None:
@@ -191,7 +192,8 @@ class Peer:
 
 async def _serve(served: ServedBase, prompts: list[list[int]], adapters: list[Adapter]) -> None:
     """Answer all prompts at once, given to the adapters in turn."""
-    salt = os.urandom(8).hex()  # nothing is reused from the round before
+    # Nothing is reused from the round before.
+    prompts = [[FIRST_PLAIN_TOKEN + next(_serial), *prompt[1:]] for prompt in prompts]
     await asyncio.gather(
         *(
             _finish(
@@ -200,7 +202,6 @@ async def _serve(served: ServedBase, prompts: list[list[int]], adapters: list[Ad
                     served,
                     prompt,
                     NEW_TOKENS,
-                    salt,
                     adapters[i % len(adapters)] if adapters else None,
                 ),
             )
@@ -211,7 +212,7 @@ async def _serve(served: ServedBase, prompts: list[list[int]], adapters: list[Ad
 
 async def _prefill(served: ServedBase) -> None:
     """Read a single long prompt."""
-    await _finish(served, _request(served, _prompt(PREFILL_TOKENS, seed=99), 1, "prefill"))
+    await _finish(served, _request(served, _prompt(PREFILL_TOKENS, seed=99), 1))
 
 
 async def _share_prefix(served: ServedBase) -> None:
@@ -219,14 +220,14 @@ async def _share_prefix(served: ServedBase) -> None:
     prefix = _prompt(SHARED_PREFIX_TOKENS, seed=100)
     prompts = [[*prefix, *_prompt(SHARING_PROMPT_TOKENS, seed)] for seed in range(NUM_SHARING)]
     await asyncio.gather(
-        *(_finish(served, _request(served, p, SHARING_NEW_TOKENS, "shared")) for p in prompts)
+        *(_finish(served, _request(served, p, SHARING_NEW_TOKENS)) for p in prompts)
     )
 
 
 async def _load_cold(served: ServedBase, ref: AdapterRef) -> dict[str, float]:
     """First token of an adapter from the blob store and once it is warm, while others generate; and the
     longest gap between two tokens of those others, in medians of their gaps."""
-    request = _request(served, _prompt(PROMPT_TOKENS, seed=200), 200, "others")
+    request = _request(served, _prompt(PROMPT_TOKENS, seed=200), 200)
     arrivals_s: list[float] = []
 
     async def listen() -> None:
@@ -236,7 +237,7 @@ async def _load_cold(served: ServedBase, ref: AdapterRef) -> dict[str, float]:
     async def first_token(seed: int) -> float:
         started_s = time.perf_counter()
         adapter = await served.adapters.get(ref)
-        await _finish(served, _request(served, _prompt(8, seed), 1, "cold", adapter))
+        await _finish(served, _request(served, _prompt(8, seed), 1, adapter))
         return time.perf_counter() - started_s
 
     others = asyncio.create_task(listen())
@@ -265,7 +266,6 @@ def _request(
     served: ServedBase,
     prompt: list[int],
     num_tokens: int,
-    salt: str,
     adapter: Adapter | None = None,
 ) -> Generate:
     never_ends = dict.fromkeys(served.tokenizer.eos_ids, -100.0)
@@ -274,7 +274,7 @@ def _request(
         max_tokens=num_tokens,
         adapter=adapter,
         sampling=replace(SamplingParams(temperature=0.0), logit_bias=never_ends),
-        cache_salt=salt,
+        cache_salt="bench",
     )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 
-SHARED_FOR_S = 300.0
-"""A project that was there so long ago may come back."""
+SHARED_FOR_S = 10.0
+"""Who asks again and again comes back within so long. Whoever comes after a longer pause waits for one whole
+step at most, and to keep steps short for longer would slow down prompts for nobody's good."""
 MIN_PROMPT_TOKENS = 32
 """Shorter pieces cost more than they save. Shorter steps say nothing of a prompt's tokens, either."""
 WEIGHT = 0.25
