@@ -19,18 +19,43 @@ import numpy.typing as npt
 _IDS = np.dtype("<i4")
 _RUN = np.dtype([("length", "<i4"), ("weight", "<f4")])
 """Neighbours of one weight: an example has a few long runs."""
-_ENTRY = struct.Struct("<QI")
-"""Where a record ends, and how many tokens it has."""
+_ENTRY = struct.Struct("<QII")
+"""Where a record ends, how many tokens it has and in how many sequences."""
 _RECORDS, _INDEX = "records", "index"
 _BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row. `weights[t]` is the weight of predicting token t from those before it."""
+    """What is trained on as a whole: mostly one sequence of tokens, or several that are compared.
 
-    input_ids: npt.NDArray[np.int32]  # (T,)
+    `weights[t]` is the weight of predicting token t from those before it in the same sequence.
+    """
+
+    input_ids: npt.NDArray[np.int32]  # (T,), of one sequence after the other
     weights: npt.NDArray[np.float32]  # (T,)
+    lengths: tuple[int, ...] = ()
+    """Of the sequences, the best one first; nothing if it is one."""
+    index: int = -1
+    """Its place among the examples of a file."""
+
+    @classmethod
+    def of_sequences(cls, sequences: Sequence[Example]) -> Example:
+        if len(sequences) == 1:
+            return sequences[0]
+        return cls(
+            np.concatenate([each.input_ids for each in sequences]),
+            np.concatenate([each.weights for each in sequences]),
+            tuple(each.num_tokens for each in sequences),
+        )
+
+    @property
+    def sequences(self) -> list[Example]:
+        if not self.lengths:
+            return [self]
+        cuts = np.cumsum(self.lengths)[:-1]
+        parts = zip(np.split(self.input_ids, cuts), np.split(self.weights, cuts), strict=True)
+        return [Example(ids, weights) for ids, weights in parts]
 
     @property
     def num_tokens(self) -> int:
@@ -39,11 +64,11 @@ class Example:
     @property
     def num_supervised_tokens(self) -> int:
         # Nothing predicts the first token.
-        return int(np.count_nonzero(self.weights[1:]))
+        return sum(int(np.count_nonzero(each.weights[1:])) for each in self.sequences)
 
     @property
     def weight(self) -> float:
-        return float(self.weights[1:].sum(dtype=np.float64))
+        return sum(float(each.weights[1:].sum(dtype=np.float64)) for each in self.sequences)
 
 
 class Writer:
@@ -58,10 +83,12 @@ class Writer:
         self._end = 0
 
     def append(self, example: Example) -> None:
-        record = example.input_ids.astype(_IDS).tobytes() + _runs(example.weights).tobytes()
+        lengths = np.array(example.lengths, _IDS)
+        parts = (lengths, example.input_ids.astype(_IDS), _runs(example.weights))
+        record = b"".join(part.tobytes() for part in parts)
         self._records.write(record)
         self._end += len(record)
-        self._index.write(_ENTRY.pack(self._end, example.num_tokens))
+        self._index.write(_ENTRY.pack(self._end, example.num_tokens, len(lengths)))
 
     def close(self) -> None:
         try:
@@ -73,7 +100,8 @@ class Writer:
 class Examples(Sequence[Example]):
     """The examples that a `Writer` wrote into a folder, each of them read when it is asked for.
 
-    Records lie end to end: the ids of an example, then the runs of its weights. An index has an entry for each.
+    Records lie end to end: the lengths of an example's sequences if it has several, its ids, then the runs of its
+    weights. An index has an entry for each.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -96,16 +124,19 @@ class Examples(Sequence[Example]):
 
     def _read(self, index: int) -> Example:
         start = self._entry(index - 1)[0] if index else 0
-        end, num_tokens = self._entry(index)
+        end, num_tokens, num_lengths = self._entry(index)
         record = os.pread(self._records, end - start, start)
+        numbers = np.frombuffer(record, _IDS, num_lengths + num_tokens)
         # A copy, because what is read may not be written to.
-        ids = np.frombuffer(record, _IDS, num_tokens).astype(np.int32)
-        runs = np.frombuffer(record, _RUN, offset=num_tokens * _IDS.itemsize)
-        return Example(ids, np.repeat(runs["weight"], runs["length"]))
+        ids = numbers[num_lengths:].astype(np.int32)
+        runs = np.frombuffer(record, _RUN, offset=numbers.nbytes)
+        weights = np.repeat(runs["weight"], runs["length"])
+        return Example(ids, weights, tuple(numbers[:num_lengths].tolist()), index)
 
-    def _entry(self, index: int) -> tuple[int, int]:
-        end, num_tokens = _ENTRY.unpack(os.pread(self._index, _ENTRY.size, index * _ENTRY.size))
-        return end, num_tokens
+    def _entry(self, index: int) -> tuple[int, int, int]:
+        entry = os.pread(self._index, _ENTRY.size, index * _ENTRY.size)
+        end, num_tokens, num_lengths = _ENTRY.unpack(entry)
+        return end, num_tokens, num_lengths
 
 
 def _open(owner: Examples, path: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ import numpy as np
 from text.chat_template import ChatTemplate, TokenizedExample
 
 from .examples import Example, Examples, Writer
-from .windows import cut, windows
+from .windows import cut, cut_alike, windows
 
 _STATISTICS = "statistics.json"
 
@@ -69,13 +70,14 @@ class Tally:
     ) -> None:
         """Rows of more tokens than `max_seq_len` lose their end, or with an `overlap` become several windows.
 
-        Raises OSError when the disk is full.
+        Those of several answers to one prompt lose the prompt's beginning. Raises OSError when the disk is full.
         """
         self._writer = Writer(folder)
         self._folder = folder
         self._max_seq_len = max_seq_len
         self._overlap = overlap
         self._eos_ids = template.tokenizer.eos_ids
+        self._bos_id = template.tokenizer.bos_id
         self.num_rows = self.num_examples = 0
         self._num_tokens = self._num_supervised_tokens = 0
         self._num_truncated = self._num_left_out = 0
@@ -98,17 +100,24 @@ class Tally:
             if error is None:
                 raise
 
-    def add(self, number: int, tokenized: TokenizedExample) -> None:
+    def add(self, number: int, sequences: Sequence[TokenizedExample]) -> None:
+        """The row `number`: one sequence, or those of it that are compared, the best one first."""
         self.num_rows += 1
         if self._overlap is not None:
+            (tokenized,) = sequences
             parts = windows(tokenized, self._max_seq_len, self._overlap)
             self._num_left_out += not sum(self._append(part) for part in parts)
             return
-        self._num_truncated += len(tokenized.input_ids) > self._max_seq_len
-        example = cut(tokenized, self._max_seq_len)
-        if not self._append(example):
+        self._num_truncated += any(len(s.input_ids) > self._max_seq_len for s in sequences)
+        if len(sequences) > 1:
+            example = cut_alike(sequences, self._max_seq_len, self._bos_id)
+            is_useful = _differ(example) and self._append(example)
+        else:
+            example = cut(sequences[0], self._max_seq_len)
+            is_useful = self._append(example)
+        if not is_useful:
             self._num_left_out += 1
-        elif _teaches_silence(example, self._eos_ids):
+        elif _teaches_silence(example.sequences[0], self._eos_ids):
             self._num_silent += 1
             self._first_silent = self._first_silent or number
 
@@ -139,6 +148,13 @@ class Tally:
         )
         (self._folder / _STATISTICS).write_text(json.dumps(asdict(statistics)))
         return statistics
+
+
+def _differ(example: Example) -> bool:
+    """Whether every answer is still another one than the next, and each has a token left."""
+    answers = [each.input_ids[1:][each.weights[1:] != 0] for each in example.sequences]
+    is_empty = any(len(answer) == 0 for answer in answers)
+    return not is_empty and not any(itertools.starmap(np.array_equal, itertools.pairwise(answers)))
 
 
 def _teaches_silence(example: Example, eos_ids: frozenset[int]) -> bool:

@@ -8,7 +8,7 @@ accepted here can be trained on, and what is counted here is what is trained on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -59,7 +59,8 @@ def validate(
 ) -> Statistics:
     """Check every row of the file that `chunks` make, and tokenise it into the new `folder`.
 
-    Rows of more tokens than `max_seq_len` lose their end, or with an `overlap` become several windows.
+    Rows of more tokens than `max_seq_len` lose their end, or with an `overlap` become several windows, or if they
+    hold several answers, their prompt loses its beginning.
     Chunks of a moderate size let their maker tell how far the reading is, or end it by raising. Raises
     InvalidFile, and OSError when the disk is full.
     """
@@ -127,7 +128,7 @@ class _Checker:
 
 def _tokenized(
     row: Row, number: int, row_format: RowFormat, template: ChatTemplate
-) -> TokenizedExample | Problem:
+) -> Sequence[TokenizedExample] | Problem:
     """The file's row `number`, or what is wrong with it."""
     problem = problem_of(row, number, row_format)
     if problem is not None:

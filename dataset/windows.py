@@ -1,8 +1,8 @@
-"""A tokenised row as what training can hold at once: cut off, or in windows."""
+"""A tokenised row as what training can hold at once: cut off at one end, or in windows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,6 +16,31 @@ def cut(tokenized: TokenizedExample, max_seq_len: int) -> Example:
     return Example(
         np.array(tokenized.input_ids[:max_seq_len], dtype=np.int32),
         np.array(tokenized.weights[:max_seq_len], dtype=np.float32),
+    )
+
+
+def cut_alike(
+    sequences: Sequence[TokenizedExample], max_seq_len: int, bos_id: int | None
+) -> Example:
+    """Answers to one prompt, as one example: what is too long for one of them, the prompt loses for all.
+
+    Its beginning goes, for what stands right before an answer says most about it; the token that every text of the
+    base begins with stays. An answer that has no room even so loses its end.
+    """
+    whole = [cut(each, len(each.input_ids)) for each in sequences]
+    num_prompt = min(int((each.weights != 0).argmax()) for each in whole)
+    excess = max(each.num_tokens for each in whole) - max_seq_len
+    first = int(num_prompt > 1 and int(whole[0].input_ids[0]) == bos_id)
+    # Something must stay for the first token of an answer to be predicted from.
+    lost = slice(first, first + max(min(excess, num_prompt - first - 1), 0))
+    return Example.of_sequences(
+        [
+            Example(
+                np.delete(each.input_ids, lost)[:max_seq_len],
+                np.delete(each.weights, lost)[:max_seq_len],
+            )
+            for each in whole
+        ]
     )
 
 

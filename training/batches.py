@@ -38,6 +38,7 @@ class ScoredRow:
 
     @classmethod
     def of(cls, example: Example) -> ScoredRow:
+        """Of an example that is one sequence."""
         return cls(example.input_ids, example.weights != 0, example.weights)
 
     @property
@@ -57,6 +58,12 @@ class MicroBatch:
     positions: Tensor  # (S,) int64: the indices into T whose next token is scored
     labels: Tensor  # (S,) int64: those next tokens
     weights: Tensor  # (S,) float32, of either sign
+    num_scored: tuple[
+        int, ...
+    ]  # B: how many of the scored positions are of each row, one row after the other
+    units: tuple[
+        int, ...
+    ]  # which of the units that were asked for are in it, in the order of their rows
 
     def __post_init__(self) -> None:
         num_tokens, num_scored = len(self.input_ids), len(self.positions)
@@ -68,6 +75,8 @@ class MicroBatch:
             raise ValueError("every token needs its position")
         if not 0 < num_scored == len(self.labels) == len(self.weights):
             raise ValueError("every scored position needs its label and its weight")
+        if len(self.num_scored) != len(self.cu_seqlens) - 1 or sum(self.num_scored) != num_scored:
+            raise ValueError("every scored position belongs to a row")
 
     def to(self, device: torch.device) -> MicroBatch:
         return MicroBatch(
@@ -78,7 +87,13 @@ class MicroBatch:
             self.positions.to(device),
             self.labels.to(device),
             self.weights.to(device),
+            self.num_scored,
+            self.units,
         )
+
+    def of_rows(self, values: Tensor) -> list[Tensor]:
+        """Values of the scored positions (S,), row by row."""
+        return list(torch.split(values, list(self.num_scored)))
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -142,7 +157,7 @@ def micro_batches(
     packed = []
     for group in _groups([sum(map(cost, unit)) for unit in units], budget):
         together = [(row, length(row)) for index in group for row in units[index]]
-        packed.append(_lay_out(together, num_shared if len(together) > 1 else 0))
+        packed.append(_lay_out(together, num_shared if len(together) > 1 else 0, group))
     return packed
 
 
@@ -171,7 +186,9 @@ def _groups(costs: Sequence[int], budget: int) -> list[list[int]]:
     return [[index] for index in dearest_first]
 
 
-def _lay_out(rows: Sequence[tuple[ScoredRow, int]], num_shared: int) -> MicroBatch:
+def _lay_out(
+    rows: Sequence[tuple[ScoredRow, int]], num_shared: int, units: Sequence[int]
+) -> MicroBatch:
     """The beginnings of rows, of the given lengths. Position t of a row predicts its token t + 1."""
     own = [length - num_shared for _, length in rows]
     offsets = list(itertools.accumulate(own, initial=num_shared))
@@ -194,4 +211,6 @@ def _lay_out(rows: Sequence[tuple[ScoredRow, int]], num_shared: int) -> MicroBat
         positions=torch.from_numpy(np.concatenate(positions)),
         labels=torch.from_numpy(np.concatenate(labels).astype(np.int64)),
         weights=torch.from_numpy(np.concatenate(weights)),
+        num_scored=tuple(map(len, positions)),
+        units=tuple(units),
     )

@@ -38,29 +38,36 @@ def problems(row: Row) -> Iterator[Problem]:
         yield missing("messages")
     yield from extra(row, _KEYS)
     messages = row["messages"]
-    if not isinstance(messages, list):
-        yield wrong_value(" messages Input should be a valid list")
-    if not messages:
-        yield wrong_value(" messages List should have at least 1 item after validation, not 0")
+    yield from list_problems(messages, "messages")
     for position, message in enumerate(messages, start=1):
-        for problem in _message_problems(message):
+        for problem in message_problems(message):
             yield Problem(problem.code, f", message {position}{problem.text}")
     if not any(message["role"] == "assistant" for message in messages):
         yield wrong_keys(" must have at least one message from the assistant.")
-    yield from _tool_problems(row)
+    yield from tool_problems(row)
 
 
-def tokenize(row: Row, template: ChatTemplate) -> TokenizedExample:
-    # What "functions" was before it became "tools".
+def tokenize(row: Row, template: ChatTemplate) -> list[TokenizedExample]:
+    return [template.tokenize_chat(row["messages"], tools_of(row))]
+
+
+def tools_of(row: Row) -> list[Any] | None:
+    """The tools on offer; "functions" is what they were called before."""
     functions = [{"type": "function", "function": f} for f in row.get("functions") or ()]
-    tools = [*(row.get("tools") or ()), *functions] or None
-    return template.tokenize_chat(row["messages"], tools)
+    return [*(row.get("tools") or ()), *functions] or None
+
+
+def list_problems(messages: Any, name: str) -> Iterator[Problem]:
+    if not isinstance(messages, list):
+        yield wrong_value(f" {name} Input should be a valid list")
+    if not messages:
+        yield wrong_value(f" {name} List should have at least 1 item after validation, not 0")
 
 
 # The texts below go behind "Example 7" or "Example 7, message 2".
 
 
-def _message_problems(message: Any) -> Iterator[Problem]:
+def message_problems(message: Any) -> Iterator[Problem]:
     if not isinstance(message, dict):
         yield wrong_value(" Input should be a valid dictionary")
     if "role" not in message:
@@ -126,7 +133,7 @@ def _call_problems(function: Any) -> Iterator[Problem]:
             yield wrong_value(f" function {key} Input should be a valid string")
 
 
-def _tool_problems(row: Row) -> Iterator[Problem]:
+def tool_problems(row: Row) -> Iterator[Problem]:
     for key in ("tools", "functions"):
         tools = row.get(key)
         if tools is None:

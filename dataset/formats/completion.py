@@ -12,7 +12,9 @@ _KEYS = frozenset({"prompt", "completion"})
 
 
 def claims(first_row: Row) -> bool:
-    return bool(first_row.keys() & _KEYS)
+    # With two answers to its prompt it is a preference of another tool.
+    is_preference = {"chosen", "rejected"} <= first_row.keys()
+    return bool(first_row.keys() & _KEYS) and not is_preference
 
 
 def problems(row: Row) -> Iterator[Problem]:
@@ -24,5 +26,5 @@ def problems(row: Row) -> Iterator[Problem]:
     yield from extra(row, _KEYS)
 
 
-def tokenize(row: Row, template: ChatTemplate) -> TokenizedExample:
-    return template.tokenize_completion(row["prompt"], row["completion"])
+def tokenize(row: Row, template: ChatTemplate) -> list[TokenizedExample]:
+    return [template.tokenize_completion(row["prompt"], row["completion"])]

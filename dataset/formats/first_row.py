@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from itertools import islice
 
-from . import chat, completion, raw_text
+from . import chat, completion, preference, raw_text
 from .row_format import Problem, Row, RowFormat
 
 OF_METHOD: dict[str, tuple[RowFormat, ...]] = {
     "supervised": (chat, completion),
     "unsupervised": (raw_text,),
+    "dpo": (preference,),
 }
 """A new form is a line here."""
 
-_PREFERENCE_KEYS = frozenset({"preferred_output", "non_preferred_output"})
+_PREFERENCE_ROW = (
+    '{"input": {"messages": [{"role": "user", "content": prompt}]}, '
+    '"preferred_output": [{"role": "assistant", "content": chosen}], '
+    '"non_preferred_output": [{"role": "assistant", "content": rejected}]}'
+)
 # Rows of other tools, by keys that they have together, and how to mend them.
 _FOREIGN = (
     (
@@ -31,7 +36,8 @@ _FOREIGN = (
     (
         {"chosen", "rejected"},
         "These are preference rows (chosen, rejected), which supervised fine-tuning does not learn from. "
-        'Write the answers to learn as {"messages": [...]}.',
+        "Write the answers to learn as {\"messages\": [...]}, or use the method 'dpo' and write each as "
+        f"{_PREFERENCE_ROW}.",
     ),
     (
         {"text"},
@@ -49,21 +55,51 @@ _NO_TEXT = (
     "{\"text\": ...}; chat messages and prompt/completion pairs are for the method 'supervised'."
 )
 
+_NO_PREFERENCES = (
+    "Unexpected file format, expected preferences. The method 'dpo' learns from rows of the form "
+    '{"input": {"messages": [...]}, "preferred_output": [...], "non_preferred_output": [...]}.'
+)
+_FOREIGN_PREFERENCES = (
+    (
+        {"chosen", "rejected"},
+        f"These are TRL's preference rows (prompt, chosen, rejected). Write each as {_PREFERENCE_ROW}. A list of "
+        "messages stays as it is; what chosen and rejected begin with alike goes into the input.",
+    ),
+    (
+        {"completion", "label"},
+        "These are rows of single answers with a label each. Write two answers to one prompt, a liked one and "
+        f"another, as {_PREFERENCE_ROW}, with the liked one as chosen.",
+    ),
+)
+
 
 def format_of(first_row: Row, file_id: str, method: str) -> RowFormat | Problem:
     """The form of the file's rows, or why a job of that method cannot learn from them."""
     for row_format in OF_METHOD[method]:
         if row_format.claims(first_row):
             return row_format
-    if first_row.keys() & _PREFERENCE_KEYS:
-        return Problem(
-            "invalid_training_file",
-            f"Invalid file format. Input file {file_id} is in the fine-tune-preference format, but the specified "
-            "fine-tuning job is not using 'dpo' as the training method "
-            f"(provided method={method}). ",
-        )
+    if preference.claims(first_row):
+        return _of_another_method("fine-tune-preference", "dpo", file_id, method)
     if method == "unsupervised":
         return Problem("invalid_training_file", _NO_TEXT)
-    hints = (hint for keys, hint in _FOREIGN if keys <= first_row.keys())
+    if method == "dpo":
+        if chat.claims(first_row):
+            return _of_another_method("fine-tune-chat", "supervised", file_id, method)
+        return _unexpected(_NO_PREFERENCES, first_row, _FOREIGN_PREFERENCES)
     text = "Unexpected file format, expected either prompt/completion pairs or chat messages."
+    return _unexpected(text, first_row, _FOREIGN)
+
+
+def _of_another_method(form: str, its_method: str, file_id: str, method: str) -> Problem:
+    """In OpenAI's words, to the last space."""
+    return Problem(
+        "invalid_training_file",
+        f"Invalid file format. Input file {file_id} is in the {form} format, but the specified "
+        f"fine-tuning job is not using '{its_method}' as the training method (provided method={method}). ",
+    )
+
+
+def _unexpected(text: str, first_row: Row, foreign: tuple[tuple[set[str], str], ...]) -> Problem:
+    """With the way to mend the rows, if they are known."""
+    hints = (hint for keys, hint in foreign if keys <= first_row.keys())
     return Problem("invalid_training_file", " ".join((text, *islice(hints, 1))))

@@ -23,5 +23,5 @@ def problems(row: Row) -> Iterator[Problem]:
     yield from extra(row, _KEYS)
 
 
-def tokenize(row: Row, template: ChatTemplate) -> TokenizedExample:
-    return template.tokenize_document(row["text"])
+def tokenize(row: Row, template: ChatTemplate) -> list[TokenizedExample]:
+    return [template.tokenize_document(row["text"])]

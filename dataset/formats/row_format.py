@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -29,8 +29,11 @@ class RowFormat(Protocol):
     def problems(self, row: Row) -> Iterator[Problem]:
         """What is wrong with the row; the texts go behind "Example 7". What comes after the first may not be asked for."""
 
-    def tokenize(self, row: Row, template: ChatTemplate) -> TokenizedExample:
-        """A row without a problem. Raises ChatTemplateError for one that this base cannot learn from."""
+    def tokenize(self, row: Row, template: ChatTemplate) -> Sequence[TokenizedExample]:
+        """A row without a problem: one sequence, or answers to one prompt that are compared, the best one first.
+
+        Raises ChatTemplateError for one that this base cannot learn from.
+        """
 
 
 def problem_of(row: Row, number: int, row_format: RowFormat) -> Problem | None:

@@ -17,18 +17,20 @@ EXAMPLES = st.lists(
 )
 
 
+def sequence(row: list[tuple[int, float]]) -> Example:
+    return Example(
+        np.array([token_id for token_id, _ in row], dtype=np.int32),
+        np.array([weight for _, weight in row], dtype=np.float32),
+    )
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(rows=EXAMPLES)
+@given(rows=st.lists(EXAMPLES.filter(bool), max_size=6))
 def test_examples_come_back_as_they_were(
-    tmp_path: Path, rows: list[list[tuple[int, float]]]
+    tmp_path: Path, rows: list[list[list[tuple[int, float]]]]
 ) -> None:
-    wanted = [
-        Example(
-            np.array([token_id for token_id, _ in row], dtype=np.int32),
-            np.array([weight for _, weight in row], dtype=np.float32),
-        )
-        for row in rows
-    ]
+    """Each of one sequence or of several, in any mixture."""
+    wanted = [Example.of_sequences([sequence(each) for each in row]) for row in rows]
     folder = Path(tempfile.mkdtemp(dir=tmp_path)) / "examples"
     writer = Writer(folder)
     for example in wanted:
@@ -43,6 +45,19 @@ def test_examples_come_back_as_they_were(
             np.testing.assert_array_equal(example.input_ids, original.input_ids)
             np.testing.assert_array_equal(example.weights, original.weights)
             assert example.weight == original.weight
+            assert example.lengths == original.lengths
+            assert [e.num_tokens for e in example.sequences] == [
+                e.num_tokens for e in original.sequences
+            ]
+        assert [example.index for example in found] == list(range(len(wanted)))
+    for example, row in zip(wanted, rows, strict=True):
+        for part, tokens in zip(example.sequences, row, strict=True):
+            np.testing.assert_array_equal(part.input_ids, sequence(tokens).input_ids)
+            np.testing.assert_array_equal(part.weights, sequence(tokens).weights)
+        # Nothing predicts the first token of any sequence.
+        assert example.num_supervised_tokens == sum(
+            weight > 0 for tokens in row for _, weight in tokens[1:]
+        )
 
 
 def empty(folder: Path) -> Path:

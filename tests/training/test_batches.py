@@ -140,6 +140,8 @@ def test_batch_refuses_parts_that_do_not_fit() -> None:
         {"position_ids": batch.position_ids[1:]},
         {"labels": batch.labels[1:]},
         {"weights": batch.weights[1:]},
+        {"num_scored": (1, 1)},
+        {"num_scored": (3,)},
     ):
         with pytest.raises(ValueError, match=r"cu_seqlens|empty|position|label"):
             dataclasses.replace(batch, **change)
@@ -155,6 +157,20 @@ def test_rows_of_a_unit_stay_together() -> None:
     for batch in packed:
         ids = [int(batch.input_ids[start]) for start in batch.cu_seqlens[:-1]]
         assert [b - a for a, b in zip(ids[::2], ids[1::2], strict=True)] == [50, 50]
+
+
+def test_a_batch_knows_its_units_and_what_is_scored_of_each_row() -> None:
+    units = [
+        [ScoredRow.of(example(length, length % 4 + 1, 100 * n)) for length in lengths]
+        for n, lengths in enumerate(((5, 9), (20,), (7, 7, 8)))
+    ]
+    packed = batches.micro_batches(units, 25)
+    assert sorted(unit for batch in packed for unit in batch.units) == [0, 1, 2]
+    for batch in packed:
+        rows = [row for unit in batch.units for row in units[unit]]
+        assert batch.num_scored == tuple(len(row.scored) for row in rows)
+        labels = [part.tolist() for part in batch.of_rows(batch.labels)]
+        assert labels == [row.input_ids[row.scored].tolist() for row in rows]
 
 
 def test_unit_over_the_budget_gets_a_pass_of_its_own() -> None:
