@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +26,8 @@ class Artifact:
     """On the CPU, under their names in the kind's format."""
     base_model: str = ""
     base_revision: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The config.json of what is a model of its own; empty for what lies on top of a base."""
 
     def manifest(self) -> dict[str, Any]:
         """What to know of it without its weights: of each tensor the dtype, the shape and the SHA-256 of its bytes."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from . import lora, prefix
+from . import full, lora, output_layers, prefix
 from .artifact import ArtifactError, Format
 
-KINDS: dict[str, Format] = {lora.KIND: lora, prefix.KIND: prefix}
+KINDS: dict[str, Format] = {
+    lora.KIND: lora,
+    prefix.KIND: prefix,
+    output_layers.KIND: output_layers,
+    full.KIND: full,
+}
 
 
 def format_of(kind: str) -> Format:

@@ -1,0 +1,113 @@
+"""Weights of a base under the base's own names, in bf16: what the kinds `full` and `output_layers` consist of.
+
+What is read may come from anyone: names, shapes and dtypes must be those of the base's config, to the last one, and
+the values such as a base bears.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from .artifact import ArtifactError
+from .lora import MAX_GAIN, MAX_WEIGHT
+from .peft_files import MAX_CONFIG_BYTES, MAX_HEADER_BYTES
+
+DTYPE = torch.bfloat16
+HEAD = "lm_head.weight"
+Shapes = dict[str, tuple[int, ...]]
+
+
+def shapes_of(config: PretrainedConfig) -> Shapes:
+    """Of each weight of the model that `config` describes; a tied one stands here once."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU and in bf16; what is both already is not copied."""
+    return {name: t.detach().to("cpu", DTYPE).contiguous() for name, t in tensors.items()}
+
+
+def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """The folder is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(rounded(tensors), path, metadata={"format": "pt"})
+
+
+def load(path: Path, shapes: Shapes) -> dict[str, Tensor]:
+    """The tensors of exactly these names and shapes. Raises `ArtifactError`."""
+    try:
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+        if header_bytes > MAX_HEADER_BYTES:
+            raise ArtifactError(f"{path.name} has a header of {header_bytes} bytes: too large")
+        # Told before anything is read: what does not fit may be as large as it likes.
+        with safetensors.safe_open(path, framework="pt") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            _check_names(path.name, {n: tuple(s.get_shape()) for n, s in slices.items()}, shapes)
+            for name, described in slices.items():
+                if described.get_dtype() != "BF16":
+                    raise ArtifactError(f"{name} is of type {described.get_dtype()}, not BF16")
+            tensors = {name: opened.get_tensor(name) for name in shapes}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ArtifactError(f"{path.name} cannot be read: {error}") from error
+    check_values(tensors)
+    return tensors
+
+
+def check_values(tensors: Mapping[str, Tensor]) -> None:
+    """Refuses values that no base could bear: not finite, or absurdly large."""
+    for name, tensor in tensors.items():
+        values = tensor.detach().float()
+        weight = float(values.abs().max())
+        # What a layer does to the size (RMS) of a random input.
+        rows = tensor.shape[0] if tensor.ndim > 1 else tensor.numel()
+        gain = float(values.norm()) / math.sqrt(rows)
+        for what, value, limit in (("weights", weight, MAX_WEIGHT), ("gain", gain, MAX_GAIN)):
+            if not value <= limit:  # NaN is not, either
+                raise ArtifactError(
+                    f"{name} has {what} of {value:.3g} where {limit:g} is more than any base bears: "
+                    "the training it comes from diverged"
+                )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of a bounded size. Raises `ArtifactError`."""
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ArtifactError(f"{path.name} is too large")
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path.name} cannot be read: {error}") from error
+    if not isinstance(raw, dict):
+        raise ArtifactError(f"{path.name} does not hold an object")
+    return raw
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _check_names(file: str, found: Shapes, expected: Shapes) -> None:
+    if missing := expected.keys() - found.keys():
+        raise ArtifactError(f"{file} lacks {min(missing)}, which this base has")
+    if unknown := found.keys() - expected.keys():
+        raise ArtifactError(f"{file} holds {min(unknown)}, which has no place there")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise ArtifactError(
+                f"{name} has shape {found[name]} where this base needs {shape}: it was made for another "
+                "base model"
+            )
