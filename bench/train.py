@@ -38,7 +38,7 @@ from dataset.validation import validate
 from modeling import importer
 from modeling.artifacts.lora import TARGET_MODULES
 from modeling.base import DTYPES
-from modeling.lora import initial_A
+from modeling.trainable.lora import initial_A
 from storage.models.base_models import Catalogue
 from text.chat_template import ChatTemplate
 from training import batches
@@ -127,15 +127,17 @@ class Peer:
     ) -> None:
         self._config = config
         self._examples = examples
+        lora = config.trainable
+        assert isinstance(lora, Lora)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         plain: Any = AutoModelForCausalLM.from_pretrained(config.base_path, dtype=dtype)
         plain.to(device)
         self._model: Any = peft.get_peft_model(
             plain,
             peft.LoraConfig(
-                r=config.trainable.rank,
-                lora_alpha=int(config.trainable.alpha),
-                target_modules=list(config.trainable.target_modules),
+                r=lora.rank,
+                lora_alpha=int(lora.alpha),
+                target_modules=list(lora.target_modules),
                 task_type="CAUSAL_LM",
             ),
         )
@@ -312,7 +314,7 @@ def main() -> None:
         )
         ours, theirs, tokens, precision = measure(start, SKIPPED_STEPS + arguments.steps)
     print(
-        f"{BASE}, {precision}, rank {config.trainable.rank} on all linear layers, {config.batch_size} examples "
+        f"{BASE}, {precision}, rank {arguments.rank} on all linear layers, {config.batch_size} examples "
         f"of {sum(tokens) / len(tokens) / config.batch_size:.0f} tokens a step, "
         f"{torch.get_num_threads()} threads of {platform.machine()}, torch {torch.__version__}"
     )

@@ -43,8 +43,9 @@ def _adapter_of(path: Path) -> SavedArtifact:
 def lora_spec(folder: Path) -> dict[str, Any]:
     """What PEFT's configuration in a LoRA adapter's folder says of it."""
     peft = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    return {
+    spec = {
         "rank": peft["r"],
         "alpha": peft["lora_alpha"],
         "target_modules": peft["target_modules"],
     }
+    return {**spec, "use_rslora": True} if peft.get("use_rslora") else spec

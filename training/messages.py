@@ -42,12 +42,36 @@ class Lora(Message):
     alpha: float
     target_modules: tuple[str, ...]
     """The last names of the layers: q_proj, …, down_proj."""
+    use_rslora: bool = False
+    """The product counts by alpha / sqrt(rank), not by alpha / rank."""
+
+
+class Prefix(Message):
+    """Keys and values before those of every text."""
+
+    kind: Literal["prefix"] = "prefix"
+    num_virtual_tokens: int
+
+
+class OutputLayers(Message):
+    """The last blocks and the norm behind them."""
+
+    kind: Literal["output_layers"] = "output_layers"
+    num_blocks: int
+    train_head: bool = False
+    """The output layer too, as a matrix of its own where the base's is its embedding."""
+
+
+class Full(Message):
+    """Every parameter."""
+
+    kind: Literal["full"] = "full"
 
 
 Method = Annotated[Supervised | Unsupervised, Field(discriminator="kind")]
 """How a job learns."""
-Trainable = Lora
-"""What a job changes. With the second one: a union of them, told apart by their `kind`."""
+Trainable = Annotated[Lora | Prefix | OutputLayers | Full, Field(discriminator="kind")]
+"""What a job changes."""
 
 
 class TrainConfig(Message):
@@ -90,7 +114,8 @@ class TrainConfig(Message):
             return fields
         common = {name: value for name, value in fields.items() if name not in Lora.model_fields}
         lora = {name: value for name, value in fields.items() if name in Lora.model_fields}
-        return {**common, "method": {"kind": common.get("method", "supervised")}, "trainable": lora}
+        method = {"kind": common.get("method", "supervised")}
+        return {**common, "method": method, "trainable": {"kind": "lora", **lora}}
 
 
 class Start(Message):

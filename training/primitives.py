@@ -16,14 +16,15 @@ from transformers import PreTrainedModel
 from modeling import attention, base
 from modeling.artifacts.artifact import Artifact
 from modeling.base import Precision
-from modeling.lora import LoraTrainable
+from modeling.trainable.lora import LoraTrainable
+from modeling.trainable.trainable import PackedRow, Trainable
 
 from . import checkpoint
 from .batches import MicroBatch
 from .checkpoint import Cursor
 from .logprobs import Scores, score
 from .losses import Loss
-from .messages import TrainConfig
+from .messages import Lora, TrainConfig
 
 _BETAS = (0.9, 0.95)
 """A short memory for the second moment: most jobs have a few hundred steps."""
@@ -69,16 +70,20 @@ def _check_head(model: PreTrainedModel) -> None:
         raise UnsupportedBase("the base's output layer is more than a product with a matrix")
 
 
-def _attach(model: PreTrainedModel, config: TrainConfig) -> LoraTrainable:
-    """Put what is to be trained onto the base. With a second kind: by that of `config.trainable`."""
-    wanted = config.trainable
-    return LoraTrainable(
-        model,
-        rank=wanted.rank,
-        alpha=wanted.alpha,
-        target_modules=wanted.target_modules,
-        seed=config.seed,
-    )
+def _attach(model: PreTrainedModel, config: TrainConfig) -> Trainable:
+    """Put what is to be trained onto the base."""
+    match config.trainable:
+        case Lora() as lora:
+            return LoraTrainable(
+                model,
+                rank=lora.rank,
+                alpha=lora.alpha,
+                target_modules=lora.target_modules,
+                use_rslora=lora.use_rslora,
+                seed=config.seed,
+            )
+        case other:
+            raise ValueError(f"this version trains nothing of the kind '{other.kind}'")
 
 
 class Learner:
@@ -90,8 +95,6 @@ class Learner:
     def __init__(self, model: PreTrainedModel, config: TrainConfig) -> None:
         self._model = model
         self._config = config
-        self._trunk = model.base_model
-        self._head = _head(model)
         self._trainable = _attach(model, config)
         self.parameters = self._trainable.parameters
         self._optimizer = torch.optim.AdamW(
@@ -100,7 +103,7 @@ class Learner:
 
     @property
     def device(self) -> torch.device:
-        return self._head.device
+        return _head(self._model).device
 
     def close(self) -> None:
         """Give the model back as it was."""
@@ -137,6 +140,7 @@ class Learner:
             group["lr"] = learning_rate
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        self._trainable.refresh()
         return norm
 
     def save(self, path: Path, cursor: Cursor, environment: dict[str, str]) -> None:
@@ -176,11 +180,6 @@ class Learner:
         self._trainable.take_over(artifact)
 
     def _score(self, batch: MicroBatch) -> Scores:
-        with attention.segments(batch.cu_seqlens, batch.num_shared):
-            output = self._trunk(
-                input_ids=batch.input_ids[None],  # (1, T)
-                position_ids=batch.position_ids[None],
-                use_cache=False,
-            )
-        hidden = output.last_hidden_state[0].index_select(0, batch.positions)  # (S, D)
-        return score(hidden, self._head, batch.labels)
+        row = PackedRow(batch.input_ids, batch.position_ids, batch.cu_seqlens, batch.num_shared)
+        hidden = self._trainable.hidden_states(row).index_select(0, batch.positions)  # (S, D)
+        return score(hidden, _head(self._model), batch.labels)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from api.auth import ProjectCaller
@@ -28,6 +28,7 @@ from storage.models.base_models import Catalogue
 from storage.organization.api_keys import Caller
 
 from .request import MAX_SEED, CreateFineTuningJob
+from .tuning import AskedTuning, check_continues
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=CreatesOnce)
 
@@ -78,6 +79,8 @@ class FineTuningJob(BaseModel):
     """As in OpenAI's API, whose clients know no `paused` though its service has that state."""
     trained_tokens: int | None
     training_file: str
+    tuning: Annotated[Json | None, Field(exclude_if=lambda asked: asked is None)] = None
+    """What OpenAI's API does not have, where the job's creation had it."""
     usage_metrics: None = None
     user_provided_suffix: str | None
     validation_file: str | None
@@ -104,6 +107,7 @@ class FineTuningJob(BaseModel):
             status=row.status,
             trained_tokens=row.trained_tokens,
             training_file=row.training_file,
+            tuning=row.tuning,
             user_provided_suffix=row.suffix,
             validation_file=row.validation_file,
         )
@@ -185,7 +189,8 @@ def _create(
     catalogue: Catalogue,
 ) -> JobRow:
     method = body.method_type()
-    start = starting_point(session, caller, body.model, settings, catalogue)
+    tuning = body.tuning.options() if body.tuning else None
+    start = starting_point(session, caller, body.model, settings, catalogue, body.tuning)
     _check_overlap(body, start, catalogue)
     check_files(session, caller, body.training_file, body.validation_file)
     integrations = [i.model_dump(exclude_none=True) for i in body.integrations or ()]
@@ -197,6 +202,7 @@ def _create(
         validation_file=body.validation_file,
         method=method,
         hyperparameters=body.merged_hyperparameters(),
+        tuning=tuning,
         suffix=body.suffix,
         seed=body.seed,
         metadata_=body.metadata,
@@ -234,9 +240,14 @@ class StartingPoint:
 
 
 def starting_point(
-    session: Session, caller: Caller, name: str, settings: Settings, catalogue: Catalogue
+    session: Session,
+    caller: Caller,
+    name: str,
+    settings: Settings,
+    catalogue: Catalogue,
+    tuning: AskedTuning | None = None,
 ) -> StartingPoint:
-    """What `model` asks for. Raises InvalidRequest."""
+    """What `model` asks for, to be tuned like that. Raises InvalidRequest."""
     base = aliases.find_base(session, caller.project_id, name, catalogue)
     if base is not None:
         _check_available(base.id, settings)
@@ -248,13 +259,16 @@ def starting_point(
             code="model_not_available",
         )
     model, artifact = found
-    if artifact.kind not in artifacts.SERVED_KINDS:
+    if artifact.kind not in artifacts.TRAINABLE_FROM:
+        kinds = ", ".join(sorted(artifacts.TRAINABLE_FROM))
         raise InvalidRequest(
             f"Model {name} is of the kind '{artifact.kind}', which training cannot go on from; give its "
-            f"base, {model.base_model}, or a model of the kind {artifacts.served_kinds()}.",
+            f"base, {model.base_model}, or a model of the kind {kinds}.",
             param="model",
             code="model_not_available",
         )
+    if tuning is not None:
+        check_continues(tuning, model.name, artifact.kind, artifact.spec)
     _check_available(model.base_model, settings)
     return StartingPoint(model.name, model.base_model, artifact.id)
 

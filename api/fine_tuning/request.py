@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -18,8 +18,10 @@ from pydantic_core import PydanticCustomError
 from api.requests.fields import Metadata, Name, NoNul
 from foundation.errors import InvalidRequest
 
+from .numbers import auto_or_above, auto_or_whole
+from .tuning import AskedTuning
+
 MAX_SEED = 2**31 - 1
-MAX_WHOLE = 2**31 - 1
 MAX_LEARNING_RATE_MULTIPLIER = 100.0
 """The automatic rate is 1e-4 to 1e-3 for any width of model. Sweeps find the best one within a factor of 4 of
 it and most runs diverging from 3e-3 on, so a hundred times is far behind all that learns; yet AdamW, which moves a
@@ -38,47 +40,6 @@ def _check_suffix(value: object) -> object:
     return value
 
 
-def _auto_or_whole(maximum: int = MAX_WHOLE, *, minimum: int = 1) -> BeforeValidator:
-    """ "auto" or `minimum` to `maximum`. Null means "auto": old clients send it."""
-    expected = f"an integer between {minimum} and {maximum}"
-
-    def check(value: Any) -> object:
-        if value is None or value == "auto":
-            return "auto"
-        if _is_number(value) and minimum <= value <= maximum and value == int(value):
-            return int(value)
-        raise _not_auto(value, expected)
-
-    return BeforeValidator(check)
-
-
-def _auto_or_above(minimum: float, maximum: float) -> BeforeValidator:
-    """ "auto" or a number above `minimum`, `maximum` at most."""
-    expected = f"a number above {minimum:g}, {maximum:g} at most"
-
-    def check(value: Any) -> object:
-        if value is None or value == "auto":
-            return "auto"
-        if _is_number(value) and minimum < value <= maximum:
-            return value
-        raise _not_auto(value, expected)
-
-    return BeforeValidator(check)
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    """NaN and the infinities are numbers here: they lie within no bounds."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _not_auto(value: object, expected: str) -> PydanticCustomError:
-    return PydanticCustomError(
-        "hyperparameter",
-        "expected 'auto' or {expected}, but got {got} instead.",
-        {"expected": expected, "got": repr(value)[:50]},
-    )
-
-
 Tag = Annotated[str, StringConstraints(max_length=64), NoNul]
 Suffix = Annotated[
     str, StringConstraints(min_length=1, max_length=64), BeforeValidator(_check_suffix)
@@ -86,27 +47,27 @@ Suffix = Annotated[
 
 
 class Hyperparameters(BaseModel):
-    n_epochs: Annotated[Literal["auto"] | int, _auto_or_whole(50)] = "auto"
-    batch_size: Annotated[Literal["auto"] | int, _auto_or_whole(256)] = "auto"
+    n_epochs: Annotated[Literal["auto"] | int, auto_or_whole(50)] = "auto"
+    batch_size: Annotated[Literal["auto"] | int, auto_or_whole(256)] = "auto"
     learning_rate_multiplier: Annotated[
-        Literal["auto"] | float, _auto_or_above(0, MAX_LEARNING_RATE_MULTIPLIER)
+        Literal["auto"] | float, auto_or_above(0, MAX_LEARNING_RATE_MULTIPLIER)
     ] = "auto"
 
 
 class UnsupervisedHyperparameters(Hyperparameters):
-    overlap: Annotated[Literal["auto"] | int, _auto_or_whole(minimum=0)] = "auto"
+    overlap: Annotated[Literal["auto"] | int, auto_or_whole(minimum=0)] = "auto"
     """Tokens that a long text's next window reads again, as context."""
 
 
 class DpoHyperparameters(Hyperparameters):
-    beta: Annotated[Literal["auto"] | float, _auto_or_above(0, 2)] = "auto"
+    beta: Annotated[Literal["auto"] | float, auto_or_above(0, 2)] = "auto"
 
 
 class ReinforcementHyperparameters(Hyperparameters):
     reasoning_effort: Literal["default", "low", "medium", "high"] = "default"
-    compute_multiplier: Annotated[Literal["auto"] | float, _auto_or_above(1e-5, 10)] = "auto"
-    eval_interval: Annotated[Literal["auto"] | int, _auto_or_whole()] = "auto"
-    eval_samples: Annotated[Literal["auto"] | int, _auto_or_whole()] = "auto"
+    compute_multiplier: Annotated[Literal["auto"] | float, auto_or_above(1e-5, 10)] = "auto"
+    eval_interval: Annotated[Literal["auto"] | int, auto_or_whole()] = "auto"
+    eval_samples: Annotated[Literal["auto"] | int, auto_or_whole()] = "auto"
 
 
 AVAILABLE_METHODS: dict[str, type[Hyperparameters]] = {
@@ -180,6 +141,7 @@ class CreateFineTuningJob(BaseModel):
     seed: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] | None = None
     hyperparameters: Hyperparameters | None = None
     method: Method | None = None
+    tuning: AskedTuning | None = None
     integrations: Annotated[list[Integration], Field(max_length=5)] | None = None
     metadata: Metadata | None = None
 

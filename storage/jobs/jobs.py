@@ -61,6 +61,8 @@ class JobRow(Leased, Base):
     method: Mapped[str]
     hyperparameters: Mapped[Json]
     """As asked, "auto" included; numbers once the files are validated."""
+    tuning: Mapped[Json | None]
+    """What it changes of the base, as `hyperparameters`; None where nothing was asked."""
     suffix: Mapped[str | None]
     seed: Mapped[int]
     metadata_: Mapped[Json | None] = mapped_column("metadata")

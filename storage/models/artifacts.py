@@ -10,7 +10,9 @@ from storage.blobs.blobs import BlobInfo
 from storage.database import Base, CreatedAt, Int64, Json
 
 SERVED_KINDS = frozenset({"lora"})
-"""Kinds that the inference servers put on top of a base, and that training goes on from."""
+"""Kinds that the inference servers put on top of a base."""
+TRAINABLE_FROM = frozenset({"lora"})
+"""Kinds that training goes on from."""
 
 
 def served_kinds() -> str:

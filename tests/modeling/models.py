@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from modeling.base import load_base
-from modeling.lora import LoraLinear
+from modeling.trainable.lora import LoraLinear
 
 
 @dataclass(frozen=True)

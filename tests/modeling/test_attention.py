@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from modeling import attention, lora, written_attention
+from modeling import attention, written_attention
 from modeling.artifacts.lora import TARGET_MODULES
 from modeling.base_folder import SUPPORTED_MODEL_TYPES
+from modeling.trainable import lora
 
 from .models import randomise, tiny_model, token_ids
 

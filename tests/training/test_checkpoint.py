@@ -18,13 +18,18 @@ from training.messages import Lora, TrainConfig
 CURSOR = Cursor(step=12, epoch=2, num_tokens=3456)
 
 
+def lora_of(config: TrainConfig) -> Lora:
+    assert isinstance(config.trainable, Lora)
+    return config.trainable
+
+
 def save(path: Path, config: TrainConfig) -> dict[str, torch.Tensor]:
     name = "base_model.model.model.layers.0.self_attn.q_proj"
     tensors = {
-        f"{name}.lora_A.weight": torch.rand(config.trainable.rank, 64),
-        f"{name}.lora_B.weight": torch.rand(64, config.trainable.rank),
+        f"{name}.lora_A.weight": torch.rand(lora_of(config).rank, 64),
+        f"{name}.lora_B.weight": torch.rand(64, lora_of(config).rank),
     }
-    adapter_config = lora.AdapterConfig(**config.trainable.model_dump(exclude={"kind"}))
+    adapter_config = lora.AdapterConfig(**lora_of(config).model_dump(exclude={"kind"}))
     moments = {"a.exp_avg": torch.rand(3), "a.exp_avg_sq": torch.rand(3)}
     checkpoint.save(
         path,
@@ -50,7 +55,7 @@ def test_checkpoint_gives_back_every_bit(base_path: Path, tmp_path: Path) -> Non
     ((a, b, scale),) = lora.layers(loaded.artifact).values()
     tensors = [a, b, *loaded.moments.values()]
     assert all(torch.equal(*pair) for pair in zip(tensors, saved.values(), strict=True))
-    assert scale == config.trainable.alpha / config.trainable.rank
+    assert scale == lora_of(config).alpha / lora_of(config).rank
 
 
 def to_first_form(folder: Path) -> None:

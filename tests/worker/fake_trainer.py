@@ -25,6 +25,7 @@ from training.messages import (
     Exit,
     Failed,
     Finished,
+    Lora,
     Ping,
     Pong,
     Ready,
@@ -167,6 +168,7 @@ class Run:
         (folder / "artifact").mkdir(parents=True)
         (folder / "state").mkdir()
         lora = self.start.config.trainable
+        assert isinstance(lora, Lora)
         peft = {"r": lora.rank, "lora_alpha": lora.alpha}
         peft["target_modules"] = list(lora.target_modules)  # type: ignore[assignment]
         (folder / "artifact" / "adapter_config.json").write_text(json.dumps(peft))

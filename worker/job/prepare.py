@@ -18,14 +18,14 @@ from storage.jobs import events
 from storage.models import artifacts
 from storage.models.base_models import BaseModel
 from text.chat_template import ChatTemplate
-from training.checkpoint_folder import lora_spec
-from training.messages import Lora, Start, TrainConfig
+from training.messages import Start, Trainable, TrainConfig
 from worker import bases
 from worker.endings import JobFailed, Setback
 from worker.lease import Lease
 from worker.worker import Worker
 
-from . import archive, resolve, resume
+from . import archive, resolve, resume, trainables
+from .architecture import Architecture
 
 READ_BYTES = 1 << 16
 """Between two looks at whether the work may go on: tokenising takes about a second for a megabyte."""
@@ -58,10 +58,8 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
         overlap = resolve.overlap_of(method, role, max_seq_len)
         statistics[role] = _read(worker, lease, row, role, folder, template, max_seq_len, overlap)
     crash_point("after_validation")
-    init_artifact = _fetch_init_artifact(worker, lease, folder)
-    train_config = decided or _resolve(
-        lease, statistics["training"], base, base_path, init_artifact
-    )
+    init_artifact, goes_on_with = _fetch_init_artifact(worker, lease, folder) or (None, None)
+    train_config = decided or _resolve(lease, statistics["training"], base, base_path, goes_on_with)
     output = folder / "checkpoints"
     output.mkdir()
     resume_from = resume.fetch(worker.blobs, lease, folder)
@@ -181,8 +179,10 @@ def _base(worker: Worker, lease: Lease) -> BaseModel:
     return base
 
 
-def _fetch_init_artifact(worker: Worker, lease: Lease, folder: Path) -> Path | None:
-    """The unpacked weights of the tuned model that the job goes on from."""
+def _fetch_init_artifact(
+    worker: Worker, lease: Lease, folder: Path
+) -> tuple[Path, Trainable] | None:
+    """The unpacked weights of the tuned model that the job goes on from, and what they change of the base."""
     job = lease.job
     if job.init_artifact_id is None:
         return None
@@ -198,7 +198,7 @@ def _fetch_init_artifact(worker: Worker, lease: Lease, folder: Path) -> Path | N
         raise JobFailed("server_error", message, "model") from error
     unpacked = archive.unpack(tar, folder / "init_artifact")
     tar.unlink()
-    return unpacked
+    return unpacked, trainables.of_artifact(row.kind, row.spec, unpacked)
 
 
 def _resolve(
@@ -206,17 +206,18 @@ def _resolve(
     statistics: Statistics,
     base: BaseModel,
     base_path: Path,
-    init_artifact: Path | None,
+    init_artifact: Trainable | None,
 ) -> TrainConfig:
     job = lease.job
     try:
-        architecture = resolve.Architecture.read(bases.read_config(base, base_path), base.family)
+        architecture = Architecture.read(bases.read_config(base, base_path), base.family)
     except (KeyError, TypeError, ValueError) as error:
         message = f"The base model {base.id} cannot be tuned: its config.json lacks {error}"
         raise Setback(message, code="server_error") from error
     resolved = resolve.resolve(
         method=job.method,
         hyperparameters=job.hyperparameters,
+        tuning=job.tuning,
         num_examples=statistics.num_examples,
         num_tokens=statistics.num_tokens,
         num_supervised_tokens=statistics.num_supervised_tokens,
@@ -225,7 +226,7 @@ def _resolve(
         base_path=str(base_path),
         max_seq_len=base.max_seq_len,
         seed=job.seed,
-        init_artifact=_lora(init_artifact) if init_artifact else None,
+        init_artifact=init_artifact,
     )
     numbers = {
         "n_epochs": resolved.config.n_epochs,
@@ -243,17 +244,10 @@ def _resolve(
         status="queued",
         train_config=resolved.to_json(),
         hyperparameters={**job.hyperparameters, **numbers},
+        tuning=job.tuning and trainables.told(resolved.config.trainable),
     )
     crash_point("after_config")
     return resolved.config
-
-
-def _lora(init_artifact: Path) -> Lora:
-    """What a job that goes on from a tuned model takes over from it."""
-    spec = lora_spec(init_artifact)
-    # Their order in the file is arbitrary, that of the config part of what makes a run repeatable.
-    spec["target_modules"] = sorted(spec["target_modules"])
-    return Lora.model_validate(spec)
 
 
 def _tell(lease: Lease, key: str, text: str) -> None:

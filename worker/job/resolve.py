@@ -14,15 +14,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from dataset.validation import Role
-from training.messages import Lora, Method, TrainConfig, Unsupervised
+from training.messages import Method, Trainable, TrainConfig, Unsupervised
 
-from .defaults import DEFAULTS, Defaults
+from . import trainables
+from .architecture import Architecture
+from .defaults import DEFAULTS, OF_LORA, OF_TRAINABLES, TrainableDefaults
 
-TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-ALPHA = 32.0
-"""With a scale of alpha / rank the best learning rate does not depend on the rank."""
-MAX_BATCH_SIZE = 32
-"""Adapters take large batches less well than whole models do."""
 MAX_TEXTS = 256
 """In a batch that goes by its tokens: as many as may be asked for."""
 OF_ANY_METHOD = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier"})
@@ -30,29 +27,6 @@ OF_ANY_METHOD = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier"}
 _FEW_STEPS = 50
 _REFERENCE_BATCH_SIZE = 16
 _HIDDEN_SIZE_EXPONENT = {"llama": 0.781, "qwen": 0.0775}
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What the hyperparameters depend on, from a base's `config.json`."""
-
-    hidden_size: int
-    family: str
-    parameters_per_rank: int
-    """Trainable parameters that one more rank adds."""
-
-    @classmethod
-    def read(cls, config: Mapping[str, Any], family: str) -> Architecture:
-        """Raises KeyError for a config that is none of a decoder-only language model."""
-        hidden = int(config["hidden_size"])
-        inner = int(config["intermediate_size"])
-        heads = int(config["num_attention_heads"])
-        head_size = int(config.get("head_dim") or hidden // heads)
-        query = heads * head_size
-        keys = int(config.get("num_key_value_heads") or heads) * head_size
-        attention = 2 * (hidden + query) + 2 * (hidden + keys)
-        layer = attention + 3 * (hidden + inner)
-        return cls(hidden, family, layer * int(config["num_hidden_layers"]))
 
 
 @dataclass(frozen=True)
@@ -80,9 +54,10 @@ def n_epochs(num_examples: int) -> int:
     return 3
 
 
-def batch_size(num_examples: int, epochs: int) -> int:
+def batch_size(num_examples: int, epochs: int, defaults: TrainableDefaults = OF_LORA) -> int:
     """About 0.2 % of the examples as a power of two, and not so many that few steps are left."""
-    return _no_larger(min(num_examples * 0.002, MAX_BATCH_SIZE), num_examples, epochs)
+    wanted = max(num_examples * 0.002, defaults.min_batch_size)
+    return _no_larger(min(wanted, defaults.max_batch_size), num_examples, epochs)
 
 
 def batch_size_by_tokens(full_size: float, num_examples: int, epochs: int) -> int:
@@ -115,14 +90,6 @@ def learning_rate(
     return rate * for_few_steps * for_batch_size
 
 
-def rank(
-    architecture: Architecture, supervised_tokens: int, defaults: Defaults = DEFAULTS["supervised"]
-) -> int:
-    """As many parameters as there are tokens to learn, within bounds."""
-    needed = max(supervised_tokens / architecture.parameters_per_rank, 1)
-    return min(max(1 << math.ceil(math.log2(needed)), defaults.min_rank), defaults.max_rank)
-
-
 def method_of(kind: str, hyperparameters: Mapping[str, Any]) -> Method:
     own = {
         name: value
@@ -148,6 +115,7 @@ def resolve(
     *,
     method: str,
     hyperparameters: Mapping[str, Any],
+    tuning: Mapping[str, Any] | None,
     num_examples: int,
     num_tokens: int,
     num_supervised_tokens: int,
@@ -156,10 +124,19 @@ def resolve(
     base_path: str,
     max_seq_len: int,
     seed: int,
-    init_artifact: Lora | None,
+    init_artifact: Trainable | None,
 ) -> Resolved:
+    """Raises JobFailed for a tuning that the base is too small for."""
     reasons: dict[str, str] = {}
     defaults = DEFAULTS[method]
+    if init_artifact is None:
+        trainable = trainables.chosen(
+            tuning or trainables.UNASKED, architecture, num_supervised_tokens, defaults, reasons
+        )
+    else:
+        trainable = init_artifact
+        reasons["tuning"] = "that of the model it goes on from"
+    of_kind = OF_TRAINABLES[trainable.kind]
 
     def given(name: str, automatic: Any, reason: str) -> Any:
         asked = hyperparameters.get(name, "auto")
@@ -172,31 +149,26 @@ def resolve(
     if defaults.epochs:
         epochs = int(given("n_epochs", defaults.epochs, f"the default of the method {method}"))
     else:
-        epochs = int(given("n_epochs", n_epochs(num_examples), by_examples))
+        fitting = min(max(n_epochs(num_examples), of_kind.min_epochs), of_kind.max_epochs)
+        epochs = int(given("n_epochs", fitting, by_examples))
     reference_size: float = _REFERENCE_BATCH_SIZE
     if defaults.batch_tokens:
         reference_size = defaults.batch_tokens * num_examples / num_tokens
         automatic = batch_size_by_tokens(reference_size, num_examples, epochs)
         size = given("batch_size", automatic, f"{by_examples} of {num_tokens} tokens")
     else:
-        size = given("batch_size", batch_size(num_examples, epochs), by_examples)
+        size = given("batch_size", batch_size(num_examples, epochs, of_kind), by_examples)
     size = int(min(size, num_examples))
     multiplier = float(given("learning_rate_multiplier", 1.0, "the default"))
     steps = total_steps(num_examples, size, epochs)
-    trainable = init_artifact or Lora(
-        rank=rank(architecture, num_supervised_tokens, defaults),
-        alpha=ALPHA,
-        target_modules=TARGET_MODULES,
-    )
-    reasons["rank"] = (
-        "that of the model it goes on from"
-        if init_artifact
-        else f"{num_supervised_tokens} tokens to learn, "
-        f"{architecture.parameters_per_rank} parameters a rank"
-    )
     reasons["learning_rate"] = (
-        f"method {method}, multiplier {multiplier:g}, width {architecture.hidden_size}, family "
-        f"{architecture.family}, batch size {size}, {steps} steps"
+        f"method {method}, {trainable.kind}, multiplier {multiplier:g}, width "
+        f"{architecture.hidden_size}, family {architecture.family}, batch size {size}, {steps} steps"
+    )
+    automatic_rate = (
+        learning_rate(architecture, size, steps, reference_size)
+        * defaults.learning_rate_factor
+        * of_kind.learning_rate_factor
     )
     config = TrainConfig(
         method=method_of(method, hyperparameters),
@@ -206,11 +178,7 @@ def resolve(
         n_epochs=epochs,
         batch_size=size,
         learning_rate_multiplier=multiplier,
-        learning_rate=(
-            learning_rate(architecture, size, steps, reference_size)
-            * defaults.learning_rate_factor
-            * multiplier
-        ),
+        learning_rate=min(automatic_rate, of_kind.max_learning_rate) * multiplier,
         warmup_steps=min(int(0.05 * steps), 20),
         seed=seed,
         max_seq_len=max_seq_len,

@@ -37,6 +37,7 @@ MAX_TAG_CHARACTERS = 64
 _MAX_REASON_CHARACTERS = 200
 
 _CONFIG = {"seed", "n_epochs", "batch_size", "learning_rate_multiplier", "learning_rate"}
+_OF_TRAINABLES = {"rank", "alpha", "num_virtual_tokens", "num_blocks", "train_head"}
 
 Json = dict[str, Any]
 
@@ -75,7 +76,8 @@ def options(job: JobRow, config: TrainConfig, wanted: Json) -> Json:
             "validation_file": job.validation_file,
             "method": config.method.kind,
             **config.model_dump(include=_CONFIG),
-            **config.trainable.model_dump(include={"rank", "alpha"}),
+            "tuning": config.trainable.kind,
+            **config.trainable.model_dump(include=_OF_TRAINABLES),
         },
     }
 

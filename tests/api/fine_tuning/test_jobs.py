@@ -227,6 +227,17 @@ def test_training_goes_on_from_the_project_s_own_model_only(
     assert refused(client, model=orphan.name)[2] == "model_not_available"
 
 
+def test_tuning_is_echoed_where_it_was_asked_for(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"type": "lora", "rank": 16}
+    job = create(client, extra_body={"tuning": asked})
+    expected = {**asked, "alpha": "auto", "targets": "auto", "rslora": False}
+    for found in (job, client.fine_tuning.jobs.retrieve(job.id)):
+        assert (found.model_extra or {})["tuning"] == expected
+    assert "tuning" not in (create(client).model_extra or {})
+    words, param, _ = refused(client, extra_body={"tuning": {"type": "lora", "length": 4}})
+    assert (param, "no option 'length'" in words) == ("tuning.length", True)
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"{broken", b"[]", b"[" * 100_000, b'{"seed": NaN}', b"\xff"]
 )

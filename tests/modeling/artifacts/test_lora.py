@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 
-from modeling import lora as trainable
 from modeling.artifacts import lora, peft_files
 from modeling.artifacts.artifact import ArtifactError
 from modeling.artifacts.lora import AdapterConfig, linear_shapes, peft_name
+from modeling.trainable import lora as trainable
 from tests.modeling.models import randomise, tiny_model, token_ids
 
 Q0 = "model.layers.0.self_attn.q_proj"

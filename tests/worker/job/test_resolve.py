@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from training.messages import Lora, Supervised
+from training.messages import Full, Lora, OutputLayers, Prefix, Supervised, Trainable
+from worker.endings import JobFailed
 from worker.job import resolve as config
-from worker.job.resolve import Architecture
+from worker.job import trainables
+from worker.job.architecture import Architecture
+from worker.job.defaults import OF_LORA, OF_TRAINABLES
 
 SMOLLM2 = {
     "hidden_size": 576,
@@ -26,6 +29,7 @@ def resolve(num_examples: int = 100, **values: Any) -> config.Resolved:
         **{
             "method": "supervised",
             "hyperparameters": {},
+            "tuning": None,
             "num_examples": num_examples,
             "num_tokens": 500,
             "num_supervised_tokens": 250,
@@ -38,6 +42,11 @@ def resolve(num_examples: int = 100, **values: Any) -> config.Resolved:
             **values,
         }
     )
+
+
+def lora_of(resolved: config.Resolved) -> Lora:
+    assert isinstance(resolved.config.trainable, Lora)
+    return resolved.config.trainable
 
 
 @pytest.mark.parametrize(
@@ -65,7 +74,7 @@ def test_batch_size_leaves_enough_steps_and_is_a_power_of_two(num_examples: int)
     epochs = config.n_epochs(num_examples)
     size = config.batch_size(num_examples, epochs)
     assert size.bit_count() == 1
-    assert 1 <= size <= config.MAX_BATCH_SIZE
+    assert 1 <= size <= OF_LORA.max_batch_size
     assert size == 1 or config.total_steps(num_examples, size, epochs) >= 50
 
 
@@ -87,7 +96,7 @@ def test_parameters_per_rank_count_both_matrices_of_every_layer() -> None:
     ("tokens", "rank"), [(0, 8), (305_280 * 8, 8), (305_280 * 9, 16), (305_280 * 1000, 64)]
 )
 def test_rank_grows_with_what_there_is_to_learn(tokens: int, rank: int) -> None:
-    assert config.rank(Architecture.read(SMOLLM2, "llama"), tokens) == rank
+    assert trainables.rank(Architecture.read(SMOLLM2, "llama"), tokens) == rank
 
 
 def raw_text(num_examples: int, num_tokens: int, **hyperparameters: Any) -> config.Resolved:
@@ -104,13 +113,13 @@ def test_defaults_of_raw_text() -> None:
     resolved = raw_text(40_000, 40_000_000)
     assert resolved.config.n_epochs == 1
     assert resolved.config.batch_size == 32  # of 1,000 tokens each
-    assert resolved.config.trainable.rank == 256
+    assert lora_of(resolved).rank == 256
     # Half of what conversations are learnt at in batches of the size that suits them.
     supervised = config.learning_rate(Architecture.read(SMOLLM2, "llama"), size=16, steps=1250)
     assert resolved.config.learning_rate == pytest.approx(supervised / 2, rel=0.02)
     assert resolved.reasons["n_epochs"] == "the default of the method unsupervised"
     few = raw_text(20, 2000)
-    assert (few.config.batch_size, few.config.trainable.rank) == (1, 64)
+    assert (few.config.batch_size, lora_of(few).rank) == (1, 64)
     assert raw_text(10**6, 10**7).config.batch_size == config.MAX_TEXTS
     assert raw_text(20, 2000, n_epochs=3, batch_size=4).config.batch_size == 4
 
@@ -121,9 +130,10 @@ def test_everything_automatic_has_its_reason() -> None:
     assert resolved.config.batch_size == 1
     assert resolved.config.learning_rate_multiplier == 1.0
     assert resolved.config.warmup_steps == 5
-    assert resolved.config.trainable.target_modules == config.TARGET_MODULES
+    assert lora_of(resolved).target_modules == trainables.TARGET_MODULES
     assert resolved.reasons.keys() == {
-        *("n_epochs", "batch_size", "learning_rate_multiplier", "learning_rate", "rank"),
+        *("n_epochs", "batch_size", "learning_rate_multiplier", "learning_rate"),
+        *("rank", "alpha", "targets"),
     }
 
 
@@ -150,7 +160,7 @@ def test_job_that_goes_on_from_a_model_keeps_its_shape() -> None:
     lora = Lora(rank=4, alpha=8.0, target_modules=("q_proj", "v_proj"))
     resolved = resolve(init_artifact=lora)
     assert resolved.config.trainable == lora
-    assert resolved.reasons["rank"] == "that of the model it goes on from"
+    assert resolved.reasons["tuning"] == "that of the model it goes on from"
 
 
 def test_config_comes_back_from_the_row_with_this_machines_path() -> None:
@@ -168,5 +178,56 @@ def test_config_in_the_row_of_an_earlier_version_goes_on() -> None:
     fields |= fields.pop("trainable")
     fields["method"] = fields["method"]["kind"]
     del fields["kind"]
-    assert fields["rank"] == resolved.config.trainable.rank
+    assert fields["rank"] == lora_of(resolved).rank
     assert config.from_json(stored, base_path="/bases/base") == resolved.config
+
+
+def test_lora_as_asked() -> None:
+    tuning = {"type": "lora", "rank": 4, "alpha": 8, "targets": ["q_proj"], "rslora": True}
+    resolved = resolve(tuning=tuning)
+    expected = Lora(rank=4, alpha=8.0, target_modules=("q_proj",), use_rslora=True)
+    assert resolved.config.trainable == expected
+    assert trainables.told(expected) == tuning
+    assert not resolved.reasons.keys() & {"rank", "alpha", "targets"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected", "factor"),
+    [
+        ("prefix", Prefix(num_virtual_tokens=16), 10),
+        ("output_layers", OutputLayers(num_blocks=2), 0.2),
+        ("full", Full(), 0.1),
+    ],
+)
+def test_each_kind_has_its_rate_batch_and_length(
+    kind: str, expected: Trainable, factor: float
+) -> None:
+    def rate(tuning: str, **asked: Any) -> float:
+        found = resolve(10_000, tuning={"type": tuning}, hyperparameters=asked)
+        return found.config.learning_rate
+
+    resolved = resolve(10_000, tuning={"type": kind})
+    assert resolved.config.trainable == expected
+    assert trainables.told(expected)["type"] == kind
+    numbers = {"n_epochs": 1, "batch_size": 16}
+    assert rate(kind, **numbers) == pytest.approx(rate("lora", **numbers) * factor)
+    few, many = (resolve(n, tuning={"type": kind}).config for n in (12, 100_000))
+    defaults = OF_TRAINABLES[kind]
+    assert few.n_epochs == defaults.max_epochs if kind != "prefix" else 8
+    assert many.batch_size == defaults.max_batch_size
+    assert defaults.min_batch_size <= resolve(1000, tuning={"type": kind}).config.batch_size
+
+
+def test_prefix_rates_have_an_end() -> None:
+    small = Architecture.read({**SMOLLM2, "hidden_size": 64}, "llama")
+    asked = {"batch_size": 32, "n_epochs": 1}
+    resolved = resolve(200, tuning={"type": "prefix"}, architecture=small, hyperparameters=asked)
+    assert resolved.config.learning_rate == 3e-2
+
+
+def test_more_blocks_than_the_base_has_are_refused() -> None:
+    assert resolve(tuning={"type": "output_layers", "blocks": 30}).config.trainable == OutputLayers(
+        num_blocks=30
+    )
+    with pytest.raises(JobFailed, match="has 30 blocks, fewer than the 31"):
+        resolve(tuning={"type": "output_layers", "blocks": 31})

@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modeling import lora
 from modeling.artifacts.artifact import ArtifactError
 from modeling.artifacts.lora import TARGET_MODULES, peft_name
-from modeling.lora import LoraLinear
-
-from .models import backward, next_token_loss, randomise, tiny_model, token_ids
+from modeling.trainable import lora
+from modeling.trainable.lora import LoraLinear
+from tests.modeling.models import backward, next_token_loss, randomise, tiny_model, token_ids
 
 
 def naive(x: Tensor, base: nn.Linear, a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -122,15 +121,18 @@ def test_initial_A_depends_on_seed_and_name_alone() -> None:
     assert first.std() == pytest.approx(1 / 8 / 3**0.5, rel=0.1)
 
 
-def test_loss_and_gradients_equal_those_of_peft(base_path: Path) -> None:
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_loss_and_gradients_equal_those_of_peft(base_path: Path, use_rslora: bool) -> None:
     input_ids = token_ids(2, 24)
     model = tiny_model(base_path)
-    modules = lora.attach(model, 8, 16.0, TARGET_MODULES, seed=1)
+    modules = lora.attach(model, 8, 16.0, TARGET_MODULES, seed=1, use_rslora=use_rslora)
     randomise(modules)
     loss = next_token_loss(model, input_ids)
     backward(loss)
 
-    config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=list(TARGET_MODULES))
+    config = peft.LoraConfig(
+        r=8, lora_alpha=16, target_modules=list(TARGET_MODULES), use_rslora=use_rslora
+    )
     reference = peft.get_peft_model(tiny_model(base_path), config)
     weights = {
         name.replace(".weight", ".default.weight"): tensor

@@ -7,6 +7,7 @@ narrow x A^T; backward needs nothing else.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from .artifacts import lora as files
-from .artifacts.artifact import Artifact, ArtifactError
-from .artifacts.lora import AdapterConfig, LoadedAdapter, peft_name
+from modeling.artifacts import lora as files
+from modeling.artifacts.artifact import Artifact, ArtifactError
+from modeling.artifacts.lora import AdapterConfig, LoadedAdapter, peft_name
+
+from . import trainable
+from .trainable import PackedRow
 
 
 class LoraLinear(nn.Module):
@@ -41,21 +46,25 @@ class LoraLinear(nn.Module):
 
 
 class LoraTrainable:
-    """LoRA as something to train: it is in the model from construction to `detach`."""
+    """LoRA as something to train."""
+
+    head = None
+    artifact_is_exact = True
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         *,
         rank: int,
         alpha: float,
         target_modules: tuple[str, ...],
+        use_rslora: bool,
         seed: int,
     ) -> None:
         """As `attach`."""
         self._model = model
-        self._rank, self._alpha, self._target_modules = rank, alpha, target_modules
-        self._modules = attach(model, rank, alpha, target_modules, seed)
+        self._config = AdapterConfig(rank, alpha, target_modules, use_rslora=use_rslora)
+        self._modules = attach(model, rank, alpha, target_modules, seed, use_rslora=use_rslora)
         self.parameters = {
             f"{name}.{side}": parameter
             for name, module in self._modules.items()
@@ -63,30 +72,34 @@ class LoraTrainable:
             if parameter.requires_grad
         }
 
+    def hidden_states(self, row: PackedRow) -> Tensor:
+        return trainable.hidden_states(self._model, row)
+
+    def refresh(self) -> None:
+        """The model computes with the parameters themselves."""
+
+    def set_aside(self) -> AbstractContextManager[None]:
+        return set_aside(self._model)
+
     def detach(self) -> None:
         detach(self._model)
 
-    def set_aside(self) -> AbstractContextManager[None]:
-        """The model is its plain self within."""
-        return set_aside(self._model)
-
     def artifact(self, base_model: str) -> Artifact:
-        """A copy of what is in training."""
-        config = AdapterConfig(
-            rank=self._rank,
-            alpha=self._alpha,
-            target_modules=self._target_modules,
-            base_model_name_or_path=base_model,
-        )
+        config = dataclasses.replace(self._config, base_model_name_or_path=base_model)
         return files.artifact(config, tensors(self._modules))
 
     def take_over(self, artifact: Artifact) -> None:
-        """Go on from what was trained before. Raises `ArtifactError`."""
         set_weights(self._modules, files.layers(artifact))
 
 
 def attach(
-    model: nn.Module, rank: int, alpha: float, target_modules: Sequence[str], seed: int
+    model: nn.Module,
+    rank: int,
+    alpha: float,
+    target_modules: Sequence[str],
+    seed: int,
+    *,
+    use_rslora: bool = False,
 ) -> dict[str, LoraLinear]:
     """Replaces every linear layer whose last name is in `target_modules`; gives them by module name.
 
@@ -102,9 +115,10 @@ def attach(
     ]
     if not targets:
         raise ValueError(f"the model has no linear layer named {', '.join(target_modules)}")
+    scale = alpha / math.sqrt(rank) if use_rslora else alpha / rank
     modules = {}
     for name, linear in targets:
-        lora = LoraLinear(linear, rank, alpha / rank)
+        lora = LoraLinear(linear, rank, scale)
         initial = initial_A(seed, name, rank, linear.in_features)
         lora.lora_A.data.copy_(initial)
         _replace(model, name, lora)

@@ -1,0 +1,51 @@
+"""Numbers of a body that the server chooses where they are "auto", as every one is by default."""
+
+from __future__ import annotations
+
+from typing import Any, TypeGuard
+
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+
+MAX_WHOLE = 2**31 - 1
+
+
+def auto_or_whole(maximum: int = MAX_WHOLE, *, minimum: int = 1) -> BeforeValidator:
+    """ "auto" or `minimum` to `maximum`. Null means "auto": old clients send it."""
+    expected = f"an integer between {minimum} and {maximum}"
+
+    def check(value: Any) -> object:
+        if value is None or value == "auto":
+            return "auto"
+        if _is_number(value) and minimum <= value <= maximum and value == int(value):
+            return int(value)
+        raise _not_auto(value, expected)
+
+    return BeforeValidator(check)
+
+
+def auto_or_above(minimum: float, maximum: float) -> BeforeValidator:
+    """ "auto" or a number above `minimum`, `maximum` at most."""
+    expected = f"a number above {minimum:g}, {maximum:g} at most"
+
+    def check(value: Any) -> object:
+        if value is None or value == "auto":
+            return "auto"
+        if _is_number(value) and minimum < value <= maximum:
+            return value
+        raise _not_auto(value, expected)
+
+    return BeforeValidator(check)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    """NaN and the infinities are numbers here: they lie within no bounds."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _not_auto(value: object, expected: str) -> PydanticCustomError:
+    return PydanticCustomError(
+        "hyperparameter",
+        "expected 'auto' or {expected}, but got {got} instead.",
+        {"expected": expected, "got": repr(value)[:50]},
+    )

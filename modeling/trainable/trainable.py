@@ -1,0 +1,77 @@
+"""What training needs to know of what it changes, whatever its kind. It is in the model from construction to `detach`.
+
+Parameters are fp32, also where the model computes in bf16: a step is often smaller than what bf16 can tell
+apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from modeling import attention
+from modeling.artifacts.artifact import Artifact
+
+
+class PackedRow(NamedTuple):
+    """Sequences end to end, on the model's device; what they all begin with lies there once."""
+
+    input_ids: Tensor  # (T,) int64
+    position_ids: Tensor  # (T,) int64
+    cu_seqlens: tuple[int, ...]
+    """Offsets of the sequences' own tokens, from num_shared to T."""
+    num_shared: int
+
+
+class Trainable(Protocol):
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """fp32, each once."""
+        ...
+
+    @property
+    def head(self) -> nn.Parameter | None:
+        """The one among them that is the output layer's weight (V, D), if that trains."""
+        ...
+
+    @property
+    def artifact_is_exact(self) -> bool:
+        """Whether an artifact holds the parameters bit for bit. If not, a checkpoint keeps them beside it."""
+        ...
+
+    def hidden_states(self, row: PackedRow) -> Tensor:
+        """(T, D), behind the last norm."""
+        ...
+
+    def refresh(self) -> None:
+        """The parameters have changed: let the model compute with what they are now."""
+
+    def set_aside(self) -> AbstractContextManager[None]:
+        """The model is its plain self within."""
+        ...
+
+    def detach(self) -> None:
+        """Give the model back as it was."""
+
+    def artifact(self, base_model: str) -> Artifact:
+        """A copy of what is in training."""
+        ...
+
+    def take_over(self, artifact: Artifact) -> None:
+        """Go on from what was trained before. Raises `ArtifactError`."""
+
+
+def hidden_states(model: PreTrainedModel, row: PackedRow) -> Tensor:
+    """What the model makes of a packed row (T, D), for kinds that compute nothing else."""
+    with attention.segments(row.cu_seqlens, row.num_shared):
+        output = model.base_model(
+            input_ids=row.input_ids[None],  # (1, T)
+            position_ids=row.position_ids[None],
+            use_cache=False,
+        )
+    states: Tensor = output.last_hidden_state[0]
+    return states

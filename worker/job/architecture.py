@@ -1,0 +1,30 @@
+"""What is to be known of a base before it is trained, from its `config.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Architecture:
+    hidden_size: int
+    family: str
+    parameters_per_rank: int
+    """Trainable parameters that one more rank adds."""
+    num_blocks: int
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], family: str) -> Architecture:
+        """Raises KeyError for a config that is none of a decoder-only language model."""
+        hidden = int(config["hidden_size"])
+        inner = int(config["intermediate_size"])
+        heads = int(config["num_attention_heads"])
+        head_size = int(config.get("head_dim") or hidden // heads)
+        query = heads * head_size
+        keys = int(config.get("num_key_value_heads") or heads) * head_size
+        attention = 2 * (hidden + query) + 2 * (hidden + keys)
+        layer = attention + 3 * (hidden + inner)
+        num_blocks = int(config["num_hidden_layers"])
+        return cls(hidden, family, layer * num_blocks, num_blocks)

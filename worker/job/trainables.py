@@ -1,0 +1,112 @@
+"""What a job changes of its base, with every "auto" resolved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from training.checkpoint_folder import lora_spec
+from training.messages import Full, Lora, OutputLayers, Prefix, Trainable
+from worker.endings import JobFailed
+
+from .architecture import Architecture
+from .defaults import DEFAULTS, Defaults
+
+TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ALPHA = 32.0
+"""With a scale of alpha / rank the best learning rate does not depend on the rank."""
+NUM_VIRTUAL_TOKENS = 16
+NUM_BLOCKS = 2
+UNASKED = {"type": "lora"}
+
+_trainable: TypeAdapter[Trainable] = TypeAdapter(Trainable)
+
+
+def chosen(
+    tuning: Mapping[str, Any],
+    architecture: Architecture,
+    num_supervised_tokens: int,
+    defaults: Defaults,
+    reasons: dict[str, str],
+) -> Trainable:
+    """What the job's `tuning` asks for; adds the reasons of what was "auto". Raises JobFailed."""
+
+    def given(name: str, automatic: Any, reason: str) -> Any:
+        asked = tuning.get(name, "auto")
+        if asked not in (None, "auto"):
+            return asked
+        reasons[name] = reason
+        return automatic
+
+    match tuning["type"]:
+        case "lora":
+            reason = (
+                f"{num_supervised_tokens} tokens to learn, "
+                f"{architecture.parameters_per_rank} parameters a rank"
+            )
+            return Lora(
+                rank=given("rank", rank(architecture, num_supervised_tokens, defaults), reason),
+                alpha=given("alpha", ALPHA, "the default"),
+                target_modules=given("targets", TARGET_MODULES, "all linear layers"),
+                use_rslora=tuning.get("rslora", False),
+            )
+        case "prefix":
+            return Prefix(num_virtual_tokens=given("length", NUM_VIRTUAL_TOKENS, "the default"))
+        case "output_layers":
+            blocks = given("blocks", min(NUM_BLOCKS, architecture.num_blocks), "the default")
+            if blocks > architecture.num_blocks:
+                raise JobFailed(
+                    "invalid_tuning",
+                    f"The base model has {architecture.num_blocks} blocks, fewer than the {blocks} that "
+                    "'tuning.blocks' asks for",
+                    "tuning",
+                )
+            return OutputLayers(num_blocks=blocks, train_head=tuning.get("head", False))
+        case "full":
+            return Full()
+    raise ValueError(f"no tuning is called {tuning['type']!r}")
+
+
+def rank(
+    architecture: Architecture, supervised_tokens: int, defaults: Defaults = DEFAULTS["supervised"]
+) -> int:
+    """As many parameters as there are tokens to learn, within bounds."""
+    needed = max(supervised_tokens / architecture.parameters_per_rank, 1)
+    return min(max(1 << math.ceil(math.log2(needed)), defaults.min_rank), defaults.max_rank)
+
+
+def of_artifact(kind: str, spec: Mapping[str, Any], folder: Path) -> Trainable:
+    """What a job that goes on from a tuned model takes over from it; `folder` has the model's files.
+
+    Raises ValueError for what training cannot go on from.
+    """
+    if kind == "lora":
+        # What earlier versions wrote into their rows is not all of it.
+        spec = lora_spec(folder)
+        # Their order in the file is arbitrary, that of the config part of what makes a run repeatable.
+        spec["target_modules"] = sorted(spec["target_modules"])
+    return _trainable.validate_python({"kind": kind, **spec})
+
+
+def told(trainable: Trainable) -> dict[str, Any]:
+    """As the job's `tuning` would have asked for it."""
+    match trainable:
+        case Lora():
+            return {
+                "type": "lora",
+                "rank": trainable.rank,
+                "alpha": trainable.alpha,
+                "targets": list(trainable.target_modules),
+                "rslora": trainable.use_rslora,
+            }
+        case Prefix():
+            return {"type": "prefix", "length": trainable.num_virtual_tokens}
+        case OutputLayers():
+            blocks, head = trainable.num_blocks, trainable.train_head
+            return {"type": "output_layers", "blocks": blocks, "head": head}
+        case Full():
+            return {"type": "full"}
