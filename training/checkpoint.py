@@ -2,6 +2,7 @@
 
     step-120/artifact/…, artifact.json      see checkpoint_folder
     step-120/state/optimizer.safetensors    both moments of every parameter
+    step-120/state/program.safetensors      what the method computed and must not lose, if there is something
     step-120/state/state.json               the cursor and the files' hashes
 
 Nothing else has a state: order, schedule and initial weights are functions of the config and the
@@ -32,6 +33,7 @@ from .checkpoint_folder import ARTIFACT, MANIFEST, artifact_of
 from .messages import TrainConfig
 
 _OPTIMIZER = Path("state/optimizer.safetensors")
+_PROGRAM = Path("state/program.safetensors")
 _STATE = Path("state/state.json")
 # Part of the config, but not of what a run computes.
 _FREE_TO_CHANGE = {"base_path", "checkpoint_interval_s", "num_threads", "precision"}
@@ -58,6 +60,8 @@ class Checkpoint:
     environment: dict[str, str]
     artifact: Artifact
     moments: dict[str, Tensor]
+    program: dict[str, Tensor]
+    """The state of the method's program."""
 
 
 def environment(
@@ -85,6 +89,7 @@ def save(
     environment: dict[str, str],
     artifact: Artifact,
     moments: dict[str, Tensor],
+    program: dict[str, Tensor],
 ) -> None:
     """Write the directory `path`, which appears whole and on the disk or not at all.
 
@@ -100,6 +105,8 @@ def save(
     files.write(unfinished / ARTIFACT, artifact)
     (unfinished / MANIFEST).write_text(json.dumps(artifact.manifest()))
     save_file(moments, unfinished / _OPTIMIZER)
+    if program:
+        save_file(program, unfinished / _PROGRAM)
     state = {
         **dataclasses.asdict(cursor),
         "config": config.model_dump(mode="json", exclude=_FREE_TO_CHANGE),
@@ -133,6 +140,7 @@ def load(path: Path, *, config: TrainConfig, base_config: PretrainedConfig) -> C
             environment=state["environment"],
             artifact=kinds.format_of(saved.kind).read(saved.path, base_config),
             moments=load_file(path / _OPTIMIZER),
+            program=load_file(path / _PROGRAM) if str(_PROGRAM) in state["sha256"] else {},
         )
     except (OSError, ValueError, KeyError, ArtifactError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"the checkpoint cannot be read: {error}") from error

@@ -7,18 +7,20 @@ a function of its inputs: order, schedule and validation batches depend on (seed
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
+
+from torch import Tensor
 
 from dataset.examples import Example
 from dataset.tokenized import Dataset
 from modeling.artifacts.artifact import ArtifactError
 
 from . import batches
-from .checkpoint import Cursor
-from .messages import CheckpointSaved, Finished, StepMetrics, StopReason, TrainConfig
+from .checkpoint import CheckpointError, Cursor
+from .messages import Alert, CheckpointSaved, Finished, StepMetrics, StopReason, TrainConfig
 from .pipes import JobStopped
 from .primitives import Learner
 from .schedule import learning_rate
@@ -35,7 +37,30 @@ class Diverged(Exception):
 
 
 class Program(Protocol):
-    """What a method does with examples. Both ask `check_stop` between micro-batches, and raise Diverged."""
+    """What a method does with examples. All of it asks `check_stop` between micro-batches, and raises Diverged."""
+
+    def prepare(
+        self, training: Dataset, validation: Dataset | None, check_stop: Callable[[], None]
+    ) -> Iterator[None]:
+        """What must be known before the first step, in pieces: behind each of them it may be saved.
+
+        After a resume as well, with what `load_state` was given. Raises CheckpointError for a state of other files.
+        """
+        del training, validation, check_stop
+        return iter(())
+
+    def state(self) -> dict[str, Tensor]:
+        """What the program must not lose: a checkpoint keeps it."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave. Raises CheckpointError."""
+        if state:
+            raise CheckpointError("it has the state of another method")
+
+    def alerts(self) -> Mapping[str, str]:
+        """What the job's owner should look at by now, by what it is about."""
+        return {}
 
     def update(
         self,
@@ -67,6 +92,8 @@ class Course:
     stop_reason: Callable[[], StopReason | None]
     """Asked between micro-batches."""
     cursor: Cursor
+    _num_early_saves: int = 0
+    _alerted: set[str] = field(default_factory=set)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -76,24 +103,39 @@ class Course:
     def total_steps(self) -> int:
         return self.config.n_epochs * self.steps_per_epoch
 
-    def reports(self) -> Iterator[StepMetrics | CheckpointSaved | Finished]:
-        """Train from the cursor to the end. Raises Diverged."""
+    def reports(self) -> Iterator[StepMetrics | CheckpointSaved | Alert | Finished]:
+        """Train from the cursor to the end. Raises Diverged, and CheckpointError for a program's state."""
         metrics: StepMetrics | None = None
-        saved_at_s, saved_step = time.monotonic(), self.cursor.step
+        saved_at_s, is_saved = time.monotonic(), True
         try:
-            while self.cursor.step < self.total_steps:
-                metrics = self._step()
-                yield metrics
+            for metrics in self._progress():
+                is_saved = False
+                if metrics is not None:
+                    yield metrics
+                yield from self._alerts()
                 is_due = time.monotonic() - saved_at_s >= self.config.checkpoint_interval_s
                 if is_due or self._is_end_of_epoch():
                     yield self._save(metrics)
-                    saved_at_s, saved_step = time.monotonic(), self.cursor.step
+                    saved_at_s, is_saved = time.monotonic(), True
         except JobStopped as stopped:
-            if stopped.reason == "checkpoint" and metrics and self.cursor.step > saved_step:
+            if stopped.reason == "checkpoint" and not is_saved:
                 yield self._save(metrics)
             yield self._finished("stopped")
         else:
             yield self._finished("succeeded")
+
+    def _progress(self) -> Iterator[StepMetrics | None]:
+        """What is worth a checkpoint: pieces of what comes before the first step, then steps."""
+        for _ in self.program.prepare(self.training, self.validation, self._check_stop):
+            yield None
+        while self.cursor.step < self.total_steps:
+            yield self._step()
+
+    def _alerts(self) -> Iterator[Alert]:
+        for key, text in self.program.alerts().items():
+            if key not in self._alerted:
+                self._alerted.add(key)
+                yield Alert(job_id=self.job_id, step=self.cursor.step, key=key, text=text)
 
     def _step(self) -> StepMetrics:
         """One optimizer step and the validation that is due after it; moves the cursor."""
@@ -165,12 +207,17 @@ class Course:
         return self.validation.examples
 
     def _is_end_of_epoch(self) -> bool:
-        return self.cursor.step % self.steps_per_epoch == 0
+        return self.cursor.step > 0 and self.cursor.step % self.steps_per_epoch == 0
 
-    def _save(self, metrics: StepMetrics) -> CheckpointSaved:
-        path = self.output_dir / f"step-{self.cursor.step}"
+    def _save(self, metrics: StepMetrics | None) -> CheckpointSaved:
+        name = f"step-{self.cursor.step}"
+        if metrics is None:
+            # There are several of step 0, and the one before may still be read.
+            self._num_early_saves += 1
+            name += f"-{self._num_early_saves}"
+        path = self.output_dir / name
         try:
-            self.learner.save(path, self.cursor, self.environment)
+            self.learner.save(path, self.cursor, self.environment, self.program.state())
         except ArtifactError as error:
             raise Diverged(f"The weights are of no use ({error})", self.cursor.step) from error
         return CheckpointSaved(
@@ -193,4 +240,8 @@ class Course:
 
 
 def _named(role: str, values: Values) -> Values:
-    return {f"{role}_{name}": value for name, value in values.items()}
+    """As OpenAI has them, and those with a slash as TRL has them: of training without a prefix."""
+    return {
+        name if role == "train" and "/" in name else f"{role}_{name}": value
+        for name, value in values.items()
+    }

@@ -34,6 +34,19 @@ class Unsupervised(Message):
     """Tokens that a long text's next window reads again, as context."""
 
 
+class Dpo(Message):
+    """Learn which of two answers is the better one, beside the model that training began with."""
+
+    kind: Literal["dpo"] = "dpo"
+    beta: float = 0.1
+    """How dearly it pays to go away from that model."""
+    loss_type: Literal["dpo", "ipo"] = "dpo"
+    label_smoothing: float = 0.0
+    """The share of pairs that are taken to be the wrong way round; of the loss dpo."""
+    sft_weight: float = 0.0
+    """How much writing the better answer counts besides, by its mean loss a token."""
+
+
 class Lora(Message):
     """Matrices of a low rank beside linear layers."""
 
@@ -68,7 +81,7 @@ class Full(Message):
     kind: Literal["full"] = "full"
 
 
-Method = Annotated[Supervised | Unsupervised, Field(discriminator="kind")]
+Method = Annotated[Supervised | Unsupervised | Dpo, Field(discriminator="kind")]
 """How a job learns."""
 Trainable = Annotated[Lora | Prefix | OutputLayers | Full, Field(discriminator="kind")]
 """What a job changes."""
@@ -242,7 +255,19 @@ class CheckpointSaved(Message):
     path: str
     end_of_epoch: bool
     is_last: bool
-    metrics: StepMetrics
+    metrics: StepMetrics | None
+    """None before the first step: what is saved then is what was computed ahead of it."""
+
+
+class Alert(Message):
+    """Something that the job's owner should look at, while it goes on."""
+
+    kind: Literal["alert"] = "alert"
+    job_id: str
+    step: int
+    key: str
+    """What it is about; of several of one job, the first is told."""
+    text: str
 
 
 class Finished(Message):
@@ -268,7 +293,17 @@ class Failed(Message):
 
 
 Command = Start | Stop | Answer | Exit
-Report = Ready | Heartbeat | Request | Started | StepMetrics | CheckpointSaved | Finished | Failed
+Report = (
+    Ready
+    | Heartbeat
+    | Request
+    | Started
+    | StepMetrics
+    | CheckpointSaved
+    | Alert
+    | Finished
+    | Failed
+)
 
 _commands: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 _reports: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="kind")])

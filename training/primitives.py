@@ -21,7 +21,7 @@ from modeling.trainable.trainable import PackedRow, Trainable
 
 from . import checkpoint
 from .batches import MicroBatch
-from .checkpoint import Cursor
+from .checkpoint import Checkpoint, Cursor
 from .logprobs import Scores, score
 from .losses import Loss
 from .messages import Lora, TrainConfig
@@ -32,8 +32,8 @@ _BETAS = (0.9, 0.95)
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
-Who = Literal["policy", "base"]
-"""What is in training, or the base without it."""
+Who = Literal["policy", "start", "base"]
+"""What is in training; what it was before the first step; the base without it."""
 
 
 class UnsupportedBase(Exception):
@@ -97,6 +97,7 @@ class Learner:
         self._config = config
         self._trainable = _attach(model, config)
         self.parameters = self._trainable.parameters
+        self._is_at_start = True
         self._optimizer = torch.optim.AdamW(
             self.parameters.values(), betas=_BETAS, weight_decay=config.weight_decay, fused=True
         )
@@ -111,8 +112,14 @@ class Learner:
 
     @torch.no_grad()
     def logprobs(self, batch: MicroBatch, who: Who = "policy") -> Scores:
-        """What a model makes of the batch's labels."""
-        if who == "policy":
+        """What a model makes of the batch's labels.
+
+        That of the start is gone when the first step is taken, for every kind of trainable alike: what is needed of it
+        is computed before. Raises ValueError then.
+        """
+        if who == "start" and not self._is_at_start:
+            raise ValueError("the weights that training began with are gone")
+        if who != "base":
             return self._score(batch)
         with self._trainable.set_aside():
             return self._score(batch)
@@ -139,15 +146,24 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
+        self._is_at_start = False
         self._optimizer.zero_grad(set_to_none=True)
         self._trainable.refresh()
         return norm
 
-    def save(self, path: Path, cursor: Cursor, environment: dict[str, str]) -> None:
-        """Write a checkpoint. Raises ArtifactError for weights that are of no use."""
+    def save(
+        self,
+        path: Path,
+        cursor: Cursor,
+        environment: dict[str, str],
+        program: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Write a checkpoint, with the state of what trains. Raises ArtifactError for weights that are of no use."""
         moments = {
             f"{name}.{moment}": self._optimizer.state[parameter][moment].to("cpu", copy=True)
             for name, parameter in self.parameters.items()
+            # Before the first step there are none.
+            if parameter in self._optimizer.state
             for moment in _MOMENTS
         }
         checkpoint.save(
@@ -157,19 +173,23 @@ class Learner:
             environment=environment,
             artifact=self.artifact(),
             moments=moments,
+            program=program or {},
         )
 
-    def load(self, path: Path) -> tuple[Cursor, dict[str, str]]:
+    def load(self, path: Path) -> Checkpoint:
         """Stand where `save` was called; gives what it was given. Raises CheckpointError."""
         saved = checkpoint.load(path, config=self._config, base_config=self._model.config)
         self._trainable.take_over(saved.artifact)
+        self._is_at_start = saved.cursor.step == 0
         for name, parameter in self.parameters.items():
+            if self._is_at_start:
+                break
             state = {
                 moment: saved.moments[f"{name}.{moment}"].to(self.device) for moment in _MOMENTS
             }
             steps = torch.tensor(float(saved.cursor.step), device=self.device)
             self._optimizer.state[parameter] = {"step": steps, **state}
-        return saved.cursor, saved.environment
+        return saved
 
     def artifact(self) -> Artifact:
         """A copy of what is in training."""

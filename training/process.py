@@ -14,10 +14,10 @@ from modeling.artifacts import kinds
 from modeling.base import Precision, choose_precision
 
 from . import checkpoint
-from .checkpoint import Cursor
+from .checkpoint import Checkpoint, Cursor
 from .course import Course
 from .failures import describe
-from .messages import Report, Start, Started, StopReason
+from .messages import Dpo, Report, Start, Started, StopReason, TrainConfig
 from .primitives import Learner, load_base
 from .programs import program_of
 
@@ -55,13 +55,15 @@ class JobRunner:
         validation = Dataset.open(Path(start.validation_set)) if start.validation_set else None
         learner = Learner(model, config)
         try:
+            program = program_of(config, learner)
             resumed = _restore(learner, start, model)
-            cursor, before = resumed or (Cursor(), None)
+            if resumed:
+                program.load_state(resumed.program)
             course = Course(
                 job_id=start.job_id,
                 config=config,
                 learner=learner,
-                program=program_of(config, learner),
+                program=program,
                 training=training,
                 validation=validation,
                 output_dir=Path(start.output_dir),
@@ -72,9 +74,9 @@ class JobRunner:
                     validation.statistics.sha256 if validation else None,
                 ),
                 stop_reason=stop_reason,
-                cursor=cursor,
+                cursor=resumed.cursor if resumed else Cursor(),
             )
-            yield _started(course, before, precision)
+            yield _started(course, resumed.environment if resumed else None, precision)
             yield from course.reports()
         finally:
             learner.close()
@@ -87,12 +89,10 @@ class JobRunner:
         return self._base[2]
 
 
-def _restore(
-    learner: Learner, start: Start, model: PreTrainedModel
-) -> tuple[Cursor, dict[str, str]] | None:
+def _restore(learner: Learner, start: Start, model: PreTrainedModel) -> Checkpoint | None:
     """Put the learner where the job stands: at its checkpoint, else at the model it goes on from.
 
-    Gives the checkpoint's cursor and environment.
+    Gives the checkpoint.
     """
     if start.resume_from:
         return learner.load(Path(start.resume_from))
@@ -111,11 +111,9 @@ def _started(course: Course, before: dict[str, str] | None, precision: Precision
         for name, value in course.environment.items()
         if before.get(name) != value
     ]
-    warnings = _dataset_warnings(course.training.statistics, "training", course.config.max_seq_len)
+    warnings = _dataset_warnings(course.training.statistics, "training", course.config)
     if course.validation:
-        warnings += _dataset_warnings(
-            course.validation.statistics, "validation", course.config.max_seq_len
-        )
+        warnings += _dataset_warnings(course.validation.statistics, "validation", course.config)
     if differences:
         warnings.append(
             "The job resumes in another environment, so its numbers may differ in the last digits "
@@ -134,12 +132,13 @@ def _started(course: Course, before: dict[str, str] | None, precision: Precision
     )
 
 
-def _dataset_warnings(loaded: Statistics, role: str, max_seq_len: int) -> list[str]:
+def _dataset_warnings(loaded: Statistics, role: str, config: TrainConfig) -> list[str]:
     warnings = []
     if loaded.num_truncated:
+        where = "the beginning of the prompt" if isinstance(config.method, Dpo) else "the end"
         warnings.append(
-            f"{loaded.num_truncated} example(s) of the {role} file are longer than {max_seq_len} "
-            "tokens and were truncated at the end"
+            f"{loaded.num_truncated} example(s) of the {role} file are longer than {config.max_seq_len} "
+            f"tokens and were truncated at {where}"
         )
     if loaded.num_left_out:
         warnings.append(

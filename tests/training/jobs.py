@@ -72,6 +72,30 @@ def write_texts(path: Path, num_examples: int = 18, *, first: int = 0) -> Path:
     return path
 
 
+def write_preferences(
+    path: Path, num_examples: int = 18, *, first: int = 0, better_is_longer: bool = False
+) -> Path:
+    """Pairs of a short answer and one that goes on."""
+    with path.open("w") as file:
+        for number in range(first, first + num_examples):
+            question = f"Which colour has number {number}?" + "?" * (number % 7)
+            word = WORDS[number % len(WORDS)]
+            answers = (word, f"{word}, oh, {word}")
+            names = ["preferred_output", "non_preferred_output"]
+            if better_is_longer:
+                names.reverse()
+            outputs = {
+                name: [{"role": "assistant", "content": answer}]
+                for name, answer in zip(names, answers, strict=True)
+            }
+            messages = [{"role": "user", "content": question}]
+            file.write(json.dumps({"input": {"messages": messages}, **outputs}) + "\n")
+    return path
+
+
+WRITERS = {"supervised": write_chats, "unsupervised": write_texts, "dpo": write_preferences}
+
+
 def tokenized(
     rows: Path,
     base_path: Path,
@@ -104,7 +128,7 @@ def start(base_path: Path, directory: Path, **changes: Any) -> Start:
     job_config = config(base_path, **changes)
     method, max_seq_len = job_config.method, job_config.max_seq_len
     overlap = method.overlap if isinstance(method, Unsupervised) else None
-    write = write_chats if overlap is None else write_texts
+    write = WRITERS[method.kind]
     files = {
         "training_set": write(directory / "training.jsonl"),
         "validation_set": write(directory / "validation.jsonl", 6, first=100),

@@ -16,6 +16,7 @@ from training.checkpoint_folder import artifact_of
 from training.messages import Lora, TrainConfig
 
 CURSOR = Cursor(step=12, epoch=2, num_tokens=3456)
+PROGRAM = {"found": torch.tensor([[0.1, 2.0]]), "count": torch.ones(())}
 
 
 def lora_of(config: TrainConfig) -> Lora:
@@ -38,6 +39,7 @@ def save(path: Path, config: TrainConfig) -> dict[str, torch.Tensor]:
         environment={"torch": "1"},
         artifact=lora.artifact(adapter_config, tensors),
         moments=moments,
+        program=PROGRAM,
     )
     return {**tensors, **moments}
 
@@ -52,6 +54,8 @@ def test_checkpoint_gives_back_every_bit(base_path: Path, tmp_path: Path) -> Non
     )
     assert loaded.cursor == CURSOR
     assert loaded.environment == {"torch": "1"}
+    assert loaded.program.keys() == PROGRAM.keys()
+    assert all(torch.equal(loaded.program[name], values) for name, values in PROGRAM.items())
     ((a, b, scale),) = lora.layers(loaded.artifact).values()
     tensors = [a, b, *loaded.moments.values()]
     assert all(torch.equal(*pair) for pair in zip(tensors, saved.values(), strict=True))
@@ -67,6 +71,8 @@ def to_first_form(folder: Path) -> None:
     del state["sha256"]["artifact.json"]
     state["config"] |= state["config"].pop("trainable") | {"method": "supervised"}
     # And without what was not thought of yet.
+    (folder / "state" / "program.safetensors").unlink()
+    del state["sha256"]["state/program.safetensors"]
     del state["config"]["kind"], state["config"]["weight_decay"]
     digests = {k.replace("artifact/", "adapter/"): v for k, v in state["sha256"].items()}
     file.write_text(json.dumps({**state, "sha256": digests}))
@@ -80,6 +86,7 @@ def test_an_earlier_version_s_checkpoint_resumes(base_path: Path, tmp_path: Path
     saved = artifact_of(folder)
     to_first_form(folder)
     before = checkpoint.load(folder, config=config, base_config=base_config)
+    assert before.program == {}
     assert before.artifact.spec == now.artifact.spec
     assert before.artifact.manifest() == now.artifact.manifest()
     for change in ({"weight_decay": 0.1}, {"trainable": Lora(rank=8, alpha=32, target_modules=())}):
@@ -101,7 +108,7 @@ def test_saving_again_replaces_leftovers(base_path: Path, tmp_path: Path) -> Non
     "name",
     [
         *("artifact/adapter_config.json", "artifact/adapter_model.safetensors", "artifact.json"),
-        *("state/optimizer.safetensors", "state/state.json"),
+        *("state/optimizer.safetensors", "state/program.safetensors", "state/state.json"),
     ],
 )
 @pytest.mark.parametrize("damage", ["cut", "gone"])

@@ -93,6 +93,7 @@ def test_job_reports_its_course(unbroken: list[Report]) -> None:
         (5, 1, True, False),
         (10, 2, True, True),
     ]
+    assert saved[0].metrics is not None
     assert saved[0].metrics.model_copy(update={"step_time_s": 0}) == metrics[4]
     assert finished == Finished(
         job_id="ftjob-1", outcome="succeeded", step=STEPS, trained_tokens=2 * started.num_tokens

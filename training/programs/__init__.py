@@ -6,9 +6,10 @@ What all of them share is the course's. Imports what `training` may. Begin with 
 from __future__ import annotations
 
 from training.course import Program
-from training.messages import Supervised, TrainConfig, Unsupervised
+from training.messages import Dpo, Supervised, TrainConfig, Unsupervised
 from training.primitives import Learner
 
+from .dpo import DpoProgram
 from .supervised import SupervisedProgram
 from .unsupervised import UnsupervisedProgram
 
@@ -19,3 +20,5 @@ def program_of(config: TrainConfig, learner: Learner) -> Program:
             return SupervisedProgram(config, learner)
         case Unsupervised():
             return UnsupervisedProgram(config, learner)
+        case Dpo() as method:
+            return DpoProgram(config, method, learner)

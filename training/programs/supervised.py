@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dataset.examples import Example
 from training.batches import MicroBatch, ScoredRow, micro_batches
-from training.course import Diverged, Values
+from training.course import Diverged, Program, Values
 from training.losses.cross_entropy import cross_entropy
 from training.messages import TrainConfig
 from training.primitives import Learner
@@ -19,7 +19,7 @@ from training.primitives import Learner
 _VALIDATION_WINDOW = 64
 
 
-class SupervisedProgram:
+class SupervisedProgram(Program):
     """Measures `loss`, by weight, and `mean_token_accuracy`, by the number of tokens."""
 
     def __init__(self, config: TrainConfig, learner: Learner) -> None:

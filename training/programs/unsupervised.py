@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 
 from dataset.examples import Example
-from training.course import Values
+from training.course import Program, Values
 from training.messages import TrainConfig
 from training.primitives import Learner
 
 from .supervised import SupervisedProgram
 
 
-class UnsupervisedProgram:
+class UnsupervisedProgram(Program):
     """Measures `perplexity` besides: e to the loss, which is a mean over tokens, for each weighs 1."""
 
     def __init__(self, config: TrainConfig, learner: Learner) -> None:

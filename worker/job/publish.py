@@ -61,21 +61,21 @@ def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved) -> None:
     folder = Path(saved.path)
     lease.check()
     artifact = None
-    if saved.end_of_epoch or saved.is_last:
+    metrics = saved.metrics
+    if metrics is not None and (saved.end_of_epoch or saved.is_last):
         artifact = _store_artifact(blobs, folder)
     point = None
     # Behind the last step there is nothing to resume.
     if not saved.is_last:
         token = lease.claim.lease_token
-        key = f"jobs/{lease.job.id}/attempts/{token}/step-{saved.step}.tar"
+        key = f"jobs/{lease.job.id}/attempts/{token}/{folder.name}.tar"
         point = archive.pack(folder, blobs, key)
     crash_point("after_upload")
 
     def write(session: Session) -> _Written:
         written = _Written()
-        if artifact is not None:
-            metrics = progress.data(saved.metrics)
-            model = _Model(artifact, saved.step, metrics, is_final=saved.is_last)
+        if artifact is not None and metrics is not None:
+            model = _Model(artifact, saved.step, progress.data(metrics), is_final=saved.is_last)
             _add_model(session, lease.job, model, written)
         if point is not None:
             _add_resume_point(session, lease, saved.step, point, written)

@@ -19,6 +19,7 @@ from foundation.crash_points import crash_point
 from storage.jobs import events
 from storage.leases import LostLease, Stopped
 from training.messages import (
+    Alert,
     Answer,
     CheckpointSaved,
     Failed,
@@ -120,6 +121,8 @@ class _Supervision:
             match report:
                 case Started():
                     self._record_start(report)
+                case Alert():
+                    self._record_alert(report)
                 case CheckpointSaved():
                     publish.checkpoint(self._worker.blobs, self._lease, report)
                     self._keep(report)
@@ -144,7 +147,8 @@ class _Supervision:
 
     def _publish_snapshot(self, finished: Finished) -> None:
         """The state that a pause leaves is a model to try out, if a step was taken at all."""
-        if self._state is not None and self._state_step == finished.step:
+        is_newest = self._state_step == finished.step > 0
+        if self._state is not None and is_newest:
             publish.snapshot(self._worker.blobs, self._lease, self._state, finished.step)
 
     def _record_start(self, started: Started) -> None:
@@ -179,6 +183,19 @@ class _Supervision:
         self.step = steps[-1].step
         for metrics in steps:
             self._wandb_runs.log(metrics)
+
+    def _record_alert(self, alert: Alert) -> None:
+        def write(session: Session) -> None:
+            events.add(
+                session,
+                alert.job_id,
+                f"alert:{alert.key}",
+                alert.text,
+                level="warn",
+                data={"step": alert.step},
+            )
+
+        self._lease.write(write)
 
     def _watch_for_stop(self) -> None:
         """When the worker is told to end or the job to pause, have a checkpoint made and wait for it.
