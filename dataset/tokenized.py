@@ -37,6 +37,8 @@ class Statistics:
     """The 1-based number of the first of them."""
     sha256: str
     """Of the file that was tokenised."""
+    num_too_long: int = 0
+    """Rows that are good for nothing unless they are whole; they are not among the examples."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,16 @@ class Tally:
     """
 
     def __init__(
-        self, folder: Path, template: ChatTemplate, max_seq_len: int, overlap: int | None = None
+        self,
+        folder: Path,
+        template: ChatTemplate,
+        max_seq_len: int,
+        overlap: int | None = None,
+        *,
+        are_whole: bool = False,
     ) -> None:
-        """Rows of more tokens than `max_seq_len` lose their end, or with an `overlap` become several windows.
+        """Rows of more tokens than `max_seq_len` lose their end, with an `overlap` become several windows, and are left
+        out if they must be whole.
 
         Those of several answers to one prompt lose the prompt's beginning. Raises OSError when the disk is full.
         """
@@ -76,11 +85,13 @@ class Tally:
         self._folder = folder
         self._max_seq_len = max_seq_len
         self._overlap = overlap
+        self._are_whole = are_whole
         self._eos_ids = template.tokenizer.eos_ids
         self._bos_id = template.tokenizer.bos_id
         self.num_rows = self.num_examples = 0
         self._num_tokens = self._num_supervised_tokens = 0
         self._num_truncated = self._num_left_out = 0
+        self._num_too_long = 0
         self._num_silent = 0
         self._first_silent: int | None = None
 
@@ -100,6 +111,9 @@ class Tally:
             if error is None:
                 raise
 
+    def has_room_for(self, tokenized: TokenizedExample) -> bool:
+        return len(tokenized.input_ids) <= self._max_seq_len
+
     def add(self, number: int, sequences: Sequence[TokenizedExample]) -> None:
         """The row `number`: one sequence, or those of it that are compared, the best one first."""
         self.num_rows += 1
@@ -108,7 +122,11 @@ class Tally:
             parts = windows(tokenized, self._max_seq_len, self._overlap)
             self._num_left_out += not sum(self._append(part) for part in parts)
             return
-        self._num_truncated += any(len(s.input_ids) > self._max_seq_len for s in sequences)
+        is_too_long = not all(map(self.has_room_for, sequences))
+        if self._are_whole and is_too_long:
+            self._num_too_long += 1
+            return
+        self._num_truncated += is_too_long
         if len(sequences) > 1:
             example = cut_alike(sequences, self._max_seq_len, self._bos_id)
             is_useful = _differ(example) and self._append(example)
@@ -145,6 +163,7 @@ class Tally:
             self._num_silent,
             self._first_silent,
             sha256,
+            self._num_too_long,
         )
         (self._folder / _STATISTICS).write_text(json.dumps(asdict(statistics)))
         return statistics

@@ -17,7 +17,9 @@ from text.chat_template import ChatTemplate, TokenizedExample
 from text.messages import ChatTemplateError
 
 from .formats.first_row import format_of
+from .formats.labelled import LabelledRows
 from .formats.row_format import Problem, Row, RowFormat, problem_of
+from .labels import Labels
 from .tokenized import Statistics, Tally
 
 Role = Literal["training", "validation"]
@@ -56,18 +58,20 @@ def validate(
     file_id: str,
     method: str,
     overlap: int | None = None,
+    labels: Labels | None = None,
 ) -> Statistics:
     """Check every row of the file that `chunks` make, and tokenise it into the new `folder`.
 
     Rows of more tokens than `max_seq_len` lose their end, or with an `overlap` become several windows, or if they
-    hold several answers, their prompt loses its beginning.
+    hold several answers, their prompt loses its beginning. Those that have `labels`, which are collected there, are
+    left out, for the label is at the end.
     Chunks of a moderate size let their maker tell how far the reading is, or end it by raising. Raises
     InvalidFile, and OSError when the disk is full.
     """
     digest = hashlib.sha256()
     reader = LineReader()
-    with Tally(folder, template, max_seq_len, overlap) as tally:
-        checker = _Checker(tally, template, file_id, method)
+    with Tally(folder, template, max_seq_len, overlap, are_whole=labels is not None) as tally:
+        checker = _Checker(tally, template, file_id, method, labels)
         for chunk in chunks:
             digest.update(chunk)
             checker.check(reader, reader.feed(chunk))
@@ -78,14 +82,24 @@ def validate(
         if checker.problems:
             raise _refusal(checker.problems, role)
         _check_enough(tally, role)
+        if labels is not None and (problem := labels.close()) is not None:
+            raise _refusal([problem], role)
         return tally.finish(digest.hexdigest())
 
 
 class _Checker:
     """Passes the good rows on and collects what is wrong with the others."""
 
-    def __init__(self, tally: Tally, template: ChatTemplate, file_id: str, method: str) -> None:
+    def __init__(
+        self,
+        tally: Tally,
+        template: ChatTemplate,
+        file_id: str,
+        method: str,
+        labels: Labels | None,
+    ) -> None:
         self._tally = tally
+        self._labels = labels
         self.problems: list[Problem] = []
         self.is_hopeless = False
         """There is no point in looking further."""
@@ -110,16 +124,43 @@ class _Checker:
     def _check_row(self, number: int, row: Row) -> None:
         if self._format is None:
             found = format_of(row, self._file_id, self._method)
+            if not isinstance(found, Problem):
+                found = self._form_problem(found) or found
             if isinstance(found, Problem):
                 self._add(found)
                 self.is_hopeless = True
                 return
             self._format = found
         tokenized = _tokenized(row, number, self._format, self._template)
+        if not isinstance(tokenized, Problem):
+            tokenized = self._label_problem(row, number, tokenized) or tokenized
         if isinstance(tokenized, Problem):
             self._add(tokenized)
         elif not self.problems:
             self._tally.add(number, tokenized)
+
+    def _form_problem(self, row_format: RowFormat) -> Problem | None:
+        """Labels are asked for in one way: that of the first file."""
+        if self._labels is None or not isinstance(row_format, LabelledRows):
+            return None
+        wanted = self._labels.form = self._labels.form or row_format.form
+        if row_format.form == wanted:
+            return None
+        text = (
+            f"Its rows are of the form '{row_format.form}', those of the training file '{wanted}'."
+        )
+        return Problem("invalid_training_file", text, is_the_bases=True)
+
+    def _label_problem(
+        self, row: Row, number: int, sequences: Sequence[TokenizedExample]
+    ) -> Problem | None:
+        if self._labels is None or not isinstance(self._format, LabelledRows):
+            return None
+        (tokenized,) = sequences
+        if not self._tally.has_room_for(tokenized):
+            return None
+        learnt = tuple(i for i, w in zip(tokenized.input_ids, tokenized.weights, strict=True) if w)
+        return self._labels.see(number, self._format.label(row), learnt)
 
     def _add(self, problem: Problem) -> None:
         self.problems.append(problem)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -20,13 +20,18 @@ from modeling.artifacts.artifact import ArtifactError
 
 from . import batches
 from .checkpoint import CheckpointError, Cursor
-from .messages import Alert, CheckpointSaved, Finished, StepMetrics, StopReason, TrainConfig
+from .messages import Alert, CheckpointSaved, Finished, StepMetrics, StopReason, Table, TrainConfig
 from .pipes import JobStopped
 from .primitives import Learner
 from .schedule import learning_rate
 
 Values = dict[str, float]
 """What a method measures, by name."""
+Measured = Mapping[str, float | Table]
+"""Likewise, where some of it may be no single number."""
+
+
+V = TypeVar("V")
 
 
 class Diverged(Exception):
@@ -74,7 +79,7 @@ class Program(Protocol):
 
     def evaluate(
         self, step: int, examples: Sequence[Example], check_stop: Callable[[], None]
-    ) -> Values: ...
+    ) -> Measured: ...
 
 
 @dataclass
@@ -157,6 +162,7 @@ class Course:
             epoch=batches.epoch_of(step, num_examples, batch_size),
             num_tokens=self.cursor.num_tokens + sum(example.num_tokens for example in examples),
         )
+        values, tables = self._validate()
         return StepMetrics(
             job_id=self.job_id,
             step=step,
@@ -165,7 +171,8 @@ class Course:
             learning_rate=rate,
             num_tokens=self.cursor.num_tokens,
             step_time_s=step_time_s,
-            values=_named("train", trained) | self._validate(),
+            values=_named("train", trained) | values,
+            tables=tables,
         )
 
     def _check_stop(self) -> None:
@@ -177,14 +184,20 @@ class Course:
         if self.stop_reason() == "cancel":
             raise JobStopped("cancel")
 
-    def _validate(self) -> Values:
+    def _validate(self) -> tuple[Values, dict[str, Table]]:
         values: Values = {}
+        tables: dict[str, Table] = {}
         due = {"valid": self._rotating_examples(), "full_valid": self._all_examples()}
         for role, examples in due.items():
             if examples:
                 found = self.program.evaluate(self.cursor.step, examples, self._check_cancel)
-                values |= _named(role, found)
-        return values
+                for name, value in _named(role, found).items():
+                    if not isinstance(value, dict):
+                        values[name] = value
+                    elif role == "full_valid":
+                        # Of a few examples that go round a table would be all zeros.
+                        tables[name] = value
+        return values, tables
 
     def _rotating_examples(self) -> Sequence[Example]:
         """The validation examples that are due after this step, mostly none.
@@ -239,7 +252,7 @@ class Course:
         )
 
 
-def _named(role: str, values: Values) -> Values:
+def _named(role: str, values: Mapping[str, V]) -> dict[str, V]:
     """As OpenAI has them, and those with a slash as TRL has them: of training without a prefix."""
     return {
         name if role == "train" and "/" in name else f"{role}_{name}": value

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 StopReason = Literal["cancel", "checkpoint"]
+Table = dict[str, dict[str, float]]
+"""Numbers by row and column."""
 
 
 class Message(BaseModel):
@@ -45,6 +47,34 @@ class Dpo(Message):
     """The share of pairs that are taken to be the wrong way round; of the loss dpo."""
     sft_weight: float = 0.0
     """How much writing the better answer counts besides, by its mean loss a token."""
+
+
+class Label(Message):
+    """A class of examples, as what is to be written for it."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    """All that is scored of it: the text's tokens and the end behind them."""
+    weight: float = 1.0
+    """How much its examples count in training."""
+
+
+class Classification(Message):
+    """Learn which of a few labels is the answer. The labels are found in the training file."""
+
+    kind: Literal["classification"] = "classification"
+    form: Literal["chat", "completion", "text"] = "chat"
+    """Of the rows: what a label is asked for with."""
+    labels: tuple[Label, ...] = ()
+    """In the order of their texts."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """As asked for; the labels have what became of it."""
+    n_classes: int | None = None
+    """So many labels there must be."""
+    positive_class: str | None = None
+    """Of two labels the one that is to be found; what is measured of a search is measured of it."""
+    betas: tuple[float, ...] = (1.0,)
+    """Of the F-scores of such a search."""
 
 
 class Lora(Message):
@@ -81,7 +111,7 @@ class Full(Message):
     kind: Literal["full"] = "full"
 
 
-Method = Annotated[Supervised | Unsupervised | Dpo, Field(discriminator="kind")]
+Method = Annotated[Supervised | Unsupervised | Dpo | Classification, Field(discriminator="kind")]
 """How a job learns."""
 Trainable = Annotated[Lora | Prefix | OutputLayers | Full, Field(discriminator="kind")]
 """What a job changes."""
@@ -243,6 +273,8 @@ class StepMetrics(Message):
     step_time_s: float
     values: dict[str, float]
     """What the method measured, under the names that users read: `train_loss`, `valid_loss` …"""
+    tables: dict[str, Table] = {}
+    """What of it is no single number, likewise."""
 
 
 class CheckpointSaved(Message):

@@ -145,6 +145,11 @@ def _dataset_warnings(loaded: Statistics, role: str, config: TrainConfig) -> lis
             f"{loaded.num_left_out} example(s) of the {role} file have no token to learn from "
             "and were left out"
         )
+    if loaded.num_too_long:
+        warnings.append(
+            f"{loaded.num_too_long} example(s) of the {role} file are longer than {config.max_seq_len} tokens "
+            "and were left out, for their label, which stands at the end, would be cut off"
+        )
     if loaded.num_silent:
         warnings.append(
             f"{loaded.num_silent} example(s) of the {role} file, the first of them example "

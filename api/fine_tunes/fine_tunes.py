@@ -172,7 +172,7 @@ def _create(
         start,
         training_file=body.training_file,
         validation_file=body.validation_file,
-        method="supervised",
+        method=body.method,
         hyperparameters=body.hyperparameters(),
         suffix=body.suffix,
         seed=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeGuard
 
 from pydantic import BeforeValidator
@@ -17,7 +18,7 @@ def auto_or_whole(maximum: int = MAX_WHOLE, *, minimum: int = 1) -> BeforeValida
     def check(value: Any) -> object:
         if value is None or value == "auto":
             return "auto"
-        if _is_number(value) and minimum <= value <= maximum and value == int(value):
+        if is_number(value) and minimum <= value <= maximum and value == int(value):
             return int(value)
         raise _not_auto(value, expected)
 
@@ -31,14 +32,27 @@ def auto_or_above(minimum: float, maximum: float) -> BeforeValidator:
     def check(value: Any) -> object:
         if value is None or value == "auto":
             return "auto"
-        if _is_number(value) and minimum < value <= maximum:
+        if is_number(value) and minimum < value <= maximum:
             return value
         raise _not_auto(value, expected)
 
     return BeforeValidator(check)
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
+def auto_or(expected: str, fits: Callable[[Any], bool]) -> BeforeValidator:
+    """ "auto" or what fits."""
+
+    def check(value: Any) -> object:
+        if value is None or value == "auto":
+            return "auto"
+        if fits(value):
+            return value
+        raise _not_auto(value, expected)
+
+    return BeforeValidator(check)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
     """NaN and the infinities are numbers here: they lie within no bounds."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from api.requests.fields import Metadata, Name, NoNul
 from foundation.errors import InvalidRequest
 
+from .classes import MAX_CLASSES, Betas, ClassWeights, PositiveClass
 from .numbers import auto_or_above, auto_or_whole
 from .tuning import AskedTuning
 
@@ -59,6 +60,17 @@ class UnsupervisedHyperparameters(Hyperparameters):
     """Tokens that a long text's next window reads again, as context."""
 
 
+class ClassificationHyperparameters(Hyperparameters):
+    class_weights: ClassWeights = "auto"
+    """How much an example of each class counts; by default all examples count alike."""
+    n_classes: Annotated[Literal["auto"] | int, auto_or_whole(MAX_CLASSES, minimum=2)] = "auto"
+    """So many labels the training file must have."""
+    positive_class: PositiveClass = "auto"
+    """Of two labels the one that precision, recall, F, AUROC and AUPRC are measured of; by default the rarer one."""
+    betas: Betas = "auto"
+    """Of the F-scores; by default 1."""
+
+
 class DpoHyperparameters(Hyperparameters):
     beta: Annotated[Literal["auto"] | float, auto_or_above(0, 2)] = "auto"
 
@@ -73,6 +85,7 @@ class ReinforcementHyperparameters(Hyperparameters):
 AVAILABLE_METHODS: dict[str, type[Hyperparameters]] = {
     "supervised": Hyperparameters,
     "unsupervised": UnsupervisedHyperparameters,
+    "classification": ClassificationHyperparameters,
 }
 """Those that a job can be trained by, and what may be asked of each."""
 
@@ -83,6 +96,10 @@ class SupervisedMethod(BaseModel):
 
 class UnsupervisedMethod(BaseModel):
     hyperparameters: UnsupervisedHyperparameters | None = None
+
+
+class ClassificationMethod(BaseModel):
+    hyperparameters: ClassificationHyperparameters | None = None
 
 
 class DpoMethod(BaseModel):
@@ -107,9 +124,10 @@ class ReinforcementMethod(BaseModel):
 class Method(BaseModel):
     """Blocks of the other methods may stand beside that of `type`; they mean nothing."""
 
-    type: Literal["supervised", "unsupervised", "dpo", "reinforcement"]
+    type: Literal["supervised", "unsupervised", "classification", "dpo", "reinforcement"]
     supervised: SupervisedMethod | None = None
     unsupervised: UnsupervisedMethod | None = None
+    classification: ClassificationMethod | None = None
     dpo: DpoMethod | None = None
     reinforcement: ReinforcementMethod | None = None
 

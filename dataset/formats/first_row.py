@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from itertools import islice
 
-from . import chat, completion, preference, raw_text
+from . import chat, completion, labelled, preference, raw_text
 from .row_format import Problem, Row, RowFormat
 
 OF_METHOD: dict[str, tuple[RowFormat, ...]] = {
     "supervised": (chat, completion),
     "unsupervised": (raw_text,),
     "dpo": (preference,),
+    "classification": labelled.FORMS,
 }
 """A new form is a line here."""
 
@@ -40,6 +41,10 @@ _FOREIGN = (
         f"{_PREFERENCE_ROW}.",
     ),
     (
+        {"text", "label"},
+        "These are rows of text and label, which the method 'classification' learns from.",
+    ),
+    (
         {"text"},
         "These are rows of raw text, which the method 'unsupervised' learns from. For supervised fine-tuning "
         'write each as {"prompt": "", "completion": text}.',
@@ -53,6 +58,11 @@ _FOREIGN = (
 _NO_TEXT = (
     "Unexpected file format, expected raw text. The method 'unsupervised' learns from rows of the form "
     "{\"text\": ...}; chat messages and prompt/completion pairs are for the method 'supervised'."
+)
+_NO_LABEL = (
+    "Unexpected file format, expected labels. The method 'classification' learns from chat messages of which the "
+    "last, the assistant's, is the label, from prompt/completion pairs whose completion is it, and from rows of the "
+    'form {"text": ..., "label": ...}.'
 )
 
 _NO_PREFERENCES = (
@@ -86,6 +96,8 @@ def format_of(first_row: Row, file_id: str, method: str) -> RowFormat | Problem:
         if chat.claims(first_row):
             return _of_another_method("fine-tune-chat", "supervised", file_id, method)
         return _unexpected(_NO_PREFERENCES, first_row, _FOREIGN_PREFERENCES)
+    if method == "classification":
+        return _unexpected(_NO_LABEL, first_row, ())
     text = "Unexpected file format, expected either prompt/completion pairs or chat messages."
     return _unexpected(text, first_row, _FOREIGN)
 

@@ -17,7 +17,7 @@ class Problem:
     code: Code
     text: str
     is_the_bases: bool = False
-    """Another base might have taken the row."""
+    """Another base might have taken the row, or another job: the file itself may be good."""
 
 
 class RowFormat(Protocol):

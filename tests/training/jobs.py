@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from dataset.examples import Example
+from dataset.labels import Labels
 from dataset.tokenized import Dataset
 from dataset.validation import validate
 from text.chat_template import ChatTemplate
 from training import batches
 from training.batches import MicroBatch, ScoredRow
-from training.messages import Lora, Report, Start, StopReason, TrainConfig, Unsupervised
+from training.messages import (
+    Classification,
+    Label,
+    Lora,
+    Report,
+    Start,
+    StopReason,
+    TrainConfig,
+    Unsupervised,
+)
 from training.process import JobRunner
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -93,7 +103,25 @@ def write_preferences(
     return path
 
 
-WRITERS = {"supervised": write_chats, "unsupervised": write_texts, "dpo": write_preferences}
+MOODS = {"good": "fine", "bad": "quite awful", "so-so": "neither"}
+
+
+def write_labelled(path: Path, num_examples: int = 18, *, first: int = 0) -> Path:
+    """Texts whose end says which of three labels they have."""
+    with path.open("w") as file:
+        for number in range(first, first + num_examples):
+            label = tuple(MOODS)[number % 5 % 3]
+            text = "So " * (number % 7) + f"number {number} is {MOODS[label]}"
+            file.write(json.dumps({"text": text, "label": label}) + "\n")
+    return path
+
+
+WRITERS = {
+    "supervised": write_chats,
+    "unsupervised": write_texts,
+    "dpo": write_preferences,
+    "classification": write_labelled,
+}
 
 
 def tokenized(
@@ -103,6 +131,7 @@ def tokenized(
     max_seq_len: int = 128,
     method: str = "supervised",
     overlap: int | None = None,
+    labels: Labels | None = None,
 ) -> Path:
     """The file as the worker makes it ready for the trainer."""
     folder = rows.with_suffix("")
@@ -118,6 +147,7 @@ def tokenized(
         file_id="file-1",
         method=method,
         overlap=overlap,
+        labels=labels,
     )
     return folder
 
@@ -129,16 +159,30 @@ def start(base_path: Path, directory: Path, **changes: Any) -> Start:
     method, max_seq_len = job_config.method, job_config.max_seq_len
     overlap = method.overlap if isinstance(method, Unsupervised) else None
     write = WRITERS[method.kind]
+    labels = Labels() if isinstance(method, Classification) else None
     files = {
         "training_set": write(directory / "training.jsonl"),
         "validation_set": write(directory / "validation.jsonl", 6, first=100),
     }
     sets = {
         name: str(
-            tokenized(file, base_path, max_seq_len=max_seq_len, method=method.kind, overlap=overlap)
+            tokenized(
+                file,
+                base_path,
+                max_seq_len=max_seq_len,
+                method=method.kind,
+                overlap=overlap,
+                labels=labels,
+            )
         )
         for name, file in files.items()
     }
+    if isinstance(method, Classification) and labels is not None:
+        found = tuple(
+            Label(text=text, token_ids=of.token_ids) for text, of in sorted(labels.classes.items())
+        )
+        method = method.model_copy(update={"form": labels.form, "labels": found})
+        job_config = job_config.model_copy(update={"method": method})
     return Start(job_id="ftjob-1", config=job_config, output_dir=str(directory), **sets)
 
 

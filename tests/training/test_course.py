@@ -19,6 +19,7 @@ from tests.training import jobs
 from training.logprobs import Scores
 from training.messages import (
     CheckpointSaved,
+    Classification,
     Failed,
     Finished,
     Method,
@@ -115,7 +116,9 @@ def test_losses_of_a_known_job_are_those_pinned(unbroken: list[Report]) -> None:
 
 
 @pytest.fixture(
-    scope="module", params=[Supervised(), Unsupervised(overlap=5)], ids=lambda m: m.kind
+    scope="module",
+    params=[Supervised(), Unsupervised(overlap=5), Classification()],
+    ids=lambda m: m.kind,
 )
 def unbroken_of(
     request: pytest.FixtureRequest, base_path: Path, tmp_path_factory: pytest.TempPathFactory

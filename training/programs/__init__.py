@@ -6,9 +6,10 @@ What all of them share is the course's. Imports what `training` may. Begin with 
 from __future__ import annotations
 
 from training.course import Program
-from training.messages import Dpo, Supervised, TrainConfig, Unsupervised
+from training.messages import Classification, Dpo, Supervised, TrainConfig, Unsupervised
 from training.primitives import Learner
 
+from .classification import ClassificationProgram
 from .dpo import DpoProgram
 from .supervised import SupervisedProgram
 from .unsupervised import UnsupervisedProgram
@@ -18,6 +19,8 @@ def program_of(config: TrainConfig, learner: Learner) -> Program:
     match config.method:
         case Supervised():
             return SupervisedProgram(config, learner)
+        case Classification():
+            return ClassificationProgram(config, config.method, learner)
         case Unsupervised():
             return UnsupervisedProgram(config, learner)
         case Dpo() as method:

@@ -60,6 +60,8 @@ OF_TRAINABLES = {
 
 DEFAULTS = {
     "supervised": Defaults(),
+    # Labels are answers, short ones: that there are few tokens to learn is in the rank already.
+    "classification": Defaults(),
     # For bases of 100M to 8B parameters, estimates: texts hold far more than conversations do, which takes the
     # high ranks of the continued pre-training in "LoRA Learns Less and Forgets Less" (arXiv 2405.09673), and a
     # lower rate and a single epoch against forgetting.

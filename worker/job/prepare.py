@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from dataset.labels import Labels
 from dataset.tokenized import Statistics
 from dataset.validation import InvalidFile, Role, validate
 from foundation.crash_points import crash_point
@@ -24,7 +25,7 @@ from worker.endings import JobFailed, Setback
 from worker.lease import Lease
 from worker.worker import Worker
 
-from . import archive, resolve, resume, trainables
+from . import archive, classes, resolve, resume, trainables
 from .architecture import Architecture
 
 READ_BYTES = 1 << 16
@@ -54,12 +55,17 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
     method = decided.method if decided else resolve.method_of(job.method, job.hyperparameters)
     template = bases.read_template(base, base_path)
     statistics: dict[Role, Statistics] = {}
+    labels = classes.labels_of(method)
     for role, row in rows.items():
         overlap = resolve.overlap_of(method, role, max_seq_len)
-        statistics[role] = _read(worker, lease, row, role, folder, template, max_seq_len, overlap)
+        statistics[role] = _read(
+            worker, lease, row, role, folder, template, max_seq_len, overlap, labels
+        )
     crash_point("after_validation")
     init_artifact, goes_on_with = _fetch_init_artifact(worker, lease, folder) or (None, None)
-    train_config = decided or _resolve(lease, statistics["training"], base, base_path, goes_on_with)
+    train_config = decided or _resolve(
+        lease, statistics["training"], labels, base, base_path, goes_on_with
+    )
     output = folder / "checkpoints"
     output.mkdir()
     resume_from = resume.fetch(worker.blobs, lease, folder)
@@ -112,6 +118,7 @@ def _read(
     template: ChatTemplate,
     max_seq_len: int,
     overlap: int | None,
+    labels: Labels | None,
 ) -> Statistics:
     """Validate a file and tokenise it into a folder that is named after its role."""
     local = folder / f"{role}.jsonl"
@@ -129,6 +136,7 @@ def _read(
             file_id=row.id,
             method=lease.job.method,
             overlap=overlap,
+            labels=labels,
         )
     except InvalidFile as error:
         problems = [problem.text for problem in error.problems]
@@ -204,6 +212,7 @@ def _fetch_init_artifact(
 def _resolve(
     lease: Lease,
     statistics: Statistics,
+    labels: Labels | None,
     base: BaseModel,
     base_path: Path,
     init_artifact: Trainable | None,
@@ -228,14 +237,19 @@ def _resolve(
         seed=job.seed,
         init_artifact=init_artifact,
     )
+    if labels is not None:
+        resolved = classes.with_labels(resolved, labels)
     numbers = {
         "n_epochs": resolved.config.n_epochs,
         "batch_size": resolved.config.batch_size,
         "learning_rate_multiplier": resolved.config.learning_rate_multiplier,
-        **resolved.config.method.model_dump(exclude={"kind"}),
+        # What was asked for, with nothing "auto" left; a method may keep more.
+        **resolved.config.method.model_dump(include=set(job.hyperparameters)),
     }
 
     def write(session: Session) -> None:
+        if labels is not None:
+            classes.tell(session, lease, resolved.config.method, labels)
         text = "Files validated, moving job to queued state"
         events.add(session, job.id, "validated", text, data={})
 

@@ -16,6 +16,7 @@ _IN_TEXT = {
     "valid_perplexity": "validation perplexity",
     "full_valid_loss": "full validation loss",
     "full_valid_perplexity": "full validation perplexity",
+    "full_valid_accuracy": "full validation accuracy",
 }
 """The values that an event's text tells, and how it calls them."""
 _OF_THE_RUN = ("total_steps", "num_tokens")
@@ -34,6 +35,7 @@ def data(metrics: StepMetrics) -> Json:
     return {
         "step": metrics.step,
         **{name: _finite(value) for name, value in metrics.values.items()},
+        **metrics.tables,
         "total_steps": metrics.total_steps,
         "num_tokens": metrics.num_tokens,
     }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from storage.jobs.fine_tunes import RESULTS_FILENAME
 from storage.jobs.jobs import JobRow
+from training.messages import Table
 
 COLUMNS = {
     "step": "step",
@@ -28,35 +30,43 @@ LEGACY_COLUMNS = {
     "validation_loss": "valid_loss",
     "validation_sequence_accuracy": None,
     "validation_token_accuracy": "valid_mean_token_accuracy",
-    "classification/accuracy": None,
-    "classification/precision": None,
-    "classification/recall": None,
-    "classification/auroc": None,
-    "classification/auprc": None,
-    "classification/f1.0": None,
+    "classification/accuracy": "full_valid_accuracy",
+    "classification/precision": "full_valid_precision",
+    "classification/recall": "full_valid_recall",
+    "classification/auroc": "full_valid_auroc",
+    "classification/auprc": "full_valid_auprc",
+    "classification/f1.0": "full_valid_f1",
 }
 """None is what nobody measures here: an empty cell."""
+_OF_CLASSES = ("accuracy", "weighted_f1", "precision", "recall", "auroc", "auprc")
+_CLASS_COLUMN = {name: f"classification/{name}" for name in _OF_CLASSES} | {
+    "weighted_f1": "classification/weighted_f1_score"
+}
+_TABLES = {"classes": "classes", "confusion": "confusion_matrix"}
 FILENAME = "step_metrics.csv"
 PURPOSE = "fine-tune-results"
 
 
 def of_job(job: JobRow, metrics: Iterable[dict[str, Any]]) -> tuple[str, bytes]:
     """The file's name and content, in the form of the API that the job came by."""
+    train_config = job.train_config or {}
     if job.legacy is None:
-        return FILENAME, render(metrics)
-    return RESULTS_FILENAME, render_legacy(metrics, job.train_config or {})
+        return FILENAME, render(metrics, train_config)
+    return RESULTS_FILENAME, render_legacy(metrics, train_config)
 
 
-def render(metrics: Iterable[dict[str, Any]]) -> bytes:
+def render(
+    metrics: Iterable[dict[str, Any]], train_config: Mapping[str, Any] | None = None
+) -> bytes:
     """Values with 5 decimals; a cell is empty where a step has no such value."""
-    return _table(COLUMNS, metrics)
+    return _table(COLUMNS | _class_columns(train_config or {}), metrics)
 
 
 def render_legacy(metrics: Iterable[dict[str, Any]], train_config: Mapping[str, Any]) -> bytes:
     """The steps as `compiled_results.csv` had them. `train_config` is the job's, with the number of examples trained on."""
     config, num_examples = train_config["config"], train_config["num_examples"]
     return _table(
-        LEGACY_COLUMNS,
+        LEGACY_COLUMNS | _class_columns(train_config),
         (
             {
                 **step,
@@ -70,6 +80,21 @@ def render_legacy(metrics: Iterable[dict[str, Any]], train_config: Mapping[str, 
             for step in metrics
         ),
     )
+
+
+def _class_columns(train_config: Mapping[str, Any]) -> dict[str, str | None]:
+    """Of a job that classifies: what its validation file says at the end of each epoch, under the names of the old API.
+
+    What those lack comes behind them: each class's rates, and which classes were taken for which, in a cell as JSON.
+    """
+    method = train_config.get("config", {}).get("method", {})
+    if not isinstance(method, dict) or method.get("kind") != "classification":
+        return {}
+    names = [name for name in _OF_CLASSES if method["positive_class"] or name in _OF_CLASSES[:2]]
+    columns = {_CLASS_COLUMN[name]: f"full_valid_{name}" for name in names}
+    if method["positive_class"]:
+        columns |= {f"classification/f{beta}": f"full_valid_f{beta:g}" for beta in method["betas"]}
+    return {**columns, **{f"classification/{to}": f"full_valid_{of}" for of, to in _TABLES.items()}}
 
 
 def _elapsed_examples(
@@ -89,13 +114,15 @@ def _table(columns: Mapping[str, str | None], rows: Iterable[dict[str, Any]]) ->
     return text.getvalue().encode()
 
 
-def _value(row: Mapping[str, Any], key: str) -> float | None:
+def _value(row: Mapping[str, Any], key: str) -> float | Table | None:
     """A step after which only the whole validation file was measured has that as its validation."""
-    value: float | None = row.get(key)
+    value: float | Table | None = row.get(key)
     return row.get(f"full_{key}") if value is None else value
 
 
-def _cell(value: float | None) -> str:
+def _cell(value: float | Table | None) -> str:
     if value is None:
         return ""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
     return str(value) if isinstance(value, int) else f"{value:.5f}"

@@ -179,7 +179,7 @@ def test_an_old_name_stands_for_what_the_operator_says(
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        ({"compute_classification_metrics": True}, "compute_classification_metrics"),
+        ({"compute_classification_metrics": True}, "validation_file"),
         ({"classification_n_classes": 1}, "classification_n_classes"),
         ({"classification_betas": [0]}, "classification_betas.0"),
         ({"prompt_loss_weight": -1}, "prompt_loss_weight"),
@@ -201,6 +201,29 @@ def test_what_cannot_be_done_is_refused_by_its_name(
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == param
     assert get(api, tenant)["data"] == []
+
+
+def test_classification_metrics_are_those_of_a_job_that_classifies(
+    api: Api, tenant: Tenant, training_file: str
+) -> None:
+    asked = {"validation_file": training_file, "compute_classification_metrics": True}
+    body = {"model": "tiny-random", "training_file": training_file, **asked}
+    reply = post(api, tenant, body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "classification_n_classes")
+    fine_tune = create(
+        api,
+        tenant,
+        training_file,
+        **asked,
+        classification_n_classes=2,
+        classification_positive_class=" yes",
+        classification_betas=[0.5, 1],
+    )
+    with api.sessions() as session:
+        row = session.get_one(JobRow, fine_tune["id"])
+        assert row.method == "classification"
+        wanted = {"n_classes": 2, "positive_class": " yes", "betas": [0.5, 1.0]}
+        assert {name: row.hyperparameters[name] for name in wanted} == wanted
 
 
 def test_what_is_done_otherwise_is_told_as_a_warning(

@@ -142,7 +142,7 @@ TAGS = [{"type": "wandb", "wandb": {"project": "p", "tags": [1] * NUM}}]
         ("fine_tuning/jobs", {**JOB, "integrations": [1] * NUM}, "integrations"),
         ("fine_tuning/jobs", {**JOB, "integrations": TAGS}, "integrations.0.wandb.tags"),
         ("fine_tuning/jobs", {**JOB, "hyperparameters": [1] * NUM}, "hyperparameters"),
-        ("fine-tunes", {**JOB, "classification_betas": ["x"] * NUM}, "classification_betas.0"),
+        ("fine-tunes", {**JOB, "classification_betas": ["x"] * NUM}, "classification_betas"),
         ("batches", {**BATCH, "metadata": WRONG}, "metadata"),
         ("uploads/upload_x/complete", {"part_ids": [1] * NUM}, "part_ids"),
         ("webhook_endpoints", {"name": "a", "url": "b", "event_types": [1] * NUM}, "event_types"),

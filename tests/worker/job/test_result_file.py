@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ from storage.jobs.jobs import JobRow
 from storage.models import models
 from tests.factories import colour_rows
 from tests.worker.scene import FAKE_TRAINER, Scene
+from training.messages import Classification, Label
 from worker import trainer
 from worker.job import result_file
 from worker.job.run import run
@@ -103,6 +105,50 @@ def test_cells_are_empty_where_nobody_measured() -> None:
         "2,14,4,1.00000,,0.50000,0.33333,,0.25000" + nothing_classified,
         "3,21,6,,,0.50000,0.00000,,1.00000" + nothing_classified,
     ]
+
+
+@pytest.mark.parametrize("is_legacy", [False, True])
+def test_what_is_measured_of_classes_is_in_either_file(is_legacy: bool) -> None:
+    """Tables are a cell of JSON, and what is undefined is empty."""
+    train_config = config(n_epochs=1, batch_size=1, num_examples=2)
+    method = Classification(
+        labels=(Label(text="a", token_ids=(1,)), Label(text='b,"', token_ids=(2,))),
+        positive_class="a",
+        betas=(1, 0.5),
+    )
+    train_config["config"]["method"] = method.model_dump(mode="json")
+    confusion = {"a": {"a": 1.0}, 'b,"': {"a": 1.0}}
+    steps = [
+        step(1, 2),
+        step(
+            2,
+            2,
+            full_valid_loss=0.5,
+            full_valid_accuracy=0.5,
+            full_valid_precision=0.5,
+            full_valid_recall=1.0,
+            full_valid_f1=2 / 3,
+            **{"full_valid_f0.5": 5 / 9},
+            full_valid_weighted_f1=1 / 3,
+            full_valid_auroc=None,
+            full_valid_confusion=confusion,
+        ),
+    ]
+    render = result_file.render_legacy if is_legacy else result_file.render
+    first, last = table(render(steps, train_config))
+    expected = {
+        "accuracy": "0.50000",
+        "precision": "0.50000",
+        "recall": "1.00000",
+        "auroc": "",
+        "auprc": "",
+        "f1.0": "0.66667",
+        "f0.5": "0.55556",
+        "weighted_f1_score": "0.33333",
+    }
+    assert {name: last[f"classification/{name}"] for name in expected} == expected
+    assert json.loads(last["classification/confusion_matrix"]) == confusion
+    assert not any(value for name, value in first.items() if name.startswith("classification/"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,46 @@
+"""What may be asked of a job that classifies."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from .numbers import auto_or, is_number
+
+MAX_CLASSES = 100
+"""As many labels as a training file may have (`dataset.labels`)."""
+MAX_CLASS_WEIGHT = 1000.0
+MAX_BETAS = 10
+MAX_BETA = 100.0
+_MAX_LABEL_CHARS = 1000
+
+
+def _are_class_weights(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return bool(value == "balanced")
+    weights = value.values()
+    are_within = all(is_number(weight) and 0 < weight <= MAX_CLASS_WEIGHT for weight in weights)
+    return 0 < len(value) <= MAX_CLASSES and are_within
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _MAX_LABEL_CHARS and "\0" not in value
+
+
+def _are_betas(value: Any) -> bool:
+    if not isinstance(value, list) or not 0 < len(value) <= MAX_BETAS:
+        return False
+    return all(is_number(beta) and 0 < beta <= MAX_BETA for beta in value)
+
+
+ClassWeights = Annotated[
+    str | dict[str, float],
+    auto_or(
+        f"'balanced' or an object of a weight above 0, {MAX_CLASS_WEIGHT:g} at most, for each label",
+        _are_class_weights,
+    ),
+]
+PositiveClass = Annotated[str, auto_or("a label", _is_label)]
+Betas = Annotated[
+    Literal["auto"] | list[float],
+    auto_or(f"an array of 1 to {MAX_BETAS} numbers above 0, {MAX_BETA:g} at most", _are_betas),
+]

@@ -1,0 +1,62 @@
+"""Jobs that classify, as the unmodified client creates them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+import pytest
+
+from tests.factories import jsonl
+
+ROWS = jsonl({"text": f"Number {n}", "label": "ab"[n % 2]} for n in range(10))
+NAMES = (
+    "n_epochs",
+    "batch_size",
+    "learning_rate_multiplier",
+    "class_weights",
+    "n_classes",
+    "positive_class",
+    "betas",
+)
+
+
+def create(client: openai.OpenAI, **asked: Any) -> Any:
+    file = client.files.create(file=("labelled.jsonl", ROWS), purpose="fine-tune")
+    method = {"type": "classification", "classification": {"hyperparameters": asked}}
+    return client.fine_tuning.jobs.create(
+        model="tiny-random", training_file=file.id, extra_body={"method": method}
+    )
+
+
+def test_what_was_asked_is_shown_again_and_the_rest_is_auto(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"class_weights": {"a": 2}, "positive_class": "a", "betas": [0.5, 2]}
+    job = create(client, **asked)
+    shown = client.fine_tuning.jobs.retrieve(job.id).model_dump()["method"]
+    assert shown["type"] == "classification"
+    assert shown["classification"]["hyperparameters"] == dict.fromkeys(NAMES, "auto") | asked
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("class_weights", "even", "expected 'auto' or 'balanced' or an object of a weight above 0"),
+        ("class_weights", {}, "but got {}"),
+        ("class_weights", {"a": 0}, "but got {'a': 0}"),
+        ("class_weights", {"a": "1"}, "but got {'a': '1'}"),
+        ("n_classes", 1, "an integer between 2 and 100"),
+        ("n_classes", 101, "but got 101"),
+        ("positive_class", "", "expected 'auto' or a label"),
+        ("positive_class", 1, "but got 1"),
+        ("betas", [], "but got []"),
+        ("betas", [0], "expected 'auto' or an array of 1 to 10 numbers above 0"),
+        ("betas", 1, "but got 1"),
+    ],
+)
+def test_values_out_of_bounds_are_refused(
+    client: openai.OpenAI, name: str, value: object, words: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match="but got") as caught:
+        create(client, **{name: value})
+    assert words in caught.value.message
+    assert caught.value.param == f"method.classification.hyperparameters.{name}"
