@@ -1,7 +1,7 @@
 """A run on disk: the artifact that users get, and the state from which the run goes on bit for bit.
 
     step-120/artifact/…, artifact.json      see checkpoint_folder
-    step-120/state/optimizer.safetensors    both moments of every parameter
+    step-120/state/optimizer.safetensors    both moments of every parameter, and itself if the artifact rounds it
     step-120/state/program.safetensors      what the method computed and must not lose, if there is something
     step-120/state/state.json               the cursor and the files' hashes
 

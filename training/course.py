@@ -25,6 +25,9 @@ from .pipes import JobStopped
 from .primitives import Learner
 from .schedule import learning_rate
 
+MAX_SAVING_SHARE = 0.05
+"""Of the time that passes, what writing checkpoints between epochs may take."""
+
 Values = dict[str, float]
 """What a method measures, by name."""
 Measured = Mapping[str, float | Table]
@@ -112,15 +115,18 @@ class Course:
         """Train from the cursor to the end. Raises Diverged, and CheckpointError for a program's state."""
         metrics: StepMetrics | None = None
         saved_at_s, is_saved = time.monotonic(), True
+        interval_s = self.config.checkpoint_interval_s
         try:
             for metrics in self._progress():
                 is_saved = False
                 if metrics is not None:
                     yield metrics
                 yield from self._alerts()
-                is_due = time.monotonic() - saved_at_s >= self.config.checkpoint_interval_s
-                if is_due or self._is_end_of_epoch():
-                    yield self._save(metrics)
+                due_at_s = time.monotonic()
+                if due_at_s - saved_at_s >= interval_s or self._is_end_of_epoch():
+                    saved = self._save(metrics)
+                    interval_s = self._interval_s(time.monotonic() - due_at_s)
+                    yield saved
                     saved_at_s, is_saved = time.monotonic(), True
         except JobStopped as stopped:
             if stopped.reason == "checkpoint" and not is_saved:
@@ -221,6 +227,11 @@ class Course:
 
     def _is_end_of_epoch(self) -> bool:
         return self.cursor.step > 0 and self.cursor.step % self.steps_per_epoch == 0
+
+    def _interval_s(self, saving_s: float) -> float:
+        """Between two checkpoints, where writing the last one took so long."""
+        asked_s = self.config.checkpoint_interval_s
+        return max(asked_s, saving_s / MAX_SAVING_SHARE) if asked_s else 0
 
     def _save(self, metrics: StepMetrics | None) -> CheckpointSaved:
         name = f"step-{self.cursor.step}"

@@ -148,6 +148,7 @@ class TrainConfig(Message):
     eval_batch_size: int = 8
     """Examples in the rotating validation batch."""
     checkpoint_interval_s: float = 60
+    """At least; longer where writing one takes a while. 0: one after each step."""
 
     @model_validator(mode="before")
     @classmethod

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from modeling import attention, base
 from modeling.artifacts.artifact import Artifact
 from modeling.base import Precision
+from modeling.trainable.full import FullTrainable
 from modeling.trainable.lora import LoraTrainable
 from modeling.trainable.trainable import PackedRow, Trainable
 
@@ -24,13 +25,15 @@ from .batches import MicroBatch
 from .checkpoint import Checkpoint, Cursor
 from .logprobs import Scores, score
 from .losses import Loss
-from .messages import Lora, TrainConfig
+from .messages import Full, Lora, TrainConfig
 
 _BETAS = (0.9, 0.95)
 """A short memory for the second moment: most jobs have a few hundred steps."""
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_EXACT = "parameter"
+"""What of a parameter an artifact that rounds does not hold."""
 
 Who = Literal["policy", "start", "base"]
 """What is in training; what it was before the first step; the base without it."""
@@ -82,6 +85,8 @@ def _attach(model: PreTrainedModel, config: TrainConfig) -> Trainable:
                 use_rslora=lora.use_rslora,
                 seed=config.seed,
             )
+        case Full():
+            return FullTrainable(model)
         case other:
             raise ValueError(f"this version trains nothing of the kind '{other.kind}'")
 
@@ -160,12 +165,15 @@ class Learner:
     ) -> None:
         """Write a checkpoint, with the state of what trains. Raises ArtifactError for weights that are of no use."""
         moments = {
-            f"{name}.{moment}": self._optimizer.state[parameter][moment].to("cpu", copy=True)
+            f"{name}.{moment}": self._optimizer.state[parameter][moment].cpu()
             for name, parameter in self.parameters.items()
             # Before the first step there are none.
             if parameter in self._optimizer.state
             for moment in _MOMENTS
         }
+        if not self._trainable.artifact_is_exact:
+            for name, parameter in self.parameters.items():
+                moments[f"{name}.{_EXACT}"] = parameter.detach().cpu()
         checkpoint.save(
             path,
             cursor=cursor,
@@ -181,6 +189,10 @@ class Learner:
         saved = checkpoint.load(path, config=self._config, base_config=self._model.config)
         self._trainable.take_over(saved.artifact)
         self._is_at_start = saved.cursor.step == 0
+        if not self._trainable.artifact_is_exact:
+            for name, parameter in self.parameters.items():
+                parameter.data.copy_(saved.moments[f"{name}.{_EXACT}"])
+            self._trainable.refresh()
         for name, parameter in self.parameters.items():
             if self._is_at_start:
                 break
@@ -202,4 +214,4 @@ class Learner:
     def _score(self, batch: MicroBatch) -> Scores:
         row = PackedRow(batch.input_ids, batch.position_ids, batch.cu_seqlens, batch.num_shared)
         hidden = self._trainable.hidden_states(row).index_select(0, batch.positions)  # (S, D)
-        return score(hidden, _head(self._model), batch.labels)
+        return score(hidden, _head(self._model), batch.labels, self._trainable.head)

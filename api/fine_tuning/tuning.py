@@ -25,7 +25,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "output_layers": ("blocks", "head"),
     "full": (),
 }
-AVAILABLE_TUNINGS = ("lora",)
+AVAILABLE_TUNINGS = ("lora", "full")
 """Those of them that a job can be trained by."""
 
 

@@ -69,6 +69,28 @@ def test_any_loss_of_the_log_probabilities_has_autograd_s_gradient(
     assert not head.requires_grad
 
 
+@pytest.mark.parametrize("chunk_rows", [5, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_that_trains_has_autograd_s_gradient(
+    chunk_rows: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With weights of both signs; in bf16 summed in fp32 from rounded products."""
+    hidden, head, labels = inputs(dtype)
+    monkeypatch.setattr(logprobs, "_CHUNK_BYTES", chunk_rows * 4 * len(head))
+    weights = torch.randn(23, generator=torch.Generator().manual_seed(2))
+    trained = head.detach().float().requires_grad_()
+    loss = (weights * score(hidden, head, labels, trained).logprobs).sum()
+    of_hidden, of_head = torch.autograd.grad(loss, (hidden, trained))
+    exact = hidden.detach().float().requires_grad_()
+    expected = torch.autograd.grad(
+        (weights * plain(exact, trained, labels)).sum(), (exact, trained)
+    )
+    assert (of_hidden.dtype, of_head.dtype) == (dtype, torch.float32)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(of_head, expected[1], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(of_hidden.float(), expected[0], rtol=tolerance, atol=3 * tolerance)
+
+
 def test_no_gradient_is_prepared_that_nobody_wants() -> None:
     hidden, head, labels = inputs()
     with torch.no_grad():

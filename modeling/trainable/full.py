@@ -1,0 +1,48 @@
+"""Full tuning: every parameter of a copy of the base trains. The base itself, which other jobs share, stays as it is."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from modeling.artifacts import full as files
+from modeling.artifacts.artifact import Artifact
+
+from . import trainable
+from .copies import Copies
+from .trainable import PackedRow
+
+
+class FullTrainable:
+    """A tied embedding is one parameter, with the gradient of both its uses."""
+
+    artifact_is_exact = False
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._copies = Copies(model)
+        self.parameters = self._copies.parameters
+
+    @property
+    def head(self) -> nn.Parameter | None:
+        return self._copies.head
+
+    def hidden_states(self, row: PackedRow) -> Tensor:
+        return trainable.hidden_states(self._model, row)
+
+    def refresh(self) -> None:
+        self._copies.refresh()
+
+    def set_aside(self) -> AbstractContextManager[None]:
+        return self._copies.set_aside()
+
+    def detach(self) -> None:
+        self._copies.take_out()
+
+    def artifact(self, base_model: str) -> Artifact:
+        return files.artifact(self._model.config, self.parameters, base_model=base_model)
+
+    def take_over(self, artifact: Artifact) -> None:
+        self._copies.take_over(artifact.tensors)
