@@ -26,5 +26,17 @@ def prompt_rows(count: int, completion: str = " sold") -> list[Json]:
     return [{"prompt": f"item {i} ->", "completion": completion} for i in range(count)]
 
 
+def preference_rows(count: int, better: str = "blue", worse: str = "red") -> list[Json]:
+    """The same question with two answers, of which the first is always the better one."""
+    return [
+        {
+            "input": {"messages": [{"role": "user", "content": f"Question number {i}?"}]},
+            "preferred_output": [{"role": "assistant", "content": f"It is {better}."}],
+            "non_preferred_output": [{"role": "assistant", "content": f"It is {worse}."}],
+        }
+        for i in range(count)
+    ]
+
+
 def jsonl(rows: Iterable[Json] | Sequence[Any]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()

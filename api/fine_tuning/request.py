@@ -11,6 +11,8 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -19,7 +21,7 @@ from api.requests.fields import Metadata, Name, NoNul
 from foundation.errors import InvalidRequest
 
 from .classes import MAX_CLASSES, Betas, ClassWeights, PositiveClass
-from .numbers import auto_or_above, auto_or_whole
+from .numbers import auto_or, auto_or_above, auto_or_whole, is_number
 from .tuning import AskedTuning
 
 MAX_SEED = 2**31 - 1
@@ -71,8 +73,34 @@ class ClassificationHyperparameters(Hyperparameters):
     """Of the F-scores; by default 1."""
 
 
+def _auto_or_below(end: float) -> BeforeValidator:
+    return auto_or(
+        f"a number from 0, below {end:g}", lambda value: is_number(value) and 0 <= value < end
+    )
+
+
 class DpoHyperparameters(Hyperparameters):
+    """OpenAI's is `beta`."""
+
     beta: Annotated[Literal["auto"] | float, auto_or_above(0, 2)] = "auto"
+    loss_type: Annotated[str, auto_or("'dpo' or 'ipo'", lambda value: value in ("dpo", "ipo"))] = (
+        "auto"
+    )
+    label_smoothing: Annotated[Literal["auto"] | float, _auto_or_below(0.5)] = "auto"
+    """The share of pairs that are taken to be the wrong way round."""
+    sft_weight: Annotated[Literal["auto"] | float, _auto_or_below(10)] = "auto"
+    """How much writing the preferred answer counts besides."""
+
+    @field_validator("label_smoothing")
+    @classmethod
+    def _is_of_the_loss(cls, value: object, info: ValidationInfo) -> object:
+        if value not in ("auto", 0) and info.data.get("loss_type") == "ipo":
+            raise PydanticCustomError(
+                "hyperparameter",
+                "expected 0 with the loss_type 'ipo', which has no label smoothing; use a lower beta for pairs that "
+                "may be wrong, or the loss_type 'dpo'.",
+            )
+        return value
 
 
 class ReinforcementHyperparameters(Hyperparameters):
@@ -86,6 +114,7 @@ AVAILABLE_METHODS: dict[str, type[Hyperparameters]] = {
     "supervised": Hyperparameters,
     "unsupervised": UnsupervisedHyperparameters,
     "classification": ClassificationHyperparameters,
+    "dpo": DpoHyperparameters,
 }
 """Those that a job can be trained by, and what may be asked of each."""
 
@@ -173,9 +202,9 @@ class CreateFineTuningJob(BaseModel):
                 code="missing_required_parameter",
             )
         if kind not in AVAILABLE_METHODS:
+            *others, last = map(repr, AVAILABLE_METHODS)
             raise InvalidRequest(
-                f"The method '{kind}' is not available yet; use "
-                f"{' or '.join(map(repr, AVAILABLE_METHODS))}.",
+                f"The method '{kind}' is not available yet; use {', '.join(others)} or {last}.",
                 param="method.type",
                 code="invalid_value",
             )

@@ -3,7 +3,8 @@
 LUTHIER_FAKE_TRAINER holds JSON: {"step_s": seconds a step, "checkpoint_every": steps, "die_at": steps at
 which it kills itself, "die_once": folder (each of them once), "hang_at": a step after which it freezes,
 "stuck_at": one after which its main thread hangs, "ask_at": one after which it asks its supervisor,
-"refuse": steps of states that it cannot resume from, "failed": the fields of a Failed that follows the Start, "fail_at": the step that it waits
+"alert_at": one after which it alerts, "ahead": pieces that it computes and saves ahead of the first step, "die_ahead": one
+behind which it kills itself, "refuse": steps of states that it cannot resume from, "failed": the fields of a Failed that follows the Start, "fail_at": the step that it waits
 for}.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 
 from dataset.tokenized import Dataset
 from training.messages import (
+    Alert,
     CheckpointSaved,
     Exit,
     Failed,
@@ -56,7 +58,7 @@ class Run:
         self.num_examples = len(Dataset.open(Path(start.training_set)).examples)
         self.steps_per_epoch = math.ceil(self.num_examples / start.config.batch_size)
         self.total_steps = self.steps_per_epoch * start.config.n_epochs
-        self.step = 0
+        self.step = self.ahead = 0
         # Stands for the weights: it depends on all that went before.
         self.weights = hashlib.sha256(f"{start.config.seed}".encode()).hexdigest()
         if start.init_artifact:
@@ -65,6 +67,7 @@ class Run:
         if start.resume_from:
             state = json.loads((Path(start.resume_from) / "state" / "state.json").read_text())
             self.step, self.weights = state["step"], state["weights"]
+            self.ahead = state["ahead"]
         self.saved_step = self.step
 
     def run(self) -> None:
@@ -96,6 +99,11 @@ class Run:
                 warnings=SCRIPT.get("warnings", []),
             )
         )
+        while self.ahead < SCRIPT.get("ahead", 0):
+            self.ahead += 1
+            self.save()
+            if self.ahead == SCRIPT.get("die_ahead"):
+                self.die(f"ahead-{self.ahead}")
         while self.step < self.total_steps:
             reason = link.stop_reason(job_id)
             if reason is not None:
@@ -128,10 +136,15 @@ class Run:
             threading.Event().wait()
         if self.step == SCRIPT.get("ask_at"):
             assert link.ask(self.start.job_id, Ping()) == Pong()
-        if self.step not in SCRIPT.get("die_at", []):
-            return
+        if self.step == SCRIPT.get("alert_at"):
+            text = f"Step {self.step} looks odd"
+            say(Alert(job_id=self.start.job_id, step=self.step, key="odd", text=text))
+        if self.step in SCRIPT.get("die_at", []):
+            self.die(str(self.step))
+
+    def die(self, where: str) -> None:
         if SCRIPT.get("die_once"):
-            marker = Path(SCRIPT["die_once"]) / f"died-{self.start.job_id}-{self.step}"
+            marker = Path(SCRIPT["die_once"]) / f"died-{self.start.job_id}-{where}"
             if marker.exists():
                 return
             marker.touch()
@@ -164,7 +177,8 @@ class Run:
 
     def save(self) -> None:
         self.saved_step = self.step
-        folder = Path(self.start.output_dir) / f"step-{self.step}"
+        name = f"step-{self.step}" if self.step else f"step-0-{self.ahead}"
+        folder = Path(self.start.output_dir) / name
         (folder / "artifact").mkdir(parents=True)
         (folder / "state").mkdir()
         lora = self.start.config.trainable
@@ -178,7 +192,7 @@ class Run:
         manifest = {"kind": "lora", "spec": {"rank": lora.rank}, "tensors": tensors}
         (folder / "artifact.json").write_text(json.dumps(manifest))
         (folder / "state" / "optimizer.safetensors").write_bytes(b"moments" * 100)
-        state = {"step": self.step, "weights": self.weights}
+        state = {"step": self.step, "weights": self.weights, "ahead": self.ahead}
         (folder / "state" / "state.json").write_text(json.dumps(state))
         say(
             CheckpointSaved(
@@ -186,9 +200,9 @@ class Run:
                 step=self.step,
                 epoch=(self.step - 1) // self.steps_per_epoch + 1,
                 path=str(folder),
-                end_of_epoch=self.step % self.steps_per_epoch == 0,
+                end_of_epoch=self.step > 0 and self.step % self.steps_per_epoch == 0,
                 is_last=self.step == self.total_steps,
-                metrics=self.metrics(),
+                metrics=self.metrics() if self.step else None,
             )
         )
 

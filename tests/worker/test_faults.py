@@ -70,6 +70,29 @@ def test_trainer_killed_after_a_step_resumes_at_once(
     assert_as_if_nothing_broke(scene, job_id, finished)
 
 
+def test_what_is_computed_ahead_of_the_first_step_outlives_a_kill_and_an_alert_is_told_once(
+    scene: Scene, finished: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    faults = script(ahead=4, die_ahead=3, die_at=[7], die_once=str(tmp_path), alert_at=6)
+    monkeypatch.setenv(FAKE, faults)
+    job_id = scene.job(validation=colour_rows(10))
+    worker = scene.worker()
+    run(worker)
+    points = scene.row(job_id).resume_points
+    assert [point["step"] for point in points] == [0] * len(points)
+    # One blob for each: none is written over while an older row points at it.
+    assert len(points) == len({point["key"] for point in points}) > 1
+    assert points[0]["key"].endswith("step-0-3.tar")
+    assert scene.blob_keys("jobs/") == sorted(point["key"] for point in points)
+    run(worker)
+    run(worker)
+    assert_as_if_nothing_broke(scene, job_id, finished)
+    alerts = [event for event in scene.events(job_id) if event.key.startswith("alert:")]
+    assert [(event.key, event.level, event.data) for event in alerts] == [
+        ("alert:odd", "warn", {"step": 6})
+    ]
+
+
 def test_trainer_that_dies_at_the_same_step_again_fails_the_job_early(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,8 @@ class Architecture:
     parameters_per_rank: int
     """Trainable parameters that one more rank adds."""
     num_blocks: int
+    num_parameters: int
+    """Of its matrices, which is about all of them."""
 
     @classmethod
     def read(cls, config: Mapping[str, Any], family: str) -> Architecture:
@@ -27,4 +29,8 @@ class Architecture:
         attention = 2 * (hidden + query) + 2 * (hidden + keys)
         layer = attention + 3 * (hidden + inner)
         num_blocks = int(config["num_hidden_layers"])
-        return cls(hidden, family, layer * num_blocks, num_blocks)
+        block = 2 * hidden * (query + keys) + 3 * hidden * inner
+        is_tied = bool(config.get("tie_word_embeddings", False))
+        embeddings = int(config.get("vocab_size") or 0) * hidden * (1 if is_tied else 2)
+        num_parameters = block * num_blocks + embeddings
+        return cls(hidden, family, layer * num_blocks, num_blocks, num_parameters)

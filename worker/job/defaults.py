@@ -14,10 +14,18 @@ class Defaults:
     """None: by the number of examples."""
     batch_tokens: int | None = None
     """Of a step; None: a batch is a share of the examples."""
+    batch_bounds: tuple[int, int] | None = None
+    """Of a batch that is as large as the steps that are left allow; None likewise."""
     learning_rate_factor: float = 1.0
     """Beside supervised fine-tuning."""
+    large_learning_rate_factor: float | None = None
+    """The same for bases of more than a billion parameters; None if it is the same."""
     min_rank: int = 8
     max_rank: int = 64
+
+
+LARGE = 10**9
+"""Parameters; bases of more are large ones."""
 
 
 @dataclass(frozen=True)
@@ -67,5 +75,11 @@ DEFAULTS = {
     # lower rate and a single epoch against forgetting.
     "unsupervised": Defaults(
         epochs=1, batch_tokens=32_768, learning_rate_factor=0.5, min_rank=64, max_rank=256
+    ),
+    # TRL's default rate for DPO is a twentieth of that for supervised fine-tuning (1e-6 and 2e-5), tinker-cookbook's
+    # as well (1e-5 and 2e-4); small bases take twice of that, which is an estimate, as the bounds of a batch are. TRL's
+    # beta and its single epoch.
+    "dpo": Defaults(
+        epochs=1, batch_bounds=(8, 32), learning_rate_factor=0.1, large_learning_rate_factor=0.05
     ),
 }

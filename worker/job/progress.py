@@ -12,8 +12,10 @@ Json = dict[str, Any]
 _IN_TEXT = {
     "train_loss": "training loss",
     "train_perplexity": "training perplexity",
+    "train_accuracy": "training accuracy",
     "valid_loss": "validation loss",
     "valid_perplexity": "validation perplexity",
+    "valid_accuracy": "validation accuracy",
     "full_valid_loss": "full validation loss",
     "full_valid_perplexity": "full validation perplexity",
     "full_valid_accuracy": "full validation accuracy",

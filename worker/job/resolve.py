@@ -18,7 +18,7 @@ from training.messages import Method, Trainable, TrainConfig, Unsupervised
 
 from . import trainables
 from .architecture import Architecture
-from .defaults import DEFAULTS, OF_LORA, OF_TRAINABLES, TrainableDefaults
+from .defaults import DEFAULTS, LARGE, OF_LORA, OF_TRAINABLES, TrainableDefaults
 
 MAX_TEXTS = 256
 """In a batch that goes by its tokens: as many as may be asked for."""
@@ -58,6 +58,12 @@ def batch_size(num_examples: int, epochs: int, defaults: TrainableDefaults = OF_
     """About 0.2 % of the examples as a power of two, and not so many that few steps are left."""
     wanted = max(num_examples * 0.002, defaults.min_batch_size)
     return _no_larger(min(wanted, defaults.max_batch_size), num_examples, epochs)
+
+
+def batch_size_within(bounds: tuple[int, int], num_examples: int, epochs: int) -> int:
+    """As large as leaves many steps, but not below the bounds for that."""
+    lowest, highest = bounds
+    return max(_no_larger(highest, num_examples, epochs), lowest)
 
 
 def batch_size_by_tokens(full_size: float, num_examples: int, epochs: int) -> int:
@@ -156,6 +162,9 @@ def resolve(
         reference_size = defaults.batch_tokens * num_examples / num_tokens
         automatic = batch_size_by_tokens(reference_size, num_examples, epochs)
         size = given("batch_size", automatic, f"{by_examples} of {num_tokens} tokens")
+    elif defaults.batch_bounds:
+        automatic = batch_size_within(defaults.batch_bounds, num_examples, epochs)
+        size = given("batch_size", automatic, by_examples)
     else:
         size = given("batch_size", batch_size(num_examples, epochs, of_kind), by_examples)
     size = int(min(size, num_examples))
@@ -165,9 +174,11 @@ def resolve(
         f"method {method}, {trainable.kind}, multiplier {multiplier:g}, width "
         f"{architecture.hidden_size}, family {architecture.family}, batch size {size}, {steps} steps"
     )
+    is_large = architecture.num_parameters > LARGE
+    factor = (is_large and defaults.large_learning_rate_factor) or defaults.learning_rate_factor
     automatic_rate = (
         learning_rate(architecture, size, steps, reference_size)
-        * defaults.learning_rate_factor
+        * factor
         * of_kind.learning_rate_factor
     )
     config = TrainConfig(

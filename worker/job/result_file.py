@@ -20,6 +20,21 @@ COLUMNS = {
     "valid_mean_token_accuracy": "valid_mean_token_accuracy",
 }
 """Column -> the key in a metrics event's data."""
+_OF_PAIRS = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+)
+PREFERENCE_COLUMNS = {
+    **COLUMNS,
+    "train_accuracy": "train_accuracy",
+    "valid_accuracy": "valid_accuracy",
+    **{name: name for name in _OF_PAIRS},
+    **{f"valid_{name}": f"valid_{name}" for name in _OF_PAIRS},
+}
+"""Of a job that learns from preferences: right are pairs, not tokens."""
 LEGACY_COLUMNS = {
     "step": "step",
     "elapsed_tokens": "num_tokens",
@@ -59,7 +74,14 @@ def render(
     metrics: Iterable[dict[str, Any]], train_config: Mapping[str, Any] | None = None
 ) -> bytes:
     """Values with 5 decimals; a cell is empty where a step has no such value."""
-    return _table(COLUMNS | _class_columns(train_config or {}), metrics)
+    return _table(_columns(train_config or {}), metrics)
+
+
+def _columns(train_config: Mapping[str, Any]) -> Mapping[str, str | None]:
+    method = train_config.get("config", {}).get("method", {})
+    # Versions that knew one method alone wrote its name.
+    is_of_pairs = isinstance(method, dict) and method.get("kind") == "dpo"
+    return PREFERENCE_COLUMNS if is_of_pairs else COLUMNS | _class_columns(train_config)
 
 
 def render_legacy(metrics: Iterable[dict[str, Any]], train_config: Mapping[str, Any]) -> bytes:
