@@ -19,8 +19,8 @@ import numpy.typing as npt
 _IDS = np.dtype("<i4")
 _RUN = np.dtype([("length", "<i4"), ("weight", "<f4")])
 """Neighbours of one weight: an example has a few long runs."""
-_ENTRY = struct.Struct("<QII")
-"""Where a record ends, how many tokens it has and in how many sequences."""
+_ENTRY = struct.Struct("<QIII")
+"""Where a record ends, how many tokens it has and in how many sequences, and its `num_bytes`."""
 _RECORDS, _INDEX = "records", "index"
 _BUFFER_BYTES = 1 << 20
 
@@ -38,6 +38,8 @@ class Example:
     """Of the sequences, the best one first; nothing if it is one."""
     index: int = -1
     """Its place among the examples of a file."""
+    num_bytes: int = 0
+    """Of raw text: those that what is learnt of it stands for."""
 
     @classmethod
     def of_sequences(cls, sequences: Sequence[Example]) -> Example:
@@ -88,7 +90,8 @@ class Writer:
         record = b"".join(part.tobytes() for part in parts)
         self._records.write(record)
         self._end += len(record)
-        self._index.write(_ENTRY.pack(self._end, example.num_tokens, len(lengths)))
+        entry = (self._end, example.num_tokens, len(lengths), example.num_bytes)
+        self._index.write(_ENTRY.pack(*entry))
 
     def close(self) -> None:
         try:
@@ -124,19 +127,20 @@ class Examples(Sequence[Example]):
 
     def _read(self, index: int) -> Example:
         start = self._entry(index - 1)[0] if index else 0
-        end, num_tokens, num_lengths = self._entry(index)
+        end, num_tokens, num_lengths, num_bytes = self._entry(index)
         record = os.pread(self._records, end - start, start)
         numbers = np.frombuffer(record, _IDS, num_lengths + num_tokens)
         # A copy, because what is read may not be written to.
         ids = numbers[num_lengths:].astype(np.int32)
         runs = np.frombuffer(record, _RUN, offset=numbers.nbytes)
         weights = np.repeat(runs["weight"], runs["length"])
-        return Example(ids, weights, tuple(numbers[:num_lengths].tolist()), index)
+        lengths = tuple(numbers[:num_lengths].tolist())
+        return Example(ids, weights, lengths, index, num_bytes)
 
-    def _entry(self, index: int) -> tuple[int, int, int]:
+    def _entry(self, index: int) -> tuple[int, int, int, int]:
         entry = os.pread(self._index, _ENTRY.size, index * _ENTRY.size)
-        end, num_tokens, num_lengths = _ENTRY.unpack(entry)
-        return end, num_tokens, num_lengths
+        end, num_tokens, num_lengths, num_bytes = _ENTRY.unpack(entry)
+        return end, num_tokens, num_lengths, num_bytes
 
 
 def _open(owner: Examples, path: Path) -> int:

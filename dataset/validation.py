@@ -1,8 +1,8 @@
 """Can a base be trained on this file? One pass checks each row and tokenises it.
 
 The worker makes it before it decides anything about a job, and the trainer reads what it wrote: so what is
-accepted here can be trained on, and what is counted here is what is trained on. The lines are read by
-`foundation.jsonl`, as they are when a file is uploaded.
+accepted here can be trained on, and what is counted here is what is trained on. The rows are read by
+`foundation.documents`, as they are when a file is uploaded.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from foundation.documents import Reader
 from foundation.jsonl import BadLine, LineReader
 from text.chat_template import ChatTemplate, TokenizedExample
 from text.messages import ChatTemplateError
@@ -59,6 +60,7 @@ def validate(
     method: str,
     overlap: int | None = None,
     labels: Labels | None = None,
+    reader: Reader | None = None,
 ) -> Statistics:
     """Check every row of the file that `chunks` make, and tokenise it into the new `folder`.
 
@@ -66,10 +68,10 @@ def validate(
     hold several answers, their prompt loses its beginning. Those that have `labels`, which are collected there, are
     left out, for the label is at the end.
     Chunks of a moderate size let their maker tell how far the reading is, or end it by raising. Raises
-    InvalidFile, and OSError when the disk is full.
+    InvalidFile, and OSError when the disk is full. `reader` is that of the file's name; JSON Lines without it.
     """
     digest = hashlib.sha256()
-    reader = LineReader()
+    reader = reader or LineReader()
     with Tally(folder, template, max_seq_len, overlap, are_whole=labels is not None) as tally:
         checker = _Checker(tally, template, file_id, method, labels)
         for chunk in chunks:
@@ -108,7 +110,7 @@ class _Checker:
         self._method = method
         self._format: RowFormat | None = None
 
-    def check(self, reader: LineReader, lines: Iterator[tuple[int, Row]]) -> None:
+    def check(self, reader: Reader, lines: Iterator[tuple[int, Row]]) -> None:
         while not self.is_hopeless:
             try:
                 for number, row in lines:

@@ -55,9 +55,12 @@ def windows(tokenized: TokenizedExample, max_seq_len: int, overlap: int) -> Iter
     if overlap < 0 or step < 1:
         raise ValueError(f"windows of {max_seq_len} tokens cannot overlap by {overlap}")
     whole = cut(tokenized, num_tokens)
+    num_bytes = np.array(tokenized.num_bytes or [0] * num_tokens, dtype=np.int64)
     for start in range(0, max(num_tokens - 1 - overlap, 1), step):
         end = start + max_seq_len
         weights = whole.weights[start:end].copy()
         if start:
             weights[: overlap + 1] = 0
-        yield Example(whole.input_ids[start:end], weights)
+        is_learnt = weights[1:] != 0
+        learnt_bytes = int(num_bytes[start:end][1:][is_learnt].sum())
+        yield Example(whole.input_ids[start:end], weights, num_bytes=learnt_bytes)

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from . import encodings
+
 MAX_LINE_BYTES = 1024 * 1024
 MAX_DEPTH = 64
 MAX_INT_DIGITS = 100
@@ -19,9 +21,6 @@ MAX_INT_DIGITS = 100
 _NEWLINE = 0x0A
 # A line without these has no string that the decoder lets through and we do not.
 _SUSPECT = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")
-UTF_8_MARK = b"\xef\xbb\xbf"
-"""What some editors put in front of a file in UTF-8; it means nothing."""
-_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class BadLine(ValueError):
@@ -109,7 +108,8 @@ class LineReader:
             value = self._decoder.decode(line.decode("utf-8"))
             self._check(value, line)
         except UnicodeDecodeError as error:
-            raise BadLine(number, f"line is not valid UTF-8: {error}") from error
+            problem = f"line is not valid UTF-8: {error}; {encodings.advice_on(line)}"
+            raise BadLine(number, problem) from error
         except json.JSONDecodeError as error:
             raise BadLine(number, f"line contains invalid json: {error}") from error
         except RecursionError as error:
@@ -150,9 +150,9 @@ def _too_deep(reader: LineReader) -> str:
 
 
 def _without_mark(first_line: bytes) -> bytes:
-    if first_line.startswith(_UTF_16_MARKS):
-        raise BadLine(1, "the file is in UTF-16; save it as UTF-8")
-    return first_line.removeprefix(UTF_8_MARK)
+    if wide := encodings.wide(first_line):
+        raise BadLine(1, encodings.advice(wide))
+    return first_line.removeprefix(encodings.UTF_8_MARK)
 
 
 def _check_string(value: str) -> None:

@@ -28,6 +28,8 @@ class TokenizedExample:
 
     input_ids: list[int]
     weights: list[float]
+    num_bytes: list[int] | None = None
+    """(T,) of a raw text: how many of its bytes each token stands for."""
 
 
 @dataclass(slots=True)
@@ -135,7 +137,8 @@ class ChatTemplate:
     def tokenize_document(self, text: str) -> TokenizedExample:
         """A whole raw text, no template: loss on all that something stands before."""
         ids = self.tokenizer.encode_document(text)
-        return TokenizedExample(ids, [0.0, *[1.0] * (len(ids) - 1)] if ids else [])
+        weights = [0.0, *[1.0] * (len(ids) - 1)] if ids else []
+        return TokenizedExample(ids, weights, self.tokenizer.document_bytes(text, ids))
 
     def _render(
         self, messages: list[Message], tools: Tools, add_generation_prompt: bool

@@ -7,6 +7,8 @@ UTF-8 says what they add to a text, and the bytes, the text and the places of to
 from __future__ import annotations
 
 import codecs
+import itertools
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -35,6 +37,21 @@ class TokenBytes:
     def shown(self, token_id: int) -> bytes:
         """What the token adds to a generated text, in which special tokens do not show."""
         return b"" if token_id in self._special_ids else self.written(token_id)
+
+    def shares(self, ids: Sequence[int], num_bytes: int) -> list[int]:
+        """How many bytes of a text each of its tokens stands for; they add up to the text's `num_bytes`.
+
+        Where the tokens spell the text, those of the token; elsewhere they are spread in the same proportions.
+        """
+        lengths = [len(self.written(token_id)) for token_id in ids]
+        total = sum(lengths)
+        if total == num_bytes:
+            return lengths
+        ends = (num_bytes * end // max(total, 1) for end in itertools.accumulate(lengths))
+        shares = [end - start for start, end in itertools.pairwise((0, *ends))]
+        if shares:
+            shares[-1] += num_bytes - sum(shares)
+        return shares
 
     def _written(self, token_id: int) -> bytes:
         """The token itself, special tokens as they are written."""

@@ -158,6 +158,14 @@ class Tokenizer:
         ids = [*self._prefix_ids, *self.encode(text, position=position)]
         return ids if self.document_end_id is None else [*ids, self.document_end_id]
 
+    def document_bytes(self, text: str, ids: Sequence[int]) -> list[int]:
+        """How many bytes of `text` each of its `encode_document` stands for: none what is before or behind it."""
+        if not ids:
+            return []
+        before, behind = len(self._prefix_ids), int(self.document_end_id is not None)
+        own = ids[before : len(ids) - behind]
+        return [*[0] * before, *self._token_bytes.shares(own, len(text.encode())), *[0] * behind]
+
     @property
     def start_id(self) -> int | None:
         """The token that stands between documents, if the base names one."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import anyio
 from anyio.to_thread import run_sync
 
+from foundation.documents import Reader
 from foundation.errors import InvalidRequest
 from storage.blobs.blobs import BlobInfo, BlobStore
 from storage.files.upload_parts import UploadPartRow
@@ -26,10 +27,10 @@ async def assemble(
     parts: Sequence[UploadPartRow],
     *,
     md5: str | None,
-    is_for_training: bool,
+    reader: Reader | None,
 ) -> BlobInfo:
-    """The blob of all parts in order. Nothing of it stays if this raises InvalidRequest or a BlobError."""
-    check = LineCheck() if is_for_training else None
+    """The blob of all parts in order; `reader` reads those of a training file. Nothing of it stays if this raises InvalidRequest or a BlobError."""
+    check = LineCheck(reader) if reader is not None else None
     return await run_sync(_assemble, store, key, parts, md5, check, limiter=_slots)
 
 

@@ -14,6 +14,7 @@ from api.blobs import blob_response, delete_blobs
 from api.idempotency import CreatesOnce
 from api.pages import After, PageWithIds, ends, limit
 from api.wiring import Wired
+from foundation.documents import reader_of
 from foundation.errors import InvalidRequest
 from storage.files import files
 from storage.files.files import FileRow
@@ -58,13 +59,17 @@ class FileObject(BaseModel):
 
 
 class _FileInspection:
-    """Looks at the fields, and at the lines of what is meant for training."""
+    """Looks at the fields, and at the rows of what is meant for training."""
 
     def __init__(self) -> None:
         self._check = LineCheck()
+        self._filename: str | None = None
 
-    def look(self, fields: Mapping[str, str]) -> None:
+    def look(self, fields: Mapping[str, str], filename: str | None) -> None:
         """A form may name the purpose last."""
+        if filename is not None and self._filename is None:
+            self._filename = filename
+            self._check = LineCheck(reader_of(filename))
         if "purpose" not in fields:
             return
         if check_purpose(fields["purpose"]) != "fine-tune":
@@ -78,11 +83,11 @@ class _FileInspection:
     def finish(self, fields: Mapping[str, str]) -> None:
         if "purpose" not in fields:
             raise form_file.missing("purpose")
-        self.look(fields)
+        self.look(fields, self._filename)
         expires_after.of_form(fields)
         if fields["purpose"] == "fine-tune":
             self._check.finish()
-            self.look(fields)
+            self.look(fields, self._filename)
 
 
 def check_purpose(purpose: str) -> str:

@@ -37,8 +37,11 @@ class FormFile:
 class Inspection(Protocol):
     """Looks at a file while it comes. Whatever it raises ends the reception."""
 
-    def look(self, fields: Mapping[str, str]) -> None:
-        """Called often, with the fields so far: what is known to be wrong need not be sent to its end."""
+    def look(self, fields: Mapping[str, str], filename: str | None) -> None:
+        """Called often, with what is known so far: what is known to be wrong need not be sent to its end.
+
+        The file's name is known before its first bytes are read.
+        """
 
     def read(self, data: bytes) -> None:
         """The file's next bytes. Runs on a thread, as `finish` does."""
@@ -78,7 +81,7 @@ async def receive(
                 if form.num_file_bytes > max_bytes:
                     raise _too_large(field, max_bytes)
                 if inspection is not None:
-                    inspection.look(form.fields)
+                    inspection.look(form.fields, form.filename)
                 if form.num_pending_bytes >= WRITE_BYTES:
                     await run_sync(store_pending)
         form.finish()

@@ -1,4 +1,4 @@
-"""Training files are looked at while they are uploaded: every line must be a JSON object.
+"""Training files are looked at while they are uploaded: every line must be a JSON object, or a .txt file text.
 
 Whether the objects are good examples is checked later, when a job validates its files.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 
+from foundation.documents import BadDocument, Reader
 from foundation.errors import InvalidRequest
 from foundation.jsonl import BadLine, LineReader
 
@@ -17,9 +18,9 @@ _SHOWN_BYTES = 20
 class LineCheck:
     """Takes the file in chunks. `problem` is the first thing wrong; nothing is read after it."""
 
-    def __init__(self, reader: LineReader | None = None) -> None:
+    def __init__(self, reader: Reader | None = None) -> None:
         self._reader = reader or LineReader()
-        self._num_objects = 0
+        self._num_rows = 0
         self._beginning = b""
         self.problem: InvalidRequest | None = None
         self.is_wanted = True
@@ -33,7 +34,7 @@ class LineCheck:
     def finish(self) -> None:
         """The file is complete."""
         self._read(b"", is_last=True)
-        if self.problem is None and self._num_objects == 0:
+        if self.problem is None and self._num_rows == 0:
             self.problem = _problem("The file is empty: it holds no line")
 
     def _read(self, data: bytes, *, is_last: bool) -> None:
@@ -41,7 +42,9 @@ class LineCheck:
             return
         try:
             lines = self._reader.close() if is_last else self._reader.feed(data)
-            self._num_objects += sum(1 for _ in lines)
+            self._num_rows += sum(1 for _ in lines)
+        except BadDocument as bad:
+            self.problem = InvalidRequest(f"{bad}.", param="file", code="invalid_file_format")
         except BadLine as bad:
             self.problem = _problem(
                 f"Line {bad.line_number} is not: {bad.message}", self._hint(bad)

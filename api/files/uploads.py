@@ -12,6 +12,7 @@ from api.blobs import delete_blobs
 from api.idempotency import CreatesOnce
 from api.requests.bodies import document, json_body
 from api.wiring import Wired
+from foundation.documents import reader_of
 from foundation.errors import BlobMissing, InvalidRequest
 from storage.files import files, uploads
 from storage.files.files import FileRow
@@ -106,7 +107,7 @@ async def complete_upload(
             key,
             parts,
             md5=body.md5,
-            is_for_training=upload.purpose == "fine-tune",
+            reader=reader_of(upload.filename) if upload.purpose == "fine-tune" else None,
         )
     except BlobMissing:
         # Somebody else may have cancelled or completed it meanwhile, which is no fault of ours.

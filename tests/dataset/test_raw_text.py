@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset.tokenized import Dataset
+from dataset.tokenized import Dataset, Statistics
 from dataset.validation import InvalidFile, validate
 from dataset.windows import windows
+from foundation.documents import reader_of
 from tests.factories import Json, colour_rows, jsonl
 from text.chat_template import ChatTemplate, TokenizedExample
 
@@ -131,3 +133,54 @@ def test_few_short_documents_are_too_few_and_one_long_one_is_not(
     (tmp_path / "long").mkdir()
     loaded = load(tmp_path / "long", template, {"text": "a" * 1000}, max_seq_len=101)
     assert len(loaded.examples) == 10
+
+
+def test_the_bytes_that_are_learnt_are_counted_whatever_the_windows(
+    tmp_path: Path, template: ChatTemplate
+) -> None:
+    texts = ["Grüße aus Köln. " * 9, "x", "no <|im_end|> in it"]
+    # Nothing predicts a document's first byte on this base, which has no token to begin with.
+    expected = sum(len(text.encode()) - 1 for text in texts)
+    for overlap in (0, 7):
+        (tmp_path / str(overlap)).mkdir()
+        loaded = load(
+            tmp_path / str(overlap),
+            template,
+            *({"text": text} for text in texts * 4),
+            max_seq_len=20,
+            overlap=overlap,
+        )
+        assert sum(example.num_bytes for example in loaded.examples) == 4 * expected
+
+
+@given(st.lists(st.integers(0, 300)), st.integers(0, 1000))
+def test_bytes_are_shared_among_tokens_and_add_up(
+    template: ChatTemplate, ids: list[int], num_bytes: int
+) -> None:
+    shares = template.tokenizer._token_bytes.shares(ids, num_bytes)
+    assert len(shares) == len(ids)
+    assert all(share >= 0 for share in shares)
+    assert sum(shares) == (num_bytes if ids else 0)
+
+
+def test_a_text_file_is_learnt_from_and_named_by_its_documents(
+    tmp_path: Path, template: ChatTemplate
+) -> None:
+    def check(content: bytes, method: str = "unsupervised") -> Statistics:
+        return validate(
+            [content],
+            Path(tempfile.mkdtemp(dir=tmp_path)) / "examples",
+            template,
+            max_seq_len=64,
+            role="validation",
+            file_id="file-X",
+            method=method,
+            overlap=0 if method == "unsupervised" else None,
+            reader=reader_of("texts.txt"),
+        )
+
+    assert check(b"one\n<|endoftext|>\ntwo").num_rows == 2
+    with pytest.raises(InvalidFile, match="which the method 'unsupervised' learns from"):
+        check(b"one", method="supervised")
+    with pytest.raises(InvalidFile, match=r"Document 2 cannot be read\. Error: it is not valid"):
+        check(b"one\n<|endoftext|>\n\xff")

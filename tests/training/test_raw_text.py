@@ -137,6 +137,21 @@ def test_perplexity_is_e_to_the_loss(base_path: Path, tmp_path: Path) -> None:
     assert "full_valid_perplexity" in steps[-1].values
 
 
+def test_bits_per_byte_are_those_of_the_documents_alone(
+    learner: Learner, plain: PreTrainedModel, base_path: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    texts = [*TEXTS, "Grüße aus Köln"]
+    nll = -sum(of_ids(plain, tokenizer.encode_document(text)).sum().item() for text in texts)
+    # What nothing predicts, the first byte of each, is no part of either.
+    num_bytes = sum(len(text.encode()) - 1 for text in texts)
+    config: TrainConfig = jobs.config(base_path, method=Unsupervised())
+    program = program_of(config, learner)
+    for number, order in enumerate((texts, texts[::-1])):
+        examples = documents(base_path, tmp_path / str(number), order, max_seq_len=128, overlap=0)
+        found = program.evaluate(1, examples, lambda: None)["bits_per_byte"]
+        assert found == pytest.approx(nll / math.log(2) / num_bytes, rel=1e-5)
+
+
 def test_a_loss_beyond_the_numbers_has_an_infinite_perplexity(
     learner: Learner, base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from dataset.labels import Labels
 from dataset.tokenized import Statistics
 from dataset.validation import InvalidFile, Role, validate
 from foundation.crash_points import crash_point
+from foundation.documents import reader_of
 from foundation.errors import BlobCorrupt, BlobMissing
 from storage.files import files
 from storage.files.files import FileRow
@@ -121,7 +122,7 @@ def _read(
     labels: Labels | None,
 ) -> Statistics:
     """Validate a file and tokenise it into a folder that is named after its role."""
-    local = folder / f"{role}.jsonl"
+    local = folder / f"{role}.rows"
     # As a whole before it is read: a blob store does not wait for as long as tokenising can take.
     with local.open("wb") as copy:
         for chunk in _chunks(worker, lease, row, role):
@@ -137,6 +138,7 @@ def _read(
             method=lease.job.method,
             overlap=overlap,
             labels=labels,
+            reader=reader_of(row.filename),
         )
     except InvalidFile as error:
         problems = [problem.text for problem in error.problems]

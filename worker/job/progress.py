@@ -16,9 +16,11 @@ _IN_TEXT = {
     "valid_loss": "validation loss",
     "valid_perplexity": "validation perplexity",
     "valid_accuracy": "validation accuracy",
+    "valid_bits_per_byte": "validation bits per byte",
     "full_valid_loss": "full validation loss",
     "full_valid_perplexity": "full validation perplexity",
     "full_valid_accuracy": "full validation accuracy",
+    "full_valid_bits_per_byte": "full validation bits per byte",
 }
 """The values that an event's text tells, and how it calls them."""
 _OF_THE_RUN = ("total_steps", "num_tokens")

@@ -60,3 +60,27 @@ def test_values_out_of_bounds_are_refused(
     assert caught.value.param == f"method.unsupervised.hyperparameters.{name}"
     assert caught.value.code == "invalid_value"
     create(client, unsupervised={"hyperparameters": {"overlap": 1024}})
+
+
+def test_a_text_file_is_taken_if_it_is_text_in_utf_8(client: openai.OpenAI) -> None:
+    file = client.files.create(file=("TEXT.TXT", b"A text.\n"), purpose="fine-tune")
+    assert (file.status, file.filename) == ("processed", "TEXT.TXT")
+    job = client.fine_tuning.jobs.create(
+        model="tiny-random",
+        training_file=file.id,
+        extra_body={"method": {"type": "unsupervised"}},
+    )
+    assert job.status == "validating_files"
+    for content, words in (
+        ("A text.".encode("utf-16"), "the file is in UTF-16; save it as UTF-8"),
+        (b"Stra\xdfe", "probably in WINDOWS-1252"),
+        (b"\n \n", "The file is empty"),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.files.create(file=("text.txt", content), purpose="fine-tune")
+        assert words in caught.value.message
+        assert caught.value.param == "file"
+    # What is not for training, and of other names, is as ever.
+    assert client.files.create(file=("text.txt", b"\xff\xfe"), purpose="user_data").bytes == 2
+    with pytest.raises(openai.BadRequestError, match="JSONL format"):
+        client.files.create(file=("text.md", b"A text.\n"), purpose="fine-tune")

@@ -46,6 +46,7 @@ def test_a_job_on_raw_text_becomes_a_model(scene: Scene) -> None:
     newest, _ = scene.checkpoints(job_id)
     assert newest.metrics["type"] == "unsupervised"
     assert newest.metrics["full_valid_perplexity"] > 1
+    assert newest.metrics["full_valid_bits_per_byte"] > 0
     assert newest.model_name == job.fine_tuned_model
 
 
@@ -60,6 +61,26 @@ def test_conversations_are_refused_with_a_mend(scene: Scene) -> None:
         "chat messages and prompt/completion pairs are for the method 'supervised'"
         in (job.error["message"])
     )
+
+
+def test_a_text_file_is_read_by_its_name(scene: Scene) -> None:
+    text = b"A long document, " * 200
+    name = "corpus.txt"
+    job_id = scene.job(
+        training_file=scene.file(b"short\n<|endoftext|>\n" + text, name),
+        method="unsupervised",
+        hyperparameters=ASKED,
+    )
+    run(scene.worker())
+    # As many as there are windows and documents, which are too few.
+    error = scene.row(job_id).error
+    assert error is not None
+    assert "has 3 example(s)" in error["message"]
+    job_id = scene.job(training_file=scene.file(text, name), hyperparameters=ASKED)
+    run(scene.worker())
+    error = scene.row(job_id).error
+    assert error is not None
+    assert "which the method 'unsupervised' learns from" in error["message"]
 
 
 def test_windows_overlap_as_asked_and_by_half_where_a_loss_is_measured() -> None:
