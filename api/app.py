@@ -16,7 +16,7 @@ from api.fine_tuning import events as fine_tuning_events
 from api.fine_tuning import graders
 from api.fine_tuning import jobs as fine_tuning_jobs
 from api.fine_tuning import permissions as fine_tuning_permissions
-from api.gateway import inference, stored_completions
+from api.gateway import classifications, inference, stored_completions
 from api.luthier import aliases
 from api.models import artifacts, models
 from api.organization import admin_keys as organization_admin_keys
@@ -77,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         fine_tunes,
         graders,
         artifacts,
+        classifications,
         aliases,
         models,
         batches,

@@ -27,6 +27,7 @@ from storage import schema
 
 from . import bodies, errors
 from .adapters import AdapterRef
+from .classifications import ClassificationRequest, classify
 from .events import EventStream, while_connected
 from .requests import Wire
 from .served_base import ServedBase
@@ -147,6 +148,12 @@ async def _completion_body(request: Request, _: Served, headers: Headers) -> Com
     return await _body(request, headers, CompletionRequest)
 
 
+async def _classification_body(
+    request: Request, _: Served, headers: Headers
+) -> ClassificationRequest:
+    return await _body(request, headers, ClassificationRequest)
+
+
 async def _body(request: Request, headers: AdapterHeaders, model: type[Body]) -> Body:
     content = await request.body()
     return await _state(request).texts.run(
@@ -260,6 +267,29 @@ async def create_completion(
     if body.stream:
         return EventStream(completion.stream(deltas))
     return _json(await while_connected(request.receive, completion.collect(deltas)))
+
+
+@routes.post("/v1/luthier/classifications")
+async def create_classification(
+    body: Annotated[ClassificationRequest, Depends(_classification_body)],
+    request: Request,
+    served: Served,
+    headers: Headers,
+) -> Response:
+    inputs, max_seq_len = body.inputs, served.engine.max_seq_len
+    served.thread.check_room(headers.cache_salt, len(body.labels))
+    size_bytes = len(await request.body())
+    prompts = [
+        await _state(request).texts.run(
+            headers.cache_salt,
+            partial(body.prompt, one, served.template, max_seq_len=max_seq_len),
+            size_bytes=size_bytes,
+        )
+        for one in inputs
+    ]
+    adapter = await _find_adapter(served, body.model, headers)
+    judging = classify(served, body, prompts, adapter=adapter, cache_salt=headers.cache_salt)
+    return _json(await while_connected(request.receive, judging))
 
 
 async def _encode(

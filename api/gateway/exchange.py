@@ -28,6 +28,7 @@ log = structlog.get_logger()
 
 CHAT_PATH = "/v1/chat/completions"
 TEXT_PATH = "/v1/completions"
+CLASSIFY_PATH = "/v1/luthier/classifications"
 _BROKE = "The model's reply broke off. Please try again."
 
 Json = dict[str, Any]
@@ -90,6 +91,8 @@ class Exchange:
 
         So of a reply that chooses among more than it shows nothing is known, or metered, before its end.
         """
+        if self._path == CLASSIFY_PATH:
+            return False
         best_of = body.get("best_of") if self._path == TEXT_PATH else None
         return self.is_streaming or (
             body.get("stream") in (None, False) and best_of in (None, 0, 1, body.get("n"))

@@ -6,6 +6,7 @@ only ever hears of bases and adapter ids.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -24,6 +25,7 @@ from storage.organization.api_keys import Caller
 from . import entrance, event_stream, targets
 from .disconnects import unless_disconnected
 from .exchange import CHAT_PATH, TEXT_PATH, Exchange, Refused
+from .targets import Target
 
 router = APIRouter(prefix="/v1", tags=["inference"])
 
@@ -65,7 +67,7 @@ _REPLIES: dict[int | str, Json] = {
 async def create_chat_completion(
     request: Request, caller: ProjectCaller, wiring: Wired
 ) -> Response:
-    return await _pass_on(CHAT_PATH, request, caller, wiring)
+    return await pass_on(CHAT_PATH, request, caller, wiring)
 
 
 @router.post(
@@ -75,7 +77,7 @@ async def create_chat_completion(
     openapi_extra=_documented("model", "prompt"),
 )
 async def create_completion(request: Request, caller: ProjectCaller, wiring: Wired) -> Response:
-    return await _pass_on(TEXT_PATH, request, caller, wiring)
+    return await pass_on(TEXT_PATH, request, caller, wiring)
 
 
 async def complete(wiring: Wiring, caller: Caller, body: Json) -> Json:
@@ -92,12 +94,21 @@ async def complete(wiring: Wiring, caller: Caller, body: Json) -> Json:
         await upstream.aclose()
 
 
-async def _pass_on(path: str, request: Request, caller: Caller, wiring: Wiring) -> Response:
+async def pass_on(
+    path: str,
+    request: Request,
+    caller: Caller,
+    wiring: Wiring,
+    complete_body: Callable[[Json, Target], Awaitable[Json]] | None = None,
+) -> Response:
+    """`complete_body` adds what the inference server must know of the model besides."""
     project_id = caller.project_id or ""
     async with wiring.large_bodies.turn(request, project_id):
         body = await _read(request, project_id, wiring)
         async with wiring.entrance.turn(project_id):
             target = await targets.resolve(wiring, caller, targets.model_name(body))
+            if complete_body is not None:
+                body = await complete_body(body, target)
             exchange = Exchange(
                 wiring,
                 caller,

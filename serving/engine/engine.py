@@ -287,7 +287,7 @@ class Engine:
 
     def _score(self, item: Work, logits: Tensor) -> None:
         """Log-probabilities of the prompt's tokens that the chunk's logits (n, V) predict."""
-        sequence, start = item.sequence, item.chunk.start
+        sequence, start = item.sequence, item.chunk.end - len(logits)
         num_top = sequence.request.num_prompt_logprobs or 0
         targets = sequence.tokens[start + 1 : min(item.chunk.end + 1, sequence.num_prompt_tokens)]
         if targets:
@@ -307,6 +307,7 @@ class Engine:
 
 def _num_logits(item: Work) -> int:
     """How many of the chunk's last positions need logits."""
-    if item.sequence.is_scoring:
-        return item.chunk.end - item.chunk.start
+    sequence = item.sequence
+    if sequence.is_scoring:
+        return max(item.chunk.end - max(item.chunk.start, sequence.request.first_scored - 1), 0)
     return 1 if item.is_last else 0

@@ -179,7 +179,6 @@ class Places:
 
     def _start(self, sequence: Sequence) -> bool:
         """Give the sequence a slot and a row. False if it has to wait, holding neither."""
-        is_scoring = sequence.is_scoring
         if self._is_full or self._is_waiting_for_prefix(sequence):
             return False
         if sequence.request.adapter is not None:
@@ -191,7 +190,10 @@ class Places:
         num_left = sequence.max_tokens - sequence.num_generated
         headroom = min(HEADROOM_TOKENS, num_left, self._max_seq_len - len(sequence.tokens))
         sequence.row = self._cache.open(
-            sequence.key, sequence.tokens, headroom_tokens=headroom, reuse=not is_scoring
+            sequence.key,
+            sequence.tokens,
+            headroom_tokens=headroom,
+            max_reused=sequence.num_reusable_tokens,
         )
         if sequence.row is None:
             self._release(sequence)
@@ -208,9 +210,9 @@ class Places:
 
     def _is_waiting_for_prefix(self, sequence: Sequence) -> bool:
         """Another sequence computes just now what this one can use."""
-        return not sequence.is_scoring and self._cache.is_being_computed(
-            sequence.key, sequence.tokens
-        )
+        # One token more, for what is computed already never goes to the end.
+        tokens = sequence.tokens[: sequence.num_reusable_tokens + 1]
+        return self._cache.is_being_computed(sequence.key, tokens)
 
     def make_room(self, sequence: Sequence, num_tokens: int) -> bool:
         """Make the sequence's row long enough, if need be at the cost of the youngest other sequence.

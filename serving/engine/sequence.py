@@ -33,6 +33,8 @@ class Generate:
     those of different salts take turns."""
     num_prompt_logprobs: int | None = None
     """As `SamplingParams.num_logprobs`, for the tokens of the prompt."""
+    first_scored: int = 1
+    """The first of the prompt's tokens that these are for: what stands before it need not be computed again."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Delta:
     text: str = ""
     tokens: list[GeneratedToken] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob | None] | None = None
-    """Once, when the prompt has been read; None for its first token, which nothing predicts."""
+    """Once, when the prompt has been read; None for its first token, which nothing predicts, and others not scored."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
 
@@ -75,8 +77,7 @@ class Sequence:
         self.tokens = list(request.prompt)
         self.num_prompt_tokens = len(request.prompt)
         self.counts: Counter[int] = Counter()
-        # Nothing predicts the first token.
-        self.prompt_logprobs: list[TokenLogprob | None] = [None]
+        self.prompt_logprobs: list[TokenLogprob | None] = [None] * request.first_scored
         self.num_cached_tokens: int | None = None
         self.row: CacheRow | None = None
         self.slot: int | None = None
@@ -111,6 +112,11 @@ class Sequence:
             self.request.num_prompt_logprobs is not None
             and len(self.prompt_logprobs) < self.num_prompt_tokens
         )
+
+    @property
+    def num_reusable_tokens(self) -> int:
+        """So many of the first tokens need not be computed again where their keys and values are at hand."""
+        return self.request.first_scored - 1 if self.is_scoring else len(self.tokens) - 1
 
     def draw(self) -> Draw:
         """How the next token is to be sampled."""

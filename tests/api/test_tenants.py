@@ -39,6 +39,7 @@ BODIES: dict[str, Any] = {
     "/v1/chat/completions": {"model": "{model}", "messages": [{"role": "user", "content": "x"}]},
     "/v1/completions": {"model": "{model}", "prompt": "x"},
     "/v1/chat/completions/{completion_id}": {"metadata": {"k": "v"}},
+    "/v1/luthier/classifications": {"model": "{model}", "input": "x"},
     "/v1/luthier/aliases": {"alias": "another-name", "model": "{model}"},
     "/v1/fine_tuning/checkpoints/{fine_tuned_model_checkpoint}/permissions": {"project_ids": ["x"]},
 }

@@ -75,14 +75,21 @@ class KvCache:
         return num_coming - num_there >= MIN_AWAITED_TOKENS
 
     def open(
-        self, key: CacheKey, tokens: list[int], *, headroom_tokens: int = 0, reuse: bool = True
+        self,
+        key: CacheKey,
+        tokens: list[int],
+        *,
+        headroom_tokens: int = 0,
+        max_reused: int | None = None,
     ) -> CacheRow | None:
-        """A running row for `tokens`, its longest known prefix already computed if `reuse`.
+        """A running row for `tokens`, its longest known prefix already computed, of at most `max_reused` tokens.
 
         At least one token stays to be computed, since its logits are wanted. None if there is no room.
         """
-        best = self._best(key, tokens) if reuse else None
-        num_usable = _usable(best, tokens)
+        # One of more in common than may be used is as good as any.
+        reusable = tokens if max_reused is None else tokens[: max_reused + 1]
+        best = self._best(key, reusable)
+        num_usable = _usable(best, reusable)
         if best is None or num_usable < MIN_REUSED_TOKENS:
             row = self._make_row(key, tokens, None, 0, headroom_tokens)
         elif self._can_take_over(best, num_usable):

@@ -39,6 +39,7 @@ class FakeBackend:
         app = FastAPI()
         app.post("/v1/chat/completions", response_model=None)(self._complete)
         app.post("/v1/completions", response_model=None)(self._complete)
+        app.post("/v1/luthier/classifications", response_model=None)(self._complete)
         app.get("/healthz")(self._healthz)
         app.get("/readyz")(self._healthz)
         app.delete("/v1/luthier/adapters/{adapter_id}", response_model=None)(self._unload)

@@ -208,6 +208,47 @@ def test_prompt_logprobs_are_those_of_the_model(base_path: Path, tokenizer: Toke
         assert deltas[-1].finish_reason == "length"
 
 
+def test_what_stands_before_the_first_scored_token_is_computed_once(
+    base_path: Path, tokenizer: Tokenizer, adapters: list[Adapter]
+) -> None:
+    """Each ending scores as if it were alone, whether its beginning is at hand, is coming, or was asked for as a chat."""
+    prompt, endings = prompt_of(300), [prompt_of(n, seed=n) for n in (1, 2, 9, 40)]
+
+    def request(ending: list[int], first_scored: int) -> Generate:
+        return Generate(
+            prompt=[*prompt, *ending],
+            max_tokens=0,
+            adapter=adapters[0],
+            num_prompt_logprobs=0,
+            first_scored=first_scored,
+        )
+
+    def scores(delta: Delta) -> list[float]:
+        assert delta.prompt_logprobs is not None
+        return [entry.logprob for entry in delta.prompt_logprobs[len(prompt) :] if entry]
+
+    alone = make_engine(base_path, tokenizer)
+    expected = [scores(next(iter(alone.generate(request(e, 1))))) for e in endings]
+    # A step holds fewer tokens than the beginning.
+    engine = make_engine(base_path, tokenizer, limits=Limits(step_tokens=64))
+    for _ in range(2):
+        before = engine.stats().num_computed_tokens
+        found: list[list[News]] = [[] for _ in endings]
+        for ending, news in zip(endings, found, strict=True):
+            engine.submit(engine.prepare(request(ending, len(prompt)), news.append))
+        while not engine.is_idle:
+            engine.step()
+        for news, wanted, ending in zip(found, expected, endings, strict=True):
+            assert isinstance(news[0], Delta)
+            assert len(scores(news[0])) == len(ending)
+            assert scores(news[0]) == pytest.approx(wanted, abs=1e-4)
+        num_computed = engine.stats().num_computed_tokens - before
+        # The last token of the beginning predicts the first that is scored.
+        of_endings = sum(len(ending) + 1 for ending in endings)
+        assert num_computed <= of_endings + (len(prompt) if before == 0 else 0)
+        choice(engine, greedy(prompt, adapter=adapters[0], max_tokens=4))
+
+
 @pytest.mark.parametrize("num_prompt_logprobs", [None, 0])
 def test_no_tokens_wanted_gives_an_empty_choice(
     base_path: Path, tokenizer: Tokenizer, num_prompt_logprobs: int | None
