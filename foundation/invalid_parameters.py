@@ -62,6 +62,8 @@ def _words(param: str, kind: str, error: Any) -> tuple[str, str | None]:
     value, context = error.get("input"), error.get("ctx") or {}
     if kind == "missing":
         return f"Missing required parameter: '{param}'.", "missing_required_parameter"
+    if kind == "extra_forbidden":
+        return f"Unknown parameter: '{param}'.", "unknown_parameter"
     if kind in _EXPECTED:
         return (
             f"Invalid type for '{param}': expected {_EXPECTED[kind]}, but got "

@@ -18,6 +18,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -31,6 +32,7 @@ from modeling.artifacts.artifact import Artifact, ArtifactError
 
 from .checkpoint_folder import ARTIFACT, MANIFEST, artifact_of
 from .messages import TrainConfig
+from .standing import Standing
 
 _OPTIMIZER = Path("state/optimizer.safetensors")
 _PROGRAM = Path("state/program.safetensors")
@@ -50,6 +52,8 @@ class Cursor:
     step: int = 0
     epoch: int = 0
     num_tokens: int = 0
+    standing: Standing | None = None
+    """At the end of the last epoch, of a job that may stop early."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,14 +140,32 @@ def load(path: Path, *, config: TrainConfig, base_config: PretrainedConfig) -> C
             raise CheckpointError("the checkpoint was written by a run with another configuration")
         saved = artifact_of(path)
         return Checkpoint(
-            cursor=Cursor(step=state["step"], epoch=state["epoch"], num_tokens=state["num_tokens"]),
+            cursor=_cursor(state),
             environment=state["environment"],
             artifact=kinds.format_of(saved.kind).read(saved.path, base_config),
             moments=load_file(path / _OPTIMIZER),
             program=load_file(path / _PROGRAM) if str(_PROGRAM) in state["sha256"] else {},
         )
-    except (OSError, ValueError, KeyError, ArtifactError, safetensors.SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        ArtifactError,
+        safetensors.SafetensorError,
+    ) as error:
         raise CheckpointError(f"the checkpoint cannot be read: {error}") from error
+
+
+def _cursor(state: dict[str, Any]) -> Cursor:
+    """Earlier versions knew no standing."""
+    standing = state.get("standing")
+    return Cursor(
+        step=state["step"],
+        epoch=state["epoch"],
+        num_tokens=state["num_tokens"],
+        standing=Standing(**standing) if standing else None,
+    )
 
 
 def _files(directory: Path) -> list[Path]:

@@ -6,9 +6,10 @@ a function of its inputs: order, schedule and validation batches depend on (seed
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -18,7 +19,7 @@ from dataset.examples import Example
 from dataset.tokenized import Dataset
 from modeling.artifacts.artifact import ArtifactError
 
-from . import batches
+from . import batches, standing
 from .checkpoint import CheckpointError, Cursor
 from .messages import Alert, CheckpointSaved, Finished, StepMetrics, StopReason, Table, TrainConfig
 from .pipes import JobStopped
@@ -139,7 +140,7 @@ class Course:
         """What is worth a checkpoint: pieces of what comes before the first step, then steps."""
         for _ in self.program.prepare(self.training, self.validation, self._check_stop):
             yield None
-        while self.cursor.step < self.total_steps:
+        while not self._is_over():
             yield self._step()
 
     def _alerts(self) -> Iterator[Alert]:
@@ -160,6 +161,7 @@ class Course:
             peak=self.config.learning_rate,
             warmup_steps=self.config.warmup_steps,
             total_steps=self.total_steps,
+            schedule=self.config.lr_schedule,
         )
         trained = self.program.update(step, examples, rate, self._check_stop)
         step_time_s = time.perf_counter() - started_s
@@ -167,8 +169,11 @@ class Course:
             step=step,
             epoch=batches.epoch_of(step, num_examples, batch_size),
             num_tokens=self.cursor.num_tokens + sum(example.num_tokens for example in examples),
+            standing=self.cursor.standing,
         )
-        values, tables = self._validate()
+        measured, tables = self._validate()
+        values = _named("train", trained) | measured
+        self._take_stock(values)
         return StepMetrics(
             job_id=self.job_id,
             step=step,
@@ -177,7 +182,7 @@ class Course:
             learning_rate=rate,
             num_tokens=self.cursor.num_tokens,
             step_time_s=step_time_s,
-            values=_named("train", trained) | values,
+            values=values,
             tables=tables,
         )
 
@@ -225,6 +230,26 @@ class Course:
             return []
         return self.validation.examples
 
+    def _is_over(self) -> bool:
+        return self.cursor.step == self.total_steps or self._stops_early()
+
+    def _stops_early(self) -> bool:
+        stopping, reached = self.config.early_stopping, self.cursor.standing
+        return (
+            stopping is not None
+            and reached is not None
+            and reached.must_stop(stopping)
+            and self.cursor.step < self.total_steps
+        )
+
+    def _take_stock(self, values: Values) -> None:
+        """At the end of an epoch, of how good it was."""
+        stopping = self.config.early_stopping
+        if stopping is not None and self._is_end_of_epoch():
+            value = values.get(stopping.metric, math.nan)
+            reached = standing.after(self.cursor.standing, stopping, value)
+            self.cursor = replace(self.cursor, standing=reached)
+
     def _is_end_of_epoch(self) -> bool:
         return self.cursor.step > 0 and self.cursor.step % self.steps_per_epoch == 0
 
@@ -250,8 +275,9 @@ class Course:
             epoch=self.cursor.epoch,
             path=str(path),
             end_of_epoch=self._is_end_of_epoch(),
-            is_last=self.cursor.step == self.total_steps,
+            is_last=self._is_over(),
             metrics=metrics,
+            stopped_early=self._stops_early(),
         )
 
     def _finished(self, outcome: Literal["succeeded", "stopped"]) -> Finished:

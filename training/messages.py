@@ -117,6 +117,25 @@ Trainable = Annotated[Lora | Prefix | OutputLayers | Full, Field(discriminator="
 """What a job changes."""
 
 
+LrSchedule = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"]
+"""What becomes of the learning rate, by the names that transformers has for it."""
+
+
+def is_lower_better(metric: str) -> bool:
+    return metric.endswith(("loss", "perplexity"))
+
+
+class EarlyStopping(Message):
+    """The job ends at the end of an epoch that is one too many without a gain."""
+
+    metric: str
+    """One that is measured at the end of each epoch."""
+    patience: int
+    """Epochs in a row without a gain that end the job."""
+    min_delta: float = 0.0
+    """What is less, or just as much, is no gain."""
+
+
 class TrainConfig(Message):
     """A fine-tuning job with every "auto" resolved; all that training depends on beside the files.
 
@@ -142,8 +161,17 @@ class TrainConfig(Message):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     num_threads: int = 0
     """0 leaves torch's own choice."""
+    lr_schedule: LrSchedule = "linear"
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    """0 leaves gradients as they are."""
+    dropout: float = 0.0
+    """Of what a LoRA adapter reads."""
+    neftune_noise_alpha: float = 0.0
+    """How much noise is on the embeddings of what is trained on (arXiv 2310.05914)."""
+    loraplus_ratio: float = 1.0
+    """The rate of LoRA's B beside that of its A (arXiv 2402.12354)."""
+    early_stopping: EarlyStopping | None = None
     eval_interval_steps: int = 10
     eval_batch_size: int = 8
     """Examples in the rotating validation batch."""
@@ -290,6 +318,8 @@ class CheckpointSaved(Message):
     is_last: bool
     metrics: StepMetrics | None
     """None before the first step: what is saved then is what was computed ahead of it."""
+    stopped_early: bool = False
+    """It is the last one before the last step: it brought no gain, as those before it."""
 
 
 class Alert(Message):

@@ -6,11 +6,12 @@ reads once a step: a device need not wait between micro-batches.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from modeling import attention, base
@@ -26,6 +27,7 @@ from .checkpoint import Checkpoint, Cursor
 from .logprobs import Scores, score
 from .losses import Loss
 from .messages import Full, Lora, TrainConfig
+from .regularization import Regularization
 
 _BETAS = (0.9, 0.95)
 """A short memory for the second moment: most jobs have a few hundred steps."""
@@ -91,6 +93,15 @@ def _attach(model: PreTrainedModel, config: TrainConfig) -> Trainable:
             raise ValueError(f"this version trains nothing of the kind '{other.kind}'")
 
 
+def _groups(parameters: Mapping[str, nn.Parameter], loraplus_ratio: float) -> list[dict[str, Any]]:
+    """For the optimizer: LoRA's B learns `loraplus_ratio` times as fast as the rest."""
+    fast = [each for name, each in parameters.items() if name.endswith(".lora_B")]
+    if loraplus_ratio == 1 or not fast:
+        return [{"params": list(parameters.values()), "ratio": 1.0}]
+    rest = [each for name, each in parameters.items() if not name.endswith(".lora_B")]
+    return [{"params": rest, "ratio": 1.0}, {"params": fast, "ratio": loraplus_ratio}]
+
+
 class Learner:
     """What is in training, on a base that stays as it is.
 
@@ -104,8 +115,14 @@ class Learner:
         self.parameters = self._trainable.parameters
         self._is_at_start = True
         self._optimizer = torch.optim.AdamW(
-            self.parameters.values(), betas=_BETAS, weight_decay=config.weight_decay, fused=True
+            _groups(self.parameters, config.loraplus_ratio),
+            betas=_BETAS,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
+        self._regularization = Regularization(model, model.get_input_embeddings(), config)
+        self._step, self._num_passes = 1, 0
+        """The step that is being made, and its passes up to now."""
 
     @property
     def device(self) -> torch.device:
@@ -113,6 +130,7 @@ class Learner:
 
     def close(self) -> None:
         """Give the model back as it was."""
+        self._regularization.close()
         self._trainable.detach()
 
     @torch.no_grad()
@@ -136,7 +154,9 @@ class Learner:
 
         Returns the loss, undivided, and the scores that it is made of.
         """
-        scores = self._score(batch)
+        self._num_passes += 1
+        with self._regularization.drawn(batch, self._step, self._num_passes):
+            scores = self._score(batch)
         value = loss(scores.logprobs, batch)
         torch.autograd.backward(value / denominator)
         return value.detach(), Scores(scores.logprobs.detach(), scores.is_top)
@@ -149,11 +169,12 @@ class Learner:
         limit = max_grad_norm if max_grad_norm > 0 else float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit)
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["ratio"]
         self._optimizer.step()
         self._is_at_start = False
         self._optimizer.zero_grad(set_to_none=True)
         self._trainable.refresh()
+        self._step, self._num_passes = self._step + 1, 0
         return norm
 
     def save(
@@ -201,6 +222,7 @@ class Learner:
             }
             steps = torch.tensor(float(saved.cursor.step), device=self.device)
             self._optimizer.state[parameter] = {"step": steps, **state}
+        self._step = saved.cursor.step + 1
         return saved
 
     def artifact(self) -> Artifact:

@@ -27,6 +27,7 @@ from storage.models import aliases, artifacts, models
 from storage.models.base_models import Catalogue
 from storage.organization.api_keys import Caller
 
+from . import control
 from .request import MAX_SEED, CreateFineTuningJob
 from .tuning import AskedTuning, check_continues
 
@@ -191,6 +192,7 @@ def _create(
     method = body.method_type()
     tuning = body.tuning.options() if body.tuning else None
     start = starting_point(session, caller, body.model, settings, catalogue, body.tuning)
+    _check_control(body, start, catalogue)
     _check_overlap(body, start, catalogue)
     check_files(session, caller, body.training_file, body.validation_file)
     integrations = [i.model_dump(exclude_none=True) for i in body.integrations or ()]
@@ -211,14 +213,30 @@ def _create(
     return jobs.create(session, row)
 
 
+def _check_control(body: CreateFineTuningJob, start: StartingPoint, catalogue: Catalogue) -> None:
+    """Raises InvalidRequest."""
+    base = catalogue.get(start.base_model)
+    control.check(
+        body.control(),
+        method=body.method_type(),
+        tuning=body.tuning.type if body.tuning else start.kind,
+        param=body.control_param(),
+        has_validation_file=body.validation_file is not None,
+        base_max_seq_len=base.max_seq_len if base else None,
+    )
+
+
 def _check_overlap(body: CreateFineTuningJob, start: StartingPoint, catalogue: Catalogue) -> None:
     """Raises InvalidRequest for windows that would be more context than text."""
     overlap = body.merged_hyperparameters().get("overlap", "auto")
     base = catalogue.get(start.base_model)
-    if base is not None and overlap != "auto" and overlap > base.max_seq_len // 2:
+    if base is None or overlap == "auto":
+        return
+    length = body.control().get("max_seq_len", base.max_seq_len)
+    if overlap > length // 2:
         raise InvalidRequest(
-            f"The windows of {base.id} hold {base.max_seq_len} tokens and may overlap by half of that: "
-            f"expected an overlap of {base.max_seq_len // 2} at most, but got {overlap} instead.",
+            f"The windows of {base.id} hold {length} tokens and may overlap by half of that: "
+            f"expected an overlap of {length // 2} at most, but got {overlap} instead.",
             param="method.unsupervised.hyperparameters.overlap",
             code="invalid_value",
         )
@@ -237,6 +255,8 @@ class StartingPoint:
     model: str
     base_model: str
     init_artifact_id: str | None
+    kind: str = "lora"
+    """What is tuned of it where the job does not say."""
 
 
 def starting_point(
@@ -270,7 +290,7 @@ def starting_point(
     if tuning is not None:
         check_continues(tuning, model.name, artifact.kind, artifact.spec)
     _check_available(model.base_model, settings)
-    return StartingPoint(model.name, model.base_model, artifact.id)
+    return StartingPoint(model.name, model.base_model, artifact.id, artifact.kind)
 
 
 def _check_available(base_model: str, settings: Settings) -> None:

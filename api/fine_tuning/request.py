@@ -21,6 +21,7 @@ from api.requests.fields import Metadata, Name, NoNul
 from foundation.errors import InvalidRequest
 
 from .classes import MAX_CLASSES, Betas, ClassWeights, PositiveClass
+from .control import Control
 from .numbers import auto_or, auto_or_above, auto_or_whole, is_number
 from .tuning import AskedTuning
 
@@ -55,6 +56,7 @@ class Hyperparameters(BaseModel):
     learning_rate_multiplier: Annotated[
         Literal["auto"] | float, auto_or_above(0, MAX_LEARNING_RATE_MULTIPLIER)
     ] = "auto"
+    luthier: Control | None = None
 
 
 class UnsupervisedHyperparameters(Hyperparameters):
@@ -213,9 +215,30 @@ class CreateFineTuningJob(BaseModel):
     def merged_hyperparameters(self) -> dict[str, Any]:
         """The method's own before those at the top level, "auto" where neither says anything."""
         kind = self.method_type()
-        merged = AVAILABLE_METHODS[kind]().model_dump()
+        merged = AVAILABLE_METHODS[kind]().model_dump(exclude={"luthier"})
+        for given in self._given(kind).values():
+            merged |= given.model_dump(exclude_unset=True, exclude={"luthier"})
+        control = self.control()
+        return {**merged, "luthier": control} if control else merged
+
+    def control(self) -> dict[str, Any]:
+        """What was asked for under `luthier`, knob by knob as the other hyperparameters."""
+        asked: dict[str, Any] = {}
+        for given in self._given(self.method_type()).values():
+            asked |= given.luthier.asked() if given.luthier else {}
+        return asked
+
+    def control_param(self) -> str:
+        """Where `luthier` stands, for messages."""
+        given = self._given(self.method_type())
+        named = [param for param, each in given.items() if each.luthier]
+        return f"{named[-1] if named else 'hyperparameters'}.luthier"
+
+    def _given(self, kind: str) -> dict[str, Hyperparameters]:
+        """Those at the top level before the method's own, by where they stand."""
         block = getattr(self.method, kind, None)
-        for given in (self.hyperparameters, block and block.hyperparameters):
-            if given:
-                merged |= given.model_dump(exclude_unset=True)
-        return merged
+        both = {
+            "hyperparameters": self.hyperparameters,
+            f"method.{kind}.hyperparameters": block and block.hyperparameters,
+        }
+        return {param: given for param, given in both.items() if given}

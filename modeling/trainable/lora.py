@@ -15,12 +15,14 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from modeling.artifacts import lora as files
 from modeling.artifacts.artifact import Artifact, ArtifactError
 from modeling.artifacts.lora import AdapterConfig, LoadedAdapter, peft_name
+from modeling.noise import Dropout
 
 from . import trainable
 from .trainable import PackedRow
@@ -33,16 +35,28 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.base = base
         self.scale = scale
+        self.dropout: Dropout | None = None
+        """Set from outside, by who trains with it."""
         device = base.weight.device
         self.lora_A = nn.Parameter(torch.zeros(rank, base.in_features, device=device))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)"""
+        factors = self.dropout.factors(x) if self.dropout is not None else None
+        if factors is not None:
+            return self._with_dropout(x, factors)
         y: Tensor = _LoraFunction.apply(  # type: ignore[no-untyped-call]
             x, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scale
         )
         return y
+
+    def _with_dropout(self, x: Tensor, factors: Tensor) -> Tensor:
+        """The low-rank part reads x * factors. By autograd: it keeps more for backward than without."""
+        narrow = F.linear(x * factors, self.lora_A.to(x.dtype)) * self.scale
+        return F.linear(x, self.base.weight, self.base.bias) + F.linear(
+            narrow, self.lora_B.to(x.dtype)
+        )
 
 
 class LoraTrainable:

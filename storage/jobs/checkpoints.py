@@ -57,8 +57,8 @@ def page(
     )
 
 
-def remove_old(session: Session, job_id: str) -> list[str]:
-    """Take away all but the newest KEPT; gives the names of the models that they were."""
+def remove_old(session: Session, job_id: str, *, best_step: int | None = None) -> list[str]:
+    """Take away all but the newest KEPT and the best one; gives the names of the models that they were."""
     newest = (
         select(CheckpointRow.id)
         .where(CheckpointRow.job_id == job_id)
@@ -68,7 +68,11 @@ def remove_old(session: Session, job_id: str) -> list[str]:
     return list(
         session.scalars(
             delete(CheckpointRow)
-            .where(CheckpointRow.job_id == job_id, CheckpointRow.id.not_in(newest))
+            .where(
+                CheckpointRow.job_id == job_id,
+                CheckpointRow.id.not_in(newest),
+                CheckpointRow.step.is_distinct_from(best_step),
+            )
             .returning(CheckpointRow.model_name)
             .execution_options(synchronize_session=False)
         )

@@ -2,6 +2,7 @@
 
 LUTHIER_FAKE_TRAINER holds JSON: {"step_s": seconds a step, "checkpoint_every": steps, "die_at": steps at
 which it kills itself, "die_once": folder (each of them once), "hang_at": a step after which it freezes,
+"epoch_losses": the full validation loss of each epoch, "stop_early_at": the step at whose end it stops,
 "stuck_at": one after which its main thread hangs, "ask_at": one after which it asks its supervisor,
 "alert_at": one after which it alerts, "ahead": pieces that it computes and saves ahead of the first step, "die_ahead": one
 behind which it kills itself, "refuse": steps of states that it cannot resume from, "failed": the fields of a Failed that follows the Start, "fail_at": the step that it waits
@@ -104,7 +105,7 @@ class Run:
             self.save()
             if self.ahead == SCRIPT.get("die_ahead"):
                 self.die(f"ahead-{self.ahead}")
-        while self.step < self.total_steps:
+        while not self.is_over():
             reason = link.stop_reason(job_id)
             if reason is not None:
                 if reason == "checkpoint" and self.step > self.saved_step:
@@ -116,6 +117,9 @@ class Run:
                 say(Failed(job_id=job_id, **SCRIPT["failed"]))
                 return
         self.finish("succeeded")
+
+    def is_over(self) -> bool:
+        return self.step in (self.total_steps, SCRIPT.get("stop_early_at"))
 
     def take_step(self) -> None:
         time.sleep(SCRIPT.get("step_s", 0))
@@ -158,7 +162,9 @@ class Run:
         if is_evaluated and self.step % 10 == 0:
             values |= {"valid_loss": loss + 0.1, "valid_mean_token_accuracy": 0.5}
         if is_evaluated and is_epoch_end:
-            values |= {"full_valid_loss": loss + 0.2, "full_valid_mean_token_accuracy": 0.6}
+            told = SCRIPT.get("epoch_losses")
+            full_loss = told[self.step // self.steps_per_epoch - 1] if told else loss + 0.2
+            values |= {"full_valid_loss": full_loss, "full_valid_mean_token_accuracy": 0.6}
         return StepMetrics(
             job_id=self.start.job_id,
             step=self.step,
@@ -201,7 +207,8 @@ class Run:
                 epoch=(self.step - 1) // self.steps_per_epoch + 1,
                 path=str(folder),
                 end_of_epoch=self.step > 0 and self.step % self.steps_per_epoch == 0,
-                is_last=self.step == self.total_steps,
+                is_last=self.is_over(),
+                stopped_early=self.step < self.total_steps and self.is_over(),
                 metrics=self.metrics() if self.step else None,
             )
         )

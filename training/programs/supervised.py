@@ -17,6 +17,9 @@ from training.primitives import Learner
 
 # Examples that validation packs together.
 _VALIDATION_WINDOW = 64
+_MAX_LOSS = 100.0
+"""Nats for a token. Guessing costs about 11 with a large vocabulary, and no model that works gives what it shall
+say a chance of e to the minus 100, let alone in the mean of a step."""
 
 
 class SupervisedProgram(Program):
@@ -44,6 +47,8 @@ class SupervisedProgram(Program):
         loss_sum, num_right, grad_norm = torch.cat([sums, norm[None]]).tolist()
         if not (math.isfinite(loss_sum) and math.isfinite(grad_norm)):
             raise Diverged("The training loss became infinite or not a number", step)
+        if loss_sum > _MAX_LOSS * total_weight:
+            raise Diverged(f"The training loss exploded to {loss_sum / total_weight:.0f}", step)
         return _means(examples, total_weight, loss_sum, num_right)
 
     def evaluate(

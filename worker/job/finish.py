@@ -23,7 +23,7 @@ from worker.endings import JobFailed, Setback
 from worker.lease import Lease
 from worker.worker import Worker
 
-from . import publish, result_file
+from . import final_model, publish, result_file
 
 PREFETCH_S = 1.0
 FIRST_RETRY_S = 0.0
@@ -38,7 +38,10 @@ def last_metrics(worker: Worker, lease: Lease) -> dict[str, int] | None:
     """The metrics of the last step if training is over and its model published, else None."""
     with worker.sessions() as session:
         metrics = events.last_metrics(session, lease.job.id)
-        if metrics is None or metrics["step"] != metrics["total_steps"]:
+        if metrics is None:
+            return None
+        stopped = events.find(session, lease.job.id, publish.EARLY_STOPPING)
+        if metrics["step"] != metrics["total_steps"] and stopped is None:
             return None
         if checkpoints.at_step(session, lease.job.id, metrics["step"]) is None:
             return None
@@ -46,14 +49,13 @@ def last_metrics(worker: Worker, lease: Lease) -> dict[str, int] | None:
 
 
 def succeed(worker: Worker, lease: Lease) -> None:
-    """The last checkpoint is the model. Writes the result file and ends the job. Raises LostLease."""
+    """The last checkpoint is the model, or the best one. Writes the result file and ends the job. Raises LostLease."""
     crash_point("after_final_checkpoint")
     job = lease.job
     with worker.sessions() as session:
         metrics = events.metrics(session, job.id)
-        final = checkpoints.at_step(session, job.id, metrics[-1]["step"])
-        assert final is not None
-        found = models.find(session, job.project_id, final.model_name)
+        final = final_model.choose(session, job, metrics)
+        found = models.find(session, job.project_id, final.checkpoint.model_name)
         filename, content = result_file.of_job(session.get_one(JobRow, job.id), metrics)
     file_id = new_id("file-")
     with worker.blobs.writer(files.blob_key(job.project_id, file_id)) as writer:
@@ -63,7 +65,8 @@ def succeed(worker: Worker, lease: Lease) -> None:
     if found is not None:
         _prefetch(worker, found[1])
 
-    def write(session: Session) -> None:
+    def write(session: Session) -> str:
+        name = final_model.name(session, job, final)
         files.create(
             session,
             file_id,
@@ -75,7 +78,7 @@ def succeed(worker: Worker, lease: Lease) -> None:
         jobs.succeed(
             session,
             lease.claim,
-            fine_tuned_model=final.model_name,
+            fine_tuned_model=name,
             trained_tokens=metrics[-1]["num_tokens"],
             result_files=[file_id],
             resume_points=[],
@@ -83,12 +86,13 @@ def succeed(worker: Worker, lease: Lease) -> None:
         events.add(session, job.id, "model", "New fine-tuned model created", data={})
         text = "The job has successfully completed"
         events.add(session, job.id, "succeeded", text, data={})
+        return name
 
     crash_point("before_succeed")
-    lease.end(write)
+    name = lease.end(write)
     crash_point("after_succeed")
     remove_resume_blobs(worker.blobs, job.id)
-    log.info("job.succeeded", job_id=job.id, model=final.model_name)
+    log.info("job.succeeded", job_id=job.id, model=name)
 
 
 def fail(worker: Worker, lease: Lease, error: JobFailed) -> None:

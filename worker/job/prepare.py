@@ -26,7 +26,7 @@ from worker.endings import JobFailed, Setback
 from worker.lease import Lease
 from worker.worker import Worker
 
-from . import archive, classes, resolve, resume, trainables
+from . import archive, classes, control, resolve, resume, trainables
 from .architecture import Architecture
 
 READ_BYTES = 1 << 16
@@ -52,7 +52,8 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
     base_path = worker.bases.path(base, lambda: _check(worker, lease))
     # Another attempt goes by what was found and decided then.
     decided = job.train_config and resolve.from_json(job.train_config, base_path=str(base_path))
-    max_seq_len = decided.max_seq_len if decided else base.max_seq_len
+    asked_len = control.max_seq_len(job.hyperparameters, base.max_seq_len)
+    max_seq_len = decided.max_seq_len if decided else asked_len
     method = decided.method if decided else resolve.method_of(job.method, job.hyperparameters)
     template = bases.read_template(base, base_path)
     statistics: dict[Role, Statistics] = {}
@@ -235,7 +236,7 @@ def _resolve(
         architecture=architecture,
         base_model=job.base_model,
         base_path=str(base_path),
-        max_seq_len=base.max_seq_len,
+        max_seq_len=control.max_seq_len(job.hyperparameters, base.max_seq_len),
         seed=job.seed,
         init_artifact=init_artifact,
     )
@@ -247,6 +248,7 @@ def _resolve(
         "learning_rate_multiplier": resolved.config.learning_rate_multiplier,
         # What was asked for, with nothing "auto" left; a method may keep more.
         **resolved.config.method.model_dump(include=set(job.hyperparameters)),
+        **control.shown(job.hyperparameters, resolved.config),
     }
 
     def write(session: Session) -> None:

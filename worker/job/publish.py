@@ -21,10 +21,14 @@ from storage.jobs import checkpoints, events, jobs
 from storage.jobs.jobs import JobRow
 from storage.models import artifacts, models
 from training.checkpoint_folder import SavedArtifact, artifact_of
-from training.messages import CheckpointSaved
+from training.messages import CheckpointSaved, StepMetrics
 from worker.lease import Lease
 
-from . import archive, progress
+from . import archive, control, progress
+
+_CHECKPOINT = ":ckpt-step-"
+EARLY_STOPPING = "early_stopping"
+"""The key of an event."""
 
 log = structlog.get_logger()
 
@@ -75,8 +79,12 @@ def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved) -> None:
     def write(session: Session) -> _Written:
         written = _Written()
         if artifact is not None and metrics is not None:
-            model = _Model(artifact, saved.step, progress.data(metrics), is_final=saved.is_last)
-            _add_model(session, lease.job, model, written)
+            best_step = _best_step(session, lease.job, saved.step)
+            is_final = saved.is_last and best_step in (None, saved.step)
+            model = _Model(artifact, saved.step, progress.data(metrics), is_final=is_final)
+            _add_model(session, lease.job, model, written, best_step)
+        if saved.stopped_early and metrics is not None:
+            _tell_of_stop(session, lease.job, metrics)
         if point is not None:
             _add_resume_point(session, lease, saved.step, point, written)
         crash_point("before_checkpoint_commit")
@@ -88,7 +96,7 @@ def checkpoint(blobs: BlobStore, lease: Lease, saved: CheckpointSaved) -> None:
 
 
 def snapshot(blobs: BlobStore, lease: Lease, folder: Path, step: int) -> None:
-    """Make a model of the state in `folder`, at which a job pauses. Raises LostLease."""
+    """Make a model of the state in `folder`, at which a job pauses or breaks down. Raises LostLease."""
     lease.check()
     artifact = _store_artifact(blobs, folder)
 
@@ -97,7 +105,8 @@ def snapshot(blobs: BlobStore, lease: Lease, folder: Path, step: int) -> None:
         event = events.find(session, lease.job.id, f"step:{step}")
         metrics = (event and event.data) or {"step": step}
         model = _Model(artifact, step, metrics, is_final=False)
-        _add_model(session, lease.job, model, written)
+        best_step = _best_step(session, lease.job, step)
+        _add_model(session, lease.job, model, written, best_step)
         return written
 
     delete(blobs, lease.write(write).unused_blobs)
@@ -110,15 +119,41 @@ def _store_artifact(blobs: BlobStore, folder: Path) -> _Stored:
     return _Stored(artifact_id, saved, blob)
 
 
-def _add_model(session: Session, job: JobRow, model: _Model, written: _Written) -> None:
+def _best_step(session: Session, job: JobRow, last_step: int) -> int | None:
+    """The best epoch's so far, if the job's model is to be the best one's."""
+    metric = control.best_metric(job.hyperparameters)
+    if metric is None:
+        return None
+    best = control.best(events.metrics(session, job.id), metric, last_step)
+    return None if best is None else best["step"]
+
+
+def _tell_of_stop(session: Session, job: JobRow, last: StepMetrics) -> None:
+    """The event by which the job is known to be done, though steps are left."""
+    stopping = (job.train_config or {})["config"]["early_stopping"]
+    epochs = "1 epoch" if stopping["patience"] == 1 else f"{stopping['patience']} epochs"
+    text = (
+        f"Training ended early at step {last.step}/{last.total_steps}: no gain in "
+        f"{stopping['metric']} for {epochs}"
+    )
+    events.add(session, job.id, EARLY_STOPPING, text, data={"step": last.step, **stopping})
+
+
+def _add_model(
+    session: Session,
+    job: JobRow,
+    model: _Model,
+    written: _Written,
+    best_step: int | None = None,
+) -> None:
     saved, blob, step = model.artifact.saved, model.artifact.blob, model.step
     if checkpoints.at_step(session, job.id, step) is not None:
         # A replay after a crash: the weights are the same, the first ones stay.
         written.unused_blobs.append(blob.key)
         return
-    name = _new_name(session, job)
+    name = new_name(session, job)
     if not model.is_final:
-        name += f":ckpt-step-{step}"
+        name += f"{_CHECKPOINT}{step}"
     artifacts.create(
         session,
         model.artifact.id,
@@ -152,20 +187,25 @@ def _add_model(session: Session, job: JobRow, model: _Model, written: _Written) 
         f"Checkpoint created at step {step} with Snapshot ID: {name}",
         data={},
     )
-    written.unused_blobs += _remove_old(session, job)
+    written.unused_blobs += _remove_old(session, job, best_step)
 
 
-def _new_name(session: Session, job: JobRow) -> str:
+def is_checkpoint_name(name: str) -> bool:
+    return _CHECKPOINT in name
+
+
+def new_name(session: Session, job: JobRow) -> str:
+    """For a model of the job."""
     if job.legacy is None:
         return models.new_name(job.base_model, job.organization_slug, job.suffix)
     base = job.legacy["name"]
     return models.new_legacy_name(session, base, job.organization_slug, job.suffix)
 
 
-def _remove_old(session: Session, job: JobRow) -> list[str]:
-    """Take away the checkpoints that newer ones replace; gives the blobs that are left over."""
+def _remove_old(session: Session, job: JobRow, best_step: int | None) -> list[str]:
+    """Take away the checkpoints that newer ones replace, the best one excepted; gives the blobs that are left over."""
     artifact_ids = []
-    for name in checkpoints.remove_old(session, job.id):
+    for name in checkpoints.remove_old(session, job.id, best_step=best_step):
         try:
             artifact_ids.append(models.remove(session, job.project_id, name))
         except ModelNotFound:

@@ -16,13 +16,13 @@ from pydantic import TypeAdapter
 from dataset.validation import Role
 from training.messages import Method, Trainable, TrainConfig, Unsupervised
 
-from . import trainables
+from . import control, trainables
 from .architecture import Architecture
 from .defaults import DEFAULTS, LARGE, OF_LORA, OF_TRAINABLES, TrainableDefaults
 
 MAX_TEXTS = 256
 """In a batch that goes by its tokens: as many as may be asked for."""
-OF_ANY_METHOD = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier"})
+OF_ANY_METHOD = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier", "luthier"})
 """Hyperparameters; any other is a field of the method that it belongs to, whose default is "auto"."""
 _FEW_STEPS = 50
 _REFERENCE_BATCH_SIZE = 16
@@ -181,6 +181,8 @@ def resolve(
         * factor
         * of_kind.learning_rate_factor
     )
+    controlled, why = control.fields(hyperparameters, steps=steps)
+    reasons |= why
     config = TrainConfig(
         method=method_of(method, hyperparameters),
         trainable=trainable,
@@ -190,8 +192,8 @@ def resolve(
         batch_size=size,
         learning_rate_multiplier=multiplier,
         learning_rate=min(automatic_rate, of_kind.max_learning_rate) * multiplier,
-        warmup_steps=min(int(0.05 * steps), 20),
         seed=seed,
         max_seq_len=max_seq_len,
+        **controlled,
     )
     return Resolved(config, reasons)

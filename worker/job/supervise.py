@@ -131,7 +131,7 @@ class _Supervision:
                 case Request(question=Ping()):
                     self.trainer.send(Answer(id=report.id, reply=Pong()))
                 case Failed():
-                    raise _ending(report)
+                    raise _ending(report, self._publish_last_good(report))
                 case Finished(outcome="stopped"):
                     self._lease.check()
                     if self._lease.is_pausing:
@@ -150,6 +150,13 @@ class _Supervision:
         is_newest = self._state_step == finished.step > 0
         if self._state is not None and is_newest:
             publish.snapshot(self._worker.blobs, self._lease, self._state, finished.step)
+
+    def _publish_last_good(self, failed: Failed) -> str:
+        """What was learnt before a job broke down stays usable as a model; says so for the error."""
+        if failed.code != "nan_loss" or self._state is None or not self._state_step:
+            return ""
+        publish.snapshot(self._worker.blobs, self._lease, self._state, self._state_step)
+        return f" The checkpoint of step {self._state_step} was kept and can be used as a model."
 
     def _record_start(self, started: Started) -> None:
         self.step = self._state_step = started.step
@@ -228,11 +235,11 @@ class _Supervision:
             log.warning("trainer.died_while_stopping", job_id=self._start.job_id)
 
 
-def _ending(failed: Failed) -> JobFailed | Setback | UnusableState:
+def _ending(failed: Failed, consolation: str) -> JobFailed | Setback | UnusableState:
     if failed.code == "invalid_checkpoint":
         return UnusableState(failed.message)
     if failed.is_user_error:
-        return JobFailed(failed.code, failed.message, failed.param)
+        return JobFailed(failed.code, failed.message + consolation, failed.param)
     return Setback(failed.message, code=failed.code)
 
 

@@ -1,0 +1,166 @@
+"""`luthier` within hyperparameters: how training runs, beyond what OpenAI's API has words for.
+
+An unknown name is refused here, unlike elsewhere: a misspelt knob would be one that nobody turned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from dataset.metrics import EPOCH_METRICS
+from foundation.errors import InvalidRequest
+
+MAX_STEPS = 1_000_000
+MIN_SEQ_LEN = 16
+
+
+def _number(
+    minimum: float, maximum: float, *, is_whole: bool = False, is_above: bool = False
+) -> BeforeValidator:
+    """`minimum` to `maximum`; `is_above`: and not `minimum` itself. No booleans, no words, no NaN."""
+    kind = "an integer" if is_whole else "a number"
+    expected = (
+        f"{kind} above {minimum:g}, {maximum:g} at most"
+        if is_above
+        else f"{kind} between {minimum:g} and {maximum:,.10g}".replace(",", "")
+    )
+
+    def check(value: Any) -> object:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and math.isfinite(_float(value)) and minimum <= value <= maximum:
+            if is_whole and value == int(value):
+                return int(value)
+            if not is_whole and not (is_above and value == minimum):
+                return float(value)
+        raise PydanticCustomError(
+            "hyperparameter",
+            "expected {expected}, but got {got} instead.",
+            {"expected": expected, "got": repr(value)[:50]},
+        )
+
+    return BeforeValidator(check)
+
+
+def _float(value: int | float) -> float:
+    """Infinite where the number is larger than any float."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+class StrictFields(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class StopEarly(StrictFields):
+    metric: Annotated[str, Field(max_length=64)] = "full_valid_loss"
+    patience: Annotated[int, _number(1, 50, is_whole=True)] = 1
+    min_delta: Annotated[float, _number(0, 1000)] = 0.0
+
+
+class Control(StrictFields):
+    """What is left out is as without `luthier`."""
+
+    lr_schedule: Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"] = (
+        "linear"
+    )
+    warmup_steps: Annotated[int, _number(0, MAX_STEPS, is_whole=True)] | None = None
+    warmup_ratio: Annotated[float, _number(0, 1)] | None = None
+    weight_decay: Annotated[float, _number(0, 1)] = 0.0
+    max_grad_norm: Annotated[float, _number(0, 1e6)] = 1.0
+    max_seq_len: Annotated[int, _number(MIN_SEQ_LEN, 2**31 - 1, is_whole=True)] | None = None
+    dropout: Annotated[float, _number(0, 0.9)] = 0.0
+    neftune_noise_alpha: Annotated[float, _number(0, 100)] = 0.0
+    loraplus_ratio: Annotated[float, _number(0, 100, is_above=True)] = 1.0
+    early_stopping: StopEarly | None = None
+    keep: Literal["last", "best"] = "last"
+    best_metric: Annotated[str, Field(max_length=64)] | None = None
+
+    def asked(self) -> dict[str, Any]:
+        """What stands in the job's row: as it was asked for."""
+        return self.model_dump(exclude_unset=True, exclude_none=True)
+
+
+Refusal = Callable[[str, str], InvalidRequest]
+"""(the knob, what is wrong) -> the error."""
+
+
+def check(
+    asked: dict[str, Any],
+    *,
+    method: str,
+    tuning: str,
+    param: str,
+    has_validation_file: bool,
+    base_max_seq_len: int | None,
+) -> None:
+    """Raises InvalidRequest for what does not fit the rest of the job. `param` is where `luthier` stood."""
+
+    def refused(knob: str, text: str) -> InvalidRequest:
+        name = f"{param}.{knob}"
+        return InvalidRequest(f"Invalid '{name}': {text}", param=name, code="invalid_value")
+
+    _check_warmup(asked, refused)
+    _check_fit(asked, method, tuning, refused)
+    _check_metrics(asked, method, has_validation_file, refused)
+    length = asked.get("max_seq_len")
+    if length is not None and base_max_seq_len is not None and length > base_max_seq_len:
+        raise refused(
+            "max_seq_len", f"the base takes {base_max_seq_len} tokens, but got {length} instead."
+        )
+
+
+def _check_warmup(asked: dict[str, Any], refused: Refusal) -> None:
+    knobs = [knob for knob in ("warmup_steps", "warmup_ratio") if knob in asked]
+    if len(knobs) == 2:
+        raise refused("warmup_ratio", "give warmup_steps or warmup_ratio, not both.")
+    if knobs and asked.get("lr_schedule") == "constant":
+        text = "the schedule 'constant' has no warm-up; use 'constant_with_warmup'."
+        raise refused(knobs[0], text)
+
+
+def _check_fit(asked: dict[str, Any], method: str, tuning: str, refused: Refusal) -> None:
+    if asked.get("dropout"):
+        if method == "dpo":
+            text = "the method 'dpo' compares two models, which dropout would tell apart; use 0."
+            raise refused("dropout", text)
+        if tuning != "lora":
+            raise refused("dropout", f"only LoRA has dropout, the tuning '{tuning}' none; use 0.")
+    if asked.get("loraplus_ratio", 1) != 1 and tuning != "lora":
+        raise refused("loraplus_ratio", f"the tuning '{tuning}' has no LoRA matrices; use 1.")
+    if asked.get("neftune_noise_alpha"):
+        if method == "dpo":
+            text = "the method 'dpo' compares two models, which noise would tell apart; use 0."
+            raise refused("neftune_noise_alpha", text)
+        if tuning == "output_layers":
+            text = "what is below the output layers is computed once, without noise; use 0."
+            raise refused("neftune_noise_alpha", text)
+
+
+def _check_metrics(
+    asked: dict[str, Any], method: str, has_validation_file: bool, refused: Refusal
+) -> None:
+    if "best_metric" in asked and asked.get("keep") != "best":
+        raise refused("best_metric", "it says which checkpoint is the best one; add keep: 'best'.")
+    wanted = {}
+    if "early_stopping" in asked:
+        stopping = asked["early_stopping"]
+        wanted["early_stopping"] = stopping.get("metric", "full_valid_loss")
+    if asked.get("keep") == "best":
+        wanted["best_metric" if "best_metric" in asked else "keep"] = asked.get("best_metric")
+    for knob, metric in wanted.items():
+        if not has_validation_file:
+            text = "it goes by a validation file, and the job has none; add validation_file."
+            raise refused(knob, text)
+        if metric is not None and metric not in EPOCH_METRICS[method]:
+            raise refused(
+                f"{knob}.metric" if knob == "early_stopping" else knob,
+                f"at the end of an epoch the method '{method}' measures "
+                f"{', '.join(EPOCH_METRICS[method])}, but got {metric!r} instead.",
+            )

@@ -1,0 +1,20 @@
+"""What each method measures on the whole validation file at the end of an epoch."""
+
+from __future__ import annotations
+
+EPOCH_METRICS: dict[str, tuple[str, ...]] = {
+    "supervised": ("full_valid_loss", "full_valid_mean_token_accuracy"),
+    "unsupervised": (
+        "full_valid_loss",
+        "full_valid_mean_token_accuracy",
+        "full_valid_perplexity",
+    ),
+    "classification": (
+        "full_valid_loss",
+        "full_valid_mean_token_accuracy",
+        "full_valid_accuracy",
+        "full_valid_weighted_f1",
+    ),
+    "dpo": ("full_valid_loss", "full_valid_accuracy", "full_valid_rewards/margins"),
+}
+"""What a job can be stopped by, and its best checkpoint chosen by."""

@@ -1,0 +1,117 @@
+"""Dropout and NEFTune: what peft and transformers compute, from draws that a resumed run makes again."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from modeling.noise import Dropout, Noise
+from modeling.trainable.lora import LoraLinear
+from tests.training import jobs
+from training.messages import CheckpointSaved, Report, StepMetrics
+from training.primitives import Learner, load_base
+
+NOISE = {"dropout": 0.3, "neftune_noise_alpha": 5.0, "loraplus_ratio": 4.0}
+
+
+def layer(share: float) -> tuple[LoraLinear, Noise]:
+    torch.manual_seed(0)
+    linear = LoraLinear(torch.nn.Linear(64, 32), rank=4, scale=2.0)
+    torch.nn.init.normal_(linear.lora_A)
+    torch.nn.init.normal_(linear.lora_B)
+    noise = Noise(seed=7)
+    linear.dropout = Dropout(noise, "layer", share)
+    return linear, noise
+
+
+def test_dropout_is_what_peft_computes() -> None:
+    linear, noise = layer(0.25)
+    x = torch.randn(1, 50, 64)
+    with noise.drawn(1, 1):
+        assert linear.dropout is not None
+        factors = linear.dropout.factors(x)
+        assert factors is not None
+        y = linear(x)
+    assert sorted(set(factors.flatten().tolist())) == [0.0, pytest.approx(4 / 3)]
+    # As peft.tuners.lora.layer.Linear.forward.
+    low_rank = (x * factors) @ linear.lora_A.T @ linear.lora_B.T
+    torch.testing.assert_close(y, linear.base(x) + 2.0 * low_rank)
+    # What is measured is the model as it is, and as it is without dropout.
+    plain = linear(x)
+    linear.dropout = None
+    assert torch.equal(plain, linear(x))
+
+
+def test_dropout_leaves_out_its_share_and_differs_by_step_pass_and_layer() -> None:
+    noise = Noise(seed=7)
+    x = torch.ones(1, 500, 200)
+
+    def factors(step: int, number: int, name: str = "q") -> torch.Tensor:
+        with noise.drawn(step, number):
+            drawn = Dropout(noise, name, 0.2).factors(x)
+        assert drawn is not None
+        return drawn
+
+    first = factors(1, 1)
+    # 100,000 draws: the standard deviation of the share is 0.0013.
+    assert (first == 0).float().mean().item() == pytest.approx(0.2, abs=0.007)
+    assert first.mean().item() == pytest.approx(1, abs=0.01)
+    assert torch.equal(first, factors(1, 1))
+    for other in (factors(2, 1), factors(1, 2), factors(1, 1, "k")):
+        # Independent ones agree in 0.8² + 0.2² of the places.
+        assert (first == other).float().mean().item() == pytest.approx(0.68, abs=0.01)
+
+
+def test_noise_on_embeddings_has_neftunes_bounds(base_path: Path, tmp_path: Path) -> None:
+    model = load_base(base_path, "fp32")
+    learner = Learner(model, jobs.config(base_path, neftune_noise_alpha=5.0))
+    (batch, *_) = jobs.micro_batches(jobs.examples(base_path, tmp_path, 6), 256)
+    embedding = model.get_input_embeddings()
+    plain = embedding(batch.input_ids[None])
+    with learner._regularization.drawn(batch, 1, 1):
+        noise = (embedding(batch.input_ids[None]) - plain)[0]
+    assert torch.equal(embedding(batch.input_ids[None]), plain)
+    hidden = plain.shape[-1]
+    for start, end in zip(batch.cu_seqlens, batch.cu_seqlens[1:], strict=False):
+        # As in transformers.integrations.neftune: alpha / sqrt(length · width), uniform.
+        bound = 5.0 / math.sqrt((batch.num_shared + end - start) * hidden)
+        own = noise[start:end]
+        assert own.abs().max().item() <= bound * 1.0001
+        assert own.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+    learner.close()
+    assert not embedding._forward_hooks
+
+
+def test_lora_plus_has_the_groups_of_peft(base_path: Path) -> None:
+    learner = Learner(load_base(base_path, "fp32"), jobs.config(base_path, loraplus_ratio=16.0))
+    learner.optim_step(1e-3, 1.0)
+    rates = {id(p): g["lr"] for g in learner._optimizer.param_groups for p in g["params"]}
+    for name, parameter in learner.parameters.items():
+        assert rates[id(parameter)] == (16e-3 if name.endswith("lora_B") else 1e-3)
+    learner.close()
+
+
+def metrics(reports: list[Report]) -> list[StepMetrics]:
+    return [r.model_copy(update={"step_time_s": 0}) for r in reports if isinstance(r, StepMetrics)]
+
+
+def test_a_killed_job_with_noise_resumes_bit_for_bit(base_path: Path, tmp_path: Path) -> None:
+    job = jobs.start(base_path, tmp_path, checkpoint_interval_s=0, **NOISE)
+    unbroken = list(jobs.run(job))
+    weights = (tmp_path / "step-10" / "artifact" / "adapter_model.safetensors").read_bytes()
+    before: list[Report] = []
+    for report in jobs.run(job):
+        before.append(report)
+        if isinstance(report, CheckpointSaved) and report.step == 4:
+            break
+    after = list(jobs.run(job.model_copy(update={"resume_from": str(tmp_path / "step-4")})))
+    assert metrics(before) + metrics(after) == metrics(unbroken)
+    again = (tmp_path / "step-10" / "artifact" / "adapter_model.safetensors").read_bytes()
+    assert again == weights
+    plain = list(jobs.run(jobs.start(base_path, tmp_path / "plain")))
+    assert metrics(plain)[-1].values != metrics(unbroken)[-1].values
+    # A new adapter changes nothing, so dropout does not show in the first loss; the noise on embeddings does.
+    assert metrics(plain)[0].values["train_loss"] != metrics(unbroken)[0].values["train_loss"]
