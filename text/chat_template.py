@@ -10,14 +10,24 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from . import template_probes
 from .disguise import Disguise, OutOfCharacters
-from .messages import ROLES, ChatTemplateError, InvalidMessages, Message, normalise, weight_of
+from .messages import (
+    ROLES,
+    ChatTemplateError,
+    InvalidMessages,
+    Message,
+    normalise,
+    weight_of,
+    with_arguments_as_text,
+)
 from .rendering import Renderer, Rendering, Tools
 from .tokenizer import Position, Tokenizer
 
@@ -65,7 +75,25 @@ class ChatTemplate:
     @cached_property
     def shows_tool_calls(self) -> bool:
         """Whether the template shows the calls of earlier turns, and so can teach them."""
-        return template_probes.shows_tool_calls(self.renderer.text)
+        return self._form_of_calls is not None
+
+    @cached_property
+    def _form_of_calls(self) -> Literal["object", "text"] | None:
+        return template_probes.form_of_calls(self.renderer.text)
+
+    @cached_property
+    def _keeps_results_apart(self) -> bool:
+        """Whether what would be learnt of a turn that calls a tool ends before the tool's answer."""
+        messages = [template_probes.USER, template_probes.CALLING, template_probes.RESULT]
+        try:
+            rendering, disguise = self._render(self._normalise(messages, None), None, False)
+        except InvalidMessages:
+            # What such rows lack, they are told one by one.
+            return True
+        if None in rendering.starts:
+            return True
+        turn = self._encode(rendering, disguise)[1]
+        return template_probes.NOTE not in "".join(turn.texts)
 
     @cached_property
     def _shown_roles(self) -> frozenset[str]:
@@ -101,6 +129,7 @@ class ChatTemplate:
         turn_weights = [weight_of(messages[i], f"messages[{i}]") for i in turns]
         rendering, disguise = self._render(normal, tools, add_generation_prompt=False)
         _check_starts(rendering, turns)
+        self._check_results(normal)
         first, *parts = self._encode(rendering, disguise)
         input_ids, weights = first.ids, [0.0] * len(first.ids)
         last_end = 0
@@ -178,6 +207,16 @@ class ChatTemplate:
             parts.append(part)
         return parts
 
+    def _check_results(self, messages: list[Message]) -> None:
+        """Raises where a tool's answer would be learnt."""
+        calling = (i for i, message in enumerate(messages[1:]) if message["role"] == "tool")
+        index = next(calling, None)
+        if index is not None and not self._keeps_results_apart:
+            raise ChatTemplateError(
+                f"messages[{index}]: the chat template puts no end-of-turn token between a call and its result, "
+                "so that the result would be learnt with it; end the example at the call"
+            )
+
     def _normalise(self, messages: Sequence[Message], tools: Tools) -> list[Message]:
         """Messages in the shape that templates expect; nothing in them that this one would pass over.
 
@@ -200,12 +239,17 @@ class ChatTemplate:
                     "tools",
                     param=f"messages[{index}].{key}",
                 )
+            if role == "function" and "function" not in self._shown_roles:
+                # What a tool's answer was called before.
+                message["role"] = role = "tool"
             if role not in self._shown_roles:
                 raise InvalidMessages(
                     f"messages[{index}].role: the chat template of this base does not show the model "
                     f"what {role!r} says; send it as another role, such as 'user'",
                     param=f"messages[{index}].role",
                 )
+        if self._form_of_calls == "text":
+            return [with_arguments_as_text(message) for message in normal]
         return normal
 
 
@@ -225,11 +269,23 @@ def _check_starts(rendering: Rendering, turns: list[int]) -> None:
 
 
 def _check_shown(message: Message, where: str, shown: str) -> None:
-    """Raises unless a turn's text, white space aside, is in what is learnt as that turn."""
-    expected = [message["content"]]
-    expected += [call["function"]["name"] for call in message.get("tool_calls", ())]
+    """Raises unless a turn's text and calls, white space aside, are in what is learnt as that turn."""
     squeezed = "".join(shown.split())
-    if not all("".join(text.split()) in squeezed for text in expected):
+    names = Counter(call["function"]["name"] for call in message.get("tool_calls", ()))
+    for name, num_calls in names.items():
+        if squeezed.count("".join(name.split())) < num_calls:
+            raise ChatTemplateError(
+                f"{where}: the chat template of this base does not show the call of {name!r}"
+                f"{f' {num_calls} times' if num_calls > 1 else ''}, so that silence would be learnt; make it a turn of "
+                "its own, or give the turn the weight 0"
+            )
+    reasoning = message.get("reasoning_content") or ""
+    if "".join(reasoning.split()) not in squeezed:
+        raise ChatTemplateError(
+            f"{where}.reasoning_content: the chat template of this base does not show it here, so that answers "
+            "without it would be learnt; leave it out, write it into the content, or end the example at this turn"
+        )
+    if "".join(message["content"].split()) not in squeezed:
         raise ChatTemplateError(
             f"{where}: the chat template does not show this turn as it is written, so that something else "
             "would be learnt; split the conversation into one example a turn, or give the turn the weight 0"

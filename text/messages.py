@@ -115,6 +115,20 @@ def _tool_calls(message: Message, where: str) -> list[Any]:
     ]
 
 
+def with_arguments_as_text(message: Message) -> Message:
+    """For templates that put strings together: as JSON, in the same words whatever they were written in."""
+    if "tool_calls" not in message:
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        function = call["function"]
+        arguments = function.get("arguments")
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments or {}, ensure_ascii=False)
+        calls.append({**call, "function": {**function, "arguments": arguments}})
+    return {**message, "tool_calls": calls}
+
+
 def _with_parsed_arguments(call: Any, where: str) -> Any:
     """Tool arguments are a JSON string on the wire and an object for templates."""
     function = call.get("function") if isinstance(call, dict) else None
@@ -123,7 +137,8 @@ def _with_parsed_arguments(call: Any, where: str) -> Any:
     if not isinstance(function.get("arguments"), str):
         return call
     try:
-        arguments = json.loads(function["arguments"])
+        # Models write nothing where there are none.
+        arguments = json.loads(function["arguments"] or "{}")
     except (ValueError, RecursionError):
         return call
     return {**call, "function": {**function, "arguments": arguments}}

@@ -4,8 +4,9 @@ never mentions."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from .messages import InvalidMessages, Message
 
@@ -49,11 +50,30 @@ def shows_tools(render: Render) -> bool:
     return _shows(render, [USER], NAME, NOTE, KEY, tools=[TOOL])
 
 
-def shows_tool_calls(render: Render) -> bool:
-    """Whether a turn's calls reach the model, as the last thing said and with their results behind them."""
+def form_of_calls(render: Render) -> Literal["object", "text"] | None:
+    """As what the arguments of a turn's calls reach the model, as the last thing said and with their results behind.
+
+    An object suits most templates. Some put strings together, and refuse an object or write it as Python does.
+    None if they do not reach it.
+    """
+    text: Message = {"role": "assistant", "content": "", "tool_calls": [_with_text(CALLING)]}
+    if _shows_call(render, CALLING) and not _shows(render, [USER, CALLING], f"'{KEY}': '{VALUE}'"):
+        return "object"
+    if _shows_call(render, text):
+        return "text"
+    return "object" if _shows_call(render, CALLING) else None
+
+
+def _with_text(calling: Message) -> dict[str, Any]:
+    (call,) = calling["tool_calls"]
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"])}}
+
+
+def _shows_call(render: Render, calling: Message) -> bool:
     call = (NAME, KEY, VALUE)
-    return _shows(render, [USER, CALLING], *call) and _shows(
-        render, [USER, CALLING, RESULT], *call, NOTE
+    return _shows(render, [USER, calling], *call) and _shows(
+        render, [USER, calling, RESULT], *call, NOTE
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,8 @@ _MESSAGE_KEYS = {
     "assistant": frozenset(
         {
             *("role", "content", "name", "weight", "tool_calls", "function_call", "refusal"),
+            # What was thought before the answer, as bases that think have it.
+            "reasoning_content",
             # What OpenAI's own replies have besides.
             *("annotations", "audio"),
         }
@@ -79,7 +82,7 @@ def message_problems(message: Any) -> Iterator[Problem]:
             f"expected tags: {_EXPECTED_ROLES}"
         )
     yield from extra(message, _MESSAGE_KEYS[role])
-    for key in ("name", "tool_call_id", "refusal"):
+    for key in ("name", "tool_call_id", "refusal", "reasoning_content"):
         if not isinstance(message.get(key), str | None):
             yield wrong_value(f" {key} Input should be a valid string")
     if role == "tool" and message.get("tool_call_id") is None:
@@ -131,6 +134,19 @@ def _call_problems(function: Any) -> Iterator[Problem]:
     for key in ("name", "arguments"):
         if not isinstance(function.get(key), str):
             yield wrong_value(f" function {key} Input should be a valid string")
+    if not _is_object(function["arguments"]):
+        yield wrong_value(
+            " function arguments Input should be a JSON object in a string, such as "
+            '"{\\"city\\": \\"Oslo\\"}"'
+        )
+
+
+def _is_object(arguments: str) -> bool:
+    """Nothing at all is what models write where there are none."""
+    try:
+        return isinstance(json.loads(arguments or "{}"), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def tool_problems(row: Row) -> Iterator[Problem]:

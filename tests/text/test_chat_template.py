@@ -263,7 +263,7 @@ def test_render_role_that_the_template_passes_over_is_refused(tokenizer: Tokeniz
         "{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
     )
     template = ChatTemplate(source, tokenizer)
-    for role in ("system", "developer", "function"):
+    for role in ("system", "developer"):
         with pytest.raises(InvalidMessages, match="does not show the model what") as caught:
             template.render([{"role": role, "content": "x"}, user("u")], add_generation_prompt=True)
         assert caught.value.param == "messages[0].role"
