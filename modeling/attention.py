@@ -2,6 +2,8 @@
 
 Sequences that begin alike may share that beginning: its tokens come first in the row, once.
 
+A prefix may stand there too: keys and values of its own in place of those of the first shared tokens.
+
 Registered with transformers as `NAME`, so that every supported decoder runs packed rows without knowing:
 
     model = load_base(path, precision=precision, attn_implementation=attention.NAME)
@@ -82,31 +84,40 @@ def _kept(row: _Row, device: torch.device) -> Tensor:
     return torch.cat(pieces).to(device)
 
 
-# Not a context variable: recomputing a checkpointed layer happens on autograd's own thread.
+Prefix = Sequence[Tensor]
+"""For each layer keys and values (2, KV, V, D) that stand in place of those of the row's first V tokens."""
+
+# Not context variables: recomputing a checkpointed layer happens on autograd's own thread.
 _current: _Row | None = None
+_prefix: Prefix | None = None
 
 
 @contextmanager
-def segments(cu_seqlens: Sequence[int], num_shared: int = 0) -> Iterator[None]:
+def segments(
+    cu_seqlens: Sequence[int], num_shared: int = 0, prefix: Prefix | None = None
+) -> Iterator[None]:
     """Says where the sequences of the packed row lie while the model runs: offsets from `num_shared` to T.
 
-    The row's first `num_shared` tokens are the beginning of every sequence. With gradient checkpointing,
-    backward must run inside too.
+    The row's first `num_shared` tokens are the beginning of every sequence; those of a prefix are among them.
+    With gradient checkpointing, backward must run inside too.
     """
-    global _current
+    global _current, _prefix
     offsets = tuple(int(offset) for offset in cu_seqlens)
     grows = all(a < b for a, b in itertools.pairwise(offsets))
     if num_shared < 0 or not offsets or offsets[0] != num_shared or not grows:
         raise ValueError("cu_seqlens must start at num_shared and grow")
-    previous, _current = _current, _Row(offsets, num_shared)
+    if prefix and prefix[0].shape[2] > num_shared:
+        raise ValueError("the tokens of a prefix must be among the shared ones")
+    previous = _current, _prefix
+    _current, _prefix = _Row(offsets, num_shared), prefix
     try:
         yield
     finally:
-        _current = previous
+        _current, _prefix = previous
 
 
 def packed_attention(
-    module: nn.Module,  # noqa: ARG001 - transformers passes it
+    module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -130,11 +141,21 @@ def packed_attention(
         raise ValueError("packed attention takes neither a mask nor dropout")
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         raise ValueError("packed attention knows no soft cap and no attention sinks")
+    if _prefix is not None:
+        layer: Any = module.layer_idx
+        keys, values = _prefix[layer]
+        key, value = _with_beginning(key, keys), _with_beginning(value, values)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if _has_varlen_kernel(query):
         query, key, value = (row.spread(x) for x in (query, key, value))
         return row.gather(_varlen(query, key, value, row.whole, scale, sliding_window)), None
     return _attend_in_groups(query, key, value, row, scale, sliding_window), None
+
+
+def _with_beginning(x: Tensor, beginning: Tensor) -> Tensor:
+    """(1, KV, T, D) with its first V tokens replaced by `beginning` (KV, V, D)."""
+    num_tokens = beginning.shape[1]
+    return torch.cat([beginning.to(x.dtype).unsqueeze(0), x[:, :, num_tokens:]], dim=2)
 
 
 def _attend_in_groups(

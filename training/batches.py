@@ -25,7 +25,7 @@ from dataset.examples import Example
 MIN_SHARED_TOKENS = 8
 """Fewer cost more to share than to compute again."""
 MAX_SHARING = 4
-"""Attention keeps the shared tokens' keys once for each row: so many times the budget at most."""
+"""Attention keeps the keys of shared and virtual tokens once for each row: so many times the budget at most."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,18 @@ def permutation(num_examples: int, seed: int, epoch: int) -> npt.NDArray[np.uint
 
 
 def micro_batches(
-    units: Sequence[Sequence[ScoredRow]], micro_batch_tokens: int, *, whole_rows: bool = False
+    units: Sequence[Sequence[ScoredRow]],
+    micro_batch_tokens: int,
+    *,
+    whole_rows: bool = False,
+    num_virtual_tokens: int = 0,
 ) -> list[MicroBatch]:
     """The rows in as few forward passes as the token budget allows, of about equal size.
 
     The rows of a unit, for example the two answers of a pair, stay together. A unit longer than the budget
     gets a pass of its own. What follows a row's last scored token cannot change its scores and is left out,
-    unless `whole_rows` are asked for, as by what reads the hidden state of the last token.
+    unless `whole_rows` are asked for, as by what reads the hidden state of the last token. Virtual tokens
+    are what attention will keep before each row beside its own.
     """
     rows = [row for unit in units for row in unit]
     num_shared = _num_shared(rows)
@@ -146,13 +151,15 @@ def micro_batches(
         num_shared = 0
     # Of the budget beside the shared tokens, and of what attention may hold, whichever is more.
     budget = micro_batch_tokens - num_shared
-    share = budget / (MAX_SHARING * micro_batch_tokens) if num_shared else 0
+    is_sharing = num_shared + num_virtual_tokens > 0
+    share = budget / (MAX_SHARING * micro_batch_tokens) if is_sharing else 0
 
     def length(row: ScoredRow) -> int:
         return len(row.input_ids) if whole_rows else int(row.scored[-1])
 
     def cost(row: ScoredRow) -> int:
-        return max(length(row) - num_shared, math.ceil(length(row) * share))
+        attended = num_virtual_tokens + length(row)
+        return max(length(row) - num_shared, math.ceil(attended * share))
 
     packed = []
     for group in _groups([sum(map(cost, unit)) for unit in units], budget):

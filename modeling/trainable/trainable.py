@@ -6,7 +6,7 @@ apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -27,6 +27,10 @@ class PackedRow(NamedTuple):
     num_shared: int
 
 
+Beginning = Callable[[int], Tensor]
+"""(n,) int64 or fewer: so many tokens that the texts to train on commonly begin with."""
+
+
 class Trainable(Protocol):
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
@@ -42,6 +46,9 @@ class Trainable(Protocol):
     def artifact_is_exact(self) -> bool:
         """Whether an artifact holds the parameters bit for bit. If not, a checkpoint keeps them beside it."""
         ...
+
+    def begin(self, beginning: Beginning) -> None:
+        """Training begins anew, with nothing to go on from: what the start depends on beside the seed."""
 
     def hidden_states(self, row: PackedRow) -> Tensor:
         """(T, D), behind the last norm."""
@@ -65,9 +72,11 @@ class Trainable(Protocol):
         """Go on from what was trained before. Raises `ArtifactError`."""
 
 
-def hidden_states(model: PreTrainedModel, row: PackedRow) -> Tensor:
-    """What the model makes of a packed row (T, D), for kinds that compute nothing else."""
-    with attention.segments(row.cu_seqlens, row.num_shared):
+def hidden_states(
+    model: PreTrainedModel, row: PackedRow, prefix: attention.Prefix | None = None
+) -> Tensor:
+    """What the model makes of a packed row (T, D)."""
+    with attention.segments(row.cu_seqlens, row.num_shared, prefix):
         output = model.base_model(
             input_ids=row.input_ids[None],  # (1, T)
             position_ids=row.position_ids[None],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from modeling.base import load_base
 from modeling.trainable.lora import LoraLinear
@@ -22,6 +23,25 @@ class Base:
 
 def tiny_model(path: Path, attn_implementation: str = "sdpa") -> PreTrainedModel:
     return load_base(path, precision="fp32", attn_implementation=attn_implementation)
+
+
+def random_model(model_type: str) -> PreTrainedModel:
+    """Of any supported architecture, with 64 tokens."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "pad_token_id": None,
+    }
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **sizes)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model.train(False)
+    return model
 
 
 def randomise(modules: dict[str, LoraLinear], seed: int = 0) -> None:

@@ -8,14 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from modeling import attention, written_attention
 from modeling.artifacts.lora import TARGET_MODULES
 from modeling.base_folder import SUPPORTED_MODEL_TYPES
 from modeling.trainable import lora
 
-from .models import randomise, tiny_model, token_ids
+from .models import random_model, randomise, tiny_model, token_ids
 
 # Short, long, equal neighbours, a single token, longer than a tile.
 LENGTHS = (5, 20, 20, 1, 150, 7)
@@ -216,20 +215,7 @@ def test_model_packed_row_equals_unpacked_sequences(base_path: Path) -> None:
 @torch.no_grad()
 def test_every_supported_architecture_runs_packed_rows(model_type: str) -> None:
     lengths = (9, 4, 4)
-    sizes: dict[str, Any] = {
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "pad_token_id": None,
-    }
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(model_type, **sizes)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    model.train(False)
+    model = random_model(model_type)
     input_ids = token_ids(1, sum(lengths), vocab_size=64)
     expected = torch.cat([model(row).logits for row in torch.split(input_ids, list(lengths), 1)], 1)
     model.set_attn_implementation(attention.NAME)

@@ -132,6 +132,16 @@ def test_long_shared_beginning_counts_once_in_the_budget_but_attention_is_bounde
     assert (len(last.cu_seqlens) - 1) * 82 <= 400
 
 
+def test_what_attention_holds_for_virtual_tokens_is_bounded() -> None:
+    units = [[ScoredRow.of(example(5, 1, 100 * first))] for first in range(12)]
+    (together,) = batches.micro_batches(units, 100)
+    assert len(together.num_scored) == 12
+    split = batches.micro_batches(units, 100, num_virtual_tokens=95)
+    # Attention holds 95 + 4 places for each, and 4 budgets at most.
+    assert [len(batch.num_scored) for batch in split] == [4, 4, 4]
+    assert [batch.num_shared for batch in split] == [0, 0, 0]
+
+
 def test_batch_refuses_parts_that_do_not_fit() -> None:
     (batch,) = micro_batches([example(3, 2), example(5, 1)], 100)
     for change in (
