@@ -178,6 +178,11 @@ class TrainConfig(Message):
     checkpoint_interval_s: float = 60
     """At least; longer where writing one takes a while. 0: one after each step."""
 
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Of the context of a base, what is not left to the texts."""
+        return self.trainable.num_virtual_tokens if isinstance(self.trainable, Prefix) else 0
+
     @model_validator(mode="before")
     @classmethod
     def _read_first_form(cls, fields: Any) -> Any:

@@ -6,19 +6,23 @@ reads once a step: a device need not wait between micro-batches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from dataset import beginnings
+from dataset.examples import Example
 from modeling import attention, base
 from modeling.artifacts.artifact import Artifact
 from modeling.base import Precision
 from modeling.trainable.full import FullTrainable
 from modeling.trainable.lora import LoraTrainable
+from modeling.trainable.prefix import PrefixTrainable
 from modeling.trainable.trainable import PackedRow, Trainable
 
 from . import checkpoint
@@ -26,7 +30,7 @@ from .batches import MicroBatch
 from .checkpoint import Checkpoint, Cursor
 from .logprobs import Scores, score
 from .losses import Loss
-from .messages import Full, Lora, TrainConfig
+from .messages import Full, Lora, Prefix, TrainConfig
 from .regularization import Regularization
 
 _BETAS = (0.9, 0.95)
@@ -87,6 +91,8 @@ def _attach(model: PreTrainedModel, config: TrainConfig) -> Trainable:
                 use_rslora=lora.use_rslora,
                 seed=config.seed,
             )
+        case Prefix(num_virtual_tokens=number):
+            return PrefixTrainable(model, num_virtual_tokens=number, seed=config.seed)
         case Full():
             return FullTrainable(model)
         case other:
@@ -228,6 +234,14 @@ class Learner:
     def artifact(self) -> Artifact:
         """A copy of what is in training."""
         return self._trainable.artifact(self._config.base_model)
+
+    def begin(self, examples: Sequence[Example]) -> None:
+        """Stand where a job that goes on from nothing begins, which can depend on its texts."""
+
+        def beginning(num_tokens: int) -> Tensor:
+            return torch.from_numpy(beginnings.commonest(examples, num_tokens).astype(np.int64))
+
+        self._trainable.begin(beginning)
 
     def begin_from(self, artifact: Artifact) -> None:
         """Take over what was trained before; the optimizer stays new. Raises ArtifactError."""

@@ -56,7 +56,7 @@ class JobRunner:
         learner = Learner(model, config)
         try:
             program = program_of(config, learner)
-            resumed = _restore(learner, start, model)
+            resumed = _restore(learner, start, model, training)
             if resumed:
                 program.load_state(resumed.program)
             course = Course(
@@ -89,8 +89,10 @@ class JobRunner:
         return self._base[2]
 
 
-def _restore(learner: Learner, start: Start, model: PreTrainedModel) -> Checkpoint | None:
-    """Put the learner where the job stands: at its checkpoint, else at the model it goes on from.
+def _restore(
+    learner: Learner, start: Start, model: PreTrainedModel, training: Dataset
+) -> Checkpoint | None:
+    """Put the learner where the job stands: at its checkpoint, else at the model it goes on from, else at the beginning.
 
     Gives the checkpoint.
     """
@@ -100,6 +102,8 @@ def _restore(learner: Learner, start: Start, model: PreTrainedModel) -> Checkpoi
         files = kinds.format_of(start.config.trainable.kind)
         folder = Path(start.init_artifact)
         learner.begin_from(files.read(folder, model.config, base_model=start.config.base_model))
+    else:
+        learner.begin(training.examples)
     return None
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.noise import Dropout, Noise
@@ -57,6 +58,8 @@ class Regularization:
         uniform = torch.empty(embedded.shape, device=embedded.device)
         uniform.uniform_(-1, 1, generator=generator)
         bounds = _bounds(self._batch, self._alpha, embedded.shape[-1]).to(embedded.device)
+        # A prefix's places, of which nothing is read, come before the batch's own.
+        bounds = F.pad(bounds, (embedded.shape[1] - len(bounds), 0))
         return embedded + (uniform * bounds[None, :, None]).to(embedded.dtype)
 
 

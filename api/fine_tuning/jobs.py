@@ -193,7 +193,7 @@ def _create(
     tuning = body.tuning.options() if body.tuning else None
     start = starting_point(session, caller, body.model, settings, catalogue, body.tuning)
     _check_control(body, start, catalogue)
-    _check_overlap(body, start, catalogue)
+    _check_context(body, start, catalogue)
     check_files(session, caller, body.training_file, body.validation_file)
     integrations = [i.model_dump(exclude_none=True) for i in body.integrations or ()]
     row = new_row(
@@ -226,17 +226,28 @@ def _check_control(body: CreateFineTuningJob, start: StartingPoint, catalogue: C
     )
 
 
-def _check_overlap(body: CreateFineTuningJob, start: StartingPoint, catalogue: Catalogue) -> None:
-    """Raises InvalidRequest for windows that would be more context than text."""
-    overlap = body.merged_hyperparameters().get("overlap", "auto")
+def _check_context(body: CreateFineTuningJob, start: StartingPoint, catalogue: Catalogue) -> None:
+    """Raises InvalidRequest for a prefix or an overlap that would leave less of it to the texts than they take."""
     base = catalogue.get(start.base_model)
-    if base is None or overlap == "auto":
+    if base is None:
         return
-    length = body.control().get("max_seq_len", base.max_seq_len)
-    if overlap > length // 2:
+    room = base.max_seq_len
+    length = body.tuning.length if body.tuning and body.tuning.type == "prefix" else "auto"
+    if length != "auto":
+        if length > room // 2:
+            raise InvalidRequest(
+                f"The context of {base.id} holds {room} tokens, of which a prefix may take half: expected a "
+                f"length of {room // 2} at most, but got {length} instead.",
+                param="tuning.length",
+                code="invalid_value",
+            )
+        room -= length
+    room = min(room, body.control().get("max_seq_len", room))
+    overlap = body.merged_hyperparameters().get("overlap", "auto")
+    if overlap != "auto" and overlap > room // 2:
         raise InvalidRequest(
-            f"The windows of {base.id} hold {length} tokens and may overlap by half of that: "
-            f"expected an overlap of {length // 2} at most, but got {overlap} instead.",
+            f"The windows of {base.id} hold {room} tokens and may overlap by half of that: "
+            f"expected an overlap of {room // 2} at most, but got {overlap} instead.",
             param="method.unsupervised.hyperparameters.overlap",
             code="invalid_value",
         )

@@ -15,6 +15,8 @@ from .numbers import auto_or_above, auto_or_whole
 MAX_RANK = 512
 """As much as an adapter that is read may have (modeling/artifacts/lora.py)."""
 MAX_ALPHA = 4096.0
+MIN_PREFIX_TOKENS = 2
+"""The first one stays as it is (modeling/trainable/prefix.py)."""
 MAX_PREFIX_TOKENS = 512
 MAX_BLOCKS = 1024
 """How many the base has is known where its files are: the worker refuses more than that."""
@@ -25,7 +27,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "output_layers": ("blocks", "head"),
     "full": (),
 }
-AVAILABLE_TUNINGS = ("lora", "full")
+AVAILABLE_TUNINGS = ("lora", "prefix", "full")
 """Those of them that a job can be trained by."""
 
 
@@ -54,7 +56,9 @@ class AskedTuning(BaseModel):
     """The last names of the layers that get an adapter."""
     rslora: bool = False
     """An adapter counts by alpha / sqrt(rank), not by alpha / rank."""
-    length: Annotated[Literal["auto"] | int, auto_or_whole(MAX_PREFIX_TOKENS)] = "auto"
+    length: Annotated[
+        Literal["auto"] | int, auto_or_whole(MAX_PREFIX_TOKENS, minimum=MIN_PREFIX_TOKENS)
+    ] = "auto"
     """Virtual tokens."""
     blocks: Annotated[Literal["auto"] | int, auto_or_whole(MAX_BLOCKS)] = "auto"
     """So many of the last ones, and the norm behind them."""

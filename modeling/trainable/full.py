@@ -12,7 +12,7 @@ from modeling.artifacts.artifact import Artifact
 
 from . import trainable
 from .copies import Copies
-from .trainable import PackedRow
+from .trainable import Beginning, PackedRow
 
 
 class FullTrainable:
@@ -28,6 +28,9 @@ class FullTrainable:
     @property
     def head(self) -> nn.Parameter | None:
         return self._copies.head
+
+    def begin(self, beginning: Beginning) -> None:
+        """It begins as the base."""
 
     def hidden_states(self, row: PackedRow) -> Tensor:
         return trainable.hidden_states(self._model, row)

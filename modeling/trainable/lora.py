@@ -25,7 +25,7 @@ from modeling.artifacts.lora import AdapterConfig, LoadedAdapter, peft_name
 from modeling.noise import Dropout
 
 from . import trainable
-from .trainable import PackedRow
+from .trainable import Beginning, PackedRow
 
 
 class LoraLinear(nn.Module):
@@ -85,6 +85,9 @@ class LoraTrainable:
             for side, parameter in module.named_parameters()
             if parameter.requires_grad
         }
+
+    def begin(self, beginning: Beginning) -> None:
+        """It begins as a function of the seed."""
 
     def hidden_states(self, row: PackedRow) -> Tensor:
         return trainable.hidden_states(self._model, row)

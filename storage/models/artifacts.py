@@ -11,7 +11,7 @@ from storage.database import Base, CreatedAt, Int64, Json
 
 SERVED_KINDS = frozenset({"lora"})
 """Kinds that the inference servers put on top of a base."""
-TRAINABLE_FROM = frozenset({"lora", "full"})
+TRAINABLE_FROM = frozenset({"lora", "prefix", "full"})
 """Kinds that training goes on from."""
 
 

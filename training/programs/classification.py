@@ -84,7 +84,11 @@ class ClassificationProgram(Program):
         scores = torch.zeros(len(units), dtype=torch.float64, device=self._learner.device)
         num_right = torch.zeros((), dtype=torch.int64, device=self._learner.device)
         # The prompt is there once, and the budget is for what stands behind it.
-        for batch in micro_batches(units, self._config.micro_batch_tokens + len(prompt)):
+        for batch in micro_batches(
+            units,
+            self._config.micro_batch_tokens + len(prompt),
+            num_virtual_tokens=self._config.num_virtual_tokens,
+        ):
             check_stop()
             found = self._learner.logprobs(batch.to(self._learner.device))
             rows = zip(

@@ -73,7 +73,10 @@ class SupervisedProgram(Program):
 
     def _batches(self, examples: Sequence[Example]) -> Iterator[MicroBatch]:
         units = [[ScoredRow.of(example)] for example in examples]
-        for batch in micro_batches(units, self._config.micro_batch_tokens):
+        config = self._config
+        for batch in micro_batches(
+            units, config.micro_batch_tokens, num_virtual_tokens=config.num_virtual_tokens
+        ):
             yield batch.to(self._learner.device)
 
 

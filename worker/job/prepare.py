@@ -53,7 +53,9 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
     # Another attempt goes by what was found and decided then.
     decided = job.train_config and resolve.from_json(job.train_config, base_path=str(base_path))
     asked_len = control.max_seq_len(job.hyperparameters, base.max_seq_len)
-    max_seq_len = decided.max_seq_len if decided else asked_len
+    init_artifact, goes_on_with = _fetch_init_artifact(worker, lease, folder) or (None, None)
+    kept = trainables.num_virtual_tokens(job.tuning, goes_on_with, base.max_seq_len)
+    max_seq_len = decided.max_seq_len if decided else min(asked_len, base.max_seq_len - kept)
     method = decided.method if decided else resolve.method_of(job.method, job.hyperparameters)
     template = bases.read_template(base, base_path)
     statistics: dict[Role, Statistics] = {}
@@ -64,9 +66,8 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
             worker, lease, row, role, folder, template, max_seq_len, overlap, labels
         )
     crash_point("after_validation")
-    init_artifact, goes_on_with = _fetch_init_artifact(worker, lease, folder) or (None, None)
     train_config = decided or _resolve(
-        lease, statistics["training"], labels, base, base_path, goes_on_with
+        lease, statistics["training"], labels, base, base_path, max_seq_len, goes_on_with
     )
     output = folder / "checkpoints"
     output.mkdir()
@@ -218,6 +219,7 @@ def _resolve(
     labels: Labels | None,
     base: BaseModel,
     base_path: Path,
+    max_seq_len: int,
     init_artifact: Trainable | None,
 ) -> TrainConfig:
     job = lease.job
@@ -236,7 +238,7 @@ def _resolve(
         architecture=architecture,
         base_model=job.base_model,
         base_path=str(base_path),
-        max_seq_len=control.max_seq_len(job.hyperparameters, base.max_seq_len),
+        max_seq_len=max_seq_len,
         seed=job.seed,
         init_artifact=init_artifact,
     )

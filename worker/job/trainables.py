@@ -89,7 +89,31 @@ def of_artifact(kind: str, spec: Mapping[str, Any], folder: Path) -> Trainable:
         spec = lora_spec(folder)
         # Their order in the file is arbitrary, that of the config part of what makes a run repeatable.
         spec["target_modules"] = sorted(spec["target_modules"])
+    elif kind == "prefix":
+        # The rest is the base's shape.
+        spec = {"num_virtual_tokens": spec["num_virtual_tokens"]}
     return _trainable.validate_python({"kind": kind, **spec})
+
+
+def num_virtual_tokens(
+    tuning: Mapping[str, Any] | None, goes_on_with: Trainable | None, max_seq_len: int
+) -> int:
+    """How many places of a context of `max_seq_len` tokens a job keeps from its texts. Raises JobFailed."""
+    match goes_on_with:
+        case Prefix(num_virtual_tokens=number):
+            pass
+        case None if tuning and tuning["type"] == "prefix":
+            asked = tuning.get("length", "auto")
+            number = NUM_VIRTUAL_TOKENS if asked == "auto" else asked
+        case _:
+            return 0
+    if number >= max_seq_len:
+        raise JobFailed(
+            "invalid_tuning",
+            f"A prefix of {number} virtual tokens leaves no room in the context of {max_seq_len} tokens",
+            "tuning",
+        )
+    return number
 
 
 def told(trainable: Trainable) -> dict[str, Any]:
