@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from storage.models import artifacts, models
-from tests.factories import colour_rows
+from storage.models import models
+from tests.factories import Json, colour_rows
 from tests.worker.scene import Scene
-from training.messages import Lora, Prefix
+from training.messages import Lora, Prefix, Trainable
 from worker import trainer
 from worker.endings import JobFailed
 from worker.job import trainables
@@ -32,14 +34,14 @@ def test_a_job_becomes_a_prefix_and_goes_on_from_it(scene: Scene) -> None:
     assert job.train_config["config"]["max_seq_len"] == 2048 - V
     assert job.fine_tuned_model is not None
     with scene.sessions() as session:
-        model = models.get(session, scene.project_id, job.fine_tuned_model)
-        artifact = artifacts.get(session, model.artifact_id)
-    assert artifact is not None
+        found = models.find(session, scene.project_id, job.fine_tuned_model)
+    assert found is not None
+    _, artifact = found
     assert artifact.kind == "prefix"
     assert artifact.spec["num_virtual_tokens"] == V
 
     again = scene.job(
-        hyperparameters=asked, model=job.fine_tuned_model, init_artifact_id=model.artifact_id
+        hyperparameters=asked, model=job.fine_tuned_model, init_artifact_id=artifact.id
     )
     run(scene.worker(trainer.COMMAND))
     second = scene.row(again)
@@ -51,8 +53,8 @@ def test_a_job_becomes_a_prefix_and_goes_on_from_it(scene: Scene) -> None:
 
 
 def test_what_a_job_keeps_of_the_context() -> None:
-    def kept(*of: object) -> int:
-        return trainables.num_virtual_tokens(*of, 100)  # type: ignore[arg-type]
+    def kept(tuning: Json | None, goes_on_with: Trainable | None) -> int:
+        return trainables.num_virtual_tokens(tuning, goes_on_with, 100)
 
     assert kept(None, None) == 0
     assert kept({"type": "lora", "rank": 8}, None) == 0
@@ -66,7 +68,7 @@ def test_what_a_job_keeps_of_the_context() -> None:
         kept({"type": "prefix", "length": 100}, None)
 
 
-def test_of_a_prefix_a_job_takes_over_its_length(tmp_path: object) -> None:
+def test_of_a_prefix_a_job_takes_over_its_length(tmp_path: Path) -> None:
     spec = {"num_virtual_tokens": V, "num_layers": 2, "num_attention_heads": 2, "token_dim": 32}
-    found = trainables.of_artifact("prefix", spec, tmp_path)  # type: ignore[arg-type]
+    found = trainables.of_artifact("prefix", spec, tmp_path)
     assert found == Prefix(num_virtual_tokens=V)
