@@ -228,19 +228,6 @@ BAD_MESSAGES: list[tuple[Any, str, str]] = [
         "invalid_training_file",
         " function Input should be a valid dictionary",
     ),
-    *(
-        (
-            {"role": "assistant", "function_call": {"name": "f", "arguments": arguments}},
-            "invalid_training_file",
-            " function arguments Input should be a JSON object in a string",
-        )
-        for arguments in ("Oslo", "[1]", '"{}"', "{'city': 'Oslo'}")
-    ),
-    (
-        {"role": "assistant", "content": "4", "reasoning_content": ["2 and 2"]},
-        "invalid_training_file",
-        " reasoning_content Input should be a valid string",
-    ),
 ]  # fmt: skip
 
 
