@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from foundation.documents import Reader
+from foundation.documents import RowReader
 from foundation.jsonl import BadLine, LineReader
 from text.chat_template import ChatTemplate, TokenizedExample
 from text.messages import ChatTemplateError
@@ -60,7 +60,7 @@ def validate(
     method: str,
     overlap: int | None = None,
     labels: Labels | None = None,
-    reader: Reader | None = None,
+    reader: RowReader | None = None,
 ) -> Statistics:
     """Check every row of the file that `chunks` make, and tokenise it into the new `folder`.
 
@@ -110,7 +110,7 @@ class _Checker:
         self._method = method
         self._format: RowFormat | None = None
 
-    def check(self, reader: Reader, lines: Iterator[tuple[int, Row]]) -> None:
+    def check(self, reader: RowReader, lines: Iterator[tuple[int, Row]]) -> None:
         while not self.is_hopeless:
             try:
                 for number, row in lines:

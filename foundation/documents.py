@@ -23,7 +23,7 @@ _BLANKS = b" \t\r\n"
 Rows = Iterator[tuple[int, dict[str, Any]]]
 
 
-class Reader(Protocol):
+class RowReader(Protocol):
     """Takes a file in chunks of any size and gives its rows with their 1-based numbers, as `LineReader` does."""
 
     def feed(self, data: bytes) -> Rows: ...
@@ -37,7 +37,7 @@ class BadDocument(BadLine):
         return f"Invalid file format. Document {self.line_number} cannot be read. Error: {self.message}"
 
 
-def reader_of(filename: str) -> Reader:
+def reader_of(filename: str) -> RowReader:
     """What reads a training file of that name."""
     return TextFileReader() if filename.lower().endswith(".txt") else LineReader()
 
@@ -47,7 +47,7 @@ class TextFileReader:
 
     def __init__(self) -> None:
         self._beginning = b""
-        self._reader: Reader | None = None
+        self._reader: RowReader | None = None
 
     def feed(self, data: bytes) -> Rows:
         """Raises BadLine."""
@@ -65,7 +65,7 @@ class TextFileReader:
         assert self._reader is not None
         return itertools.chain(self._reader.feed(self._beginning), self._reader.close())
 
-    def _chosen(self, *, is_all: bool) -> Reader | None:
+    def _chosen(self, *, is_all: bool) -> RowReader | None:
         """None while too little is there to tell."""
         start = self._beginning.removeprefix(encodings.UTF_8_MARK).lstrip(_BLANKS)
         line, newline, _ = start.partition(b"\n")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import anyio
 from anyio.to_thread import run_sync
 
-from foundation.documents import Reader
+from foundation.documents import RowReader
 from foundation.errors import InvalidRequest
 from storage.blobs.blobs import BlobInfo, BlobStore
 from storage.files.upload_parts import UploadPartRow
@@ -27,7 +27,7 @@ async def assemble(
     parts: Sequence[UploadPartRow],
     *,
     md5: str | None,
-    reader: Reader | None,
+    reader: RowReader | None,
 ) -> BlobInfo:
     """The blob of all parts in order; `reader` reads those of a training file. Nothing of it stays if this raises InvalidRequest or a BlobError."""
     check = LineCheck(reader) if reader is not None else None

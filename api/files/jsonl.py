@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from foundation.documents import BadDocument, Reader
+from foundation.documents import BadDocument, RowReader
 from foundation.errors import InvalidRequest
 from foundation.jsonl import BadLine, LineReader
 
@@ -18,7 +18,7 @@ _SHOWN_BYTES = 20
 class LineCheck:
     """Takes the file in chunks. `problem` is the first thing wrong; nothing is read after it."""
 
-    def __init__(self, reader: Reader | None = None) -> None:
+    def __init__(self, reader: RowReader | None = None) -> None:
         self._reader = reader or LineReader()
         self._num_rows = 0
         self._beginning = b""
