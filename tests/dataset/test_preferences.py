@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataset.tokenized import Dataset
 from dataset.validation import InvalidFile, validate
 from dataset.windows import cut_alike
+from tests.dataset.test_every_row import CHAT, GOOD_CHAT, MESSAGES, mostly
 from tests.factories import Json, jsonl
 from text.chat_template import ChatTemplate, TokenizedExample
 
@@ -236,3 +238,42 @@ def test_preferences_are_for_dpo(tmp_path: Path, shows_all: ChatTemplate) -> Non
     (tmp_path / "b").mkdir()
     rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}] * 2
     assert "use the method 'dpo'" in refusal(tmp_path / "b", shows_all, *rows, method="supervised")
+
+
+ANSWERS = st.sampled_from(
+    [[said("yes")], [said("no")], [said("yes ")], [said("", tool_calls=[CALL])]]
+)
+ROWS = st.fixed_dictionaries(
+    {
+        "input": mostly(CHAT | GOOD_CHAT),
+        "preferred_output": mostly(ANSWERS | MESSAGES),
+        "non_preferred_output": mostly(ANSWERS | MESSAGES),
+    }
+)
+
+
+@settings(
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(row=ROWS)
+def test_any_row_is_refused_in_words_or_becomes_a_pair(
+    tmp_path: Path, shows_all: ChatTemplate, row: Json
+) -> None:
+    found = checked(Path(tempfile.mkdtemp(dir=tmp_path)), shows_all, row)
+    if isinstance(found, str):
+        assert "Example 2" in found
+        return
+    for example in found.examples:
+        better, worse = example.sequences
+        for sequence in (better, worse):
+            assert sequence.num_supervised_tokens > 0
+            assert sequence.num_tokens <= 60
+        assert better.input_ids.tolist() != worse.input_ids.tolist()
+
+
+def checked(folder: Path, template: ChatTemplate, row: Json) -> Dataset | str:
+    """The pairs, or the refusal."""
+    try:
+        return load(folder, template, pair(), row, max_seq_len=60)
+    except InvalidFile as error:
+        return error.message

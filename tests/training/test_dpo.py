@@ -18,6 +18,7 @@ from dataset.examples import Example
 from dataset.tokenized import Dataset
 from modeling.artifacts import lora
 from tests.training import jobs
+from tests.training.test_tuning import KINDS
 from training.batches import MicroBatch, ScoredRow, micro_batches
 from training.course import Values
 from training.losses.dpo import PreferenceLoss, sums
@@ -30,6 +31,7 @@ from training.messages import (
     Start,
     Started,
     StepMetrics,
+    Trainable,
 )
 from training.primitives import Learner, load_base
 from training.programs import program_of
@@ -316,6 +318,26 @@ def test_a_killed_job_resumes_bit_for_bit(
     # Only what was missing is computed, and nothing twice.
     num_pairs = sum(len(batch.units) for batch in computed)
     assert num_pairs == {2: 18 - 10 + 6, 4: 6}.get(kill_behind, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_whatever_a_job_changes_its_reference_is_where_it_began(
+    job: Start, tmp_path: Path, kind: Trainable
+) -> None:
+    changes = {"trainable": kind, "n_epochs": 1, "checkpoint_interval_s": 0}
+    reports = list(jobs.run(into(job, tmp_path / "a", **changes)))
+    assert steps_of(reports)[0].values["train_loss"] == pytest.approx(math.log(2), rel=1e-7)
+    assert steps_of(reports)[-1].values["rewards/margins"] > 0
+    ahead, *_ = saved_of(reports)
+    resumed = into(job, tmp_path / "b", **changes).model_copy(update={"resume_from": ahead.path})
+    after = list(jobs.run(resumed))
+    assert steps_of(after) == steps_of(reports)
+    assert artifact_of(after) == artifact_of(reports)
+
+
+def artifact_of(reports: Sequence[Report]) -> dict[str, bytes]:
+    folder = Path(saved_of(reports)[-1].path) / "artifact"
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_stop_in_the_middle_of_the_reference_keeps_what_there_is(
