@@ -116,6 +116,10 @@ def _without_slash(url: str) -> str:
     return url.rstrip("/")
 
 
+def _half_of_memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
 class Settings(EnvironmentSettings):
     """Each field is the environment variable LUTHIER_<FIELD>."""
 
@@ -141,6 +145,11 @@ class Settings(EnvironmentSettings):
     """Bearer between Luthier's own processes: who holds it may act for any project."""
     api_url: Annotated[str, AfterValidator(_without_slash)] = ""
     """Where the errands process reaches the api, for example `http://api:8000`."""
+    jobs_per_trainer: int = Field(2, ge=1, le=16)
+    """How many jobs on one base a worker's trainer trains in turn, a step of each: a short one does not wait for the
+    end of a long one."""
+    resident_bytes: int = Field(default_factory=_half_of_memory_bytes, ge=0)
+    """Of bases that a trainer keeps in memory between jobs."""
     batch_concurrency: int = Field(8, ge=1, le=1000)
     """How many lines of batches one errands process has at the inference servers at a time."""
     result_file_encoding: Literal["base64", "plain"] = "base64"

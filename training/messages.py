@@ -207,6 +207,8 @@ class Start(Message):
     output_dir: str
     resume_from: str | None = None
     """An unpacked checkpoint directory of this job."""
+    share: str = ""
+    """Jobs of one trainer take turns; those of a share have one together."""
     init_artifact: str | None = None
     """A directory in the format of the trainable's kind, when the job continues from a tuned model."""
 

@@ -86,6 +86,13 @@ class Link:
         with self._pulse.waiting():
             return self._waiting.get()
 
+    def poll(self) -> Start | Exit | None:
+        """As `next`, but None where it would have to wait."""
+        self._pulse.mark()
+        with contextlib.suppress(queue.Empty):
+            return self._waiting.get_nowait()
+        return None
+
     def stop_reason(self, job_id: str) -> StopReason | None:
         """Why the job shall stop, if it shall."""
         self._pulse.mark()

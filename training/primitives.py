@@ -7,6 +7,7 @@ reads once a step: a device need not wait between micro-batches.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,6 +134,10 @@ class Learner:
     @property
     def device(self) -> torch.device:
         return _head(self._model).device
+
+    def set_aside(self) -> AbstractContextManager[None]:
+        """The model is its plain self within, and may be another's."""
+        return self._trainable.set_aside()
 
     def close(self) -> None:
         """Give the model back as it was."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import torch
@@ -18,22 +19,24 @@ from .checkpoint import Checkpoint, Cursor
 from .course import Course
 from .failures import describe
 from .messages import Dpo, Report, Start, Started, StopReason, TrainConfig
-from .primitives import Learner, load_base
+from .primitives import Learner
 from .programs import program_of
+from .resident import ResidentBases
 
 log = logging.getLogger(__name__)
 
 
 class JobRunner:
-    """One job at a time."""
+    """Any number of jobs. Between two reports of a job the base is its plain self, and others may train on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, resident_bytes: int = 0) -> None:
+        """Bases of `resident_bytes` altogether stay in memory, the last one in any case."""
         self._default_threads = torch.get_num_threads()
-        self._base: tuple[Path, Precision, PreTrainedModel] | None = None
+        self._bases = ResidentBases(resident_bytes)
 
     def reports(
         self, start: Start, stop_reason: Callable[[], StopReason | None]
-    ) -> Iterator[Report]:
+    ) -> Generator[Report]:
         """Run a job. The last report is Finished or Failed, whatever happens.
 
         `stop_reason` is asked between micro-batches.
@@ -47,10 +50,19 @@ class JobRunner:
     def _reports(
         self, start: Start, stop_reason: Callable[[], StopReason | None]
     ) -> Iterator[Report]:
+        self._use_threads(start)
+        precision = choose_precision(start.config.precision)
+        with self._bases.lent(Path(start.config.base_path), precision) as model:
+            yield from self._reports_on(model, precision, start, stop_reason)
+
+    def _reports_on(
+        self,
+        model: PreTrainedModel,
+        precision: Precision,
+        start: Start,
+        stop_reason: Callable[[], StopReason | None],
+    ) -> Iterator[Report]:
         config = start.config
-        torch.set_num_threads(config.num_threads or self._default_threads)
-        precision = choose_precision(config.precision)
-        model = self._model(Path(config.base_path), precision)
         training = Dataset.open(Path(start.training_set))
         validation = Dataset.open(Path(start.validation_set)) if start.validation_set else None
         learner = Learner(model, config)
@@ -76,17 +88,16 @@ class JobRunner:
                 stop_reason=stop_reason,
                 cursor=resumed.cursor if resumed else Cursor(),
             )
-            yield _started(course, resumed.environment if resumed else None, precision)
-            yield from course.reports()
+            started = _started(course, resumed.environment if resumed else None, precision)
+            for report in itertools.chain([started], course.reports()):
+                with learner.set_aside():
+                    yield report
+                self._use_threads(start)
         finally:
             learner.close()
 
-    def _model(self, path: Path, precision: Precision) -> PreTrainedModel:
-        """The base of the last job, or another one in its place: two may not fit."""
-        if self._base is None or self._base[:2] != (path, precision):
-            self._base = None
-            self._base = (path, precision, load_base(path, precision))
-        return self._base[2]
+    def _use_threads(self, start: Start) -> None:
+        torch.set_num_threads(start.config.num_threads or self._default_threads)
 
 
 def _restore(

@@ -1,4 +1,4 @@
-"""What Celery sees of the worker: one task, one slot, and the moments of starting and stopping."""
+"""What Celery sees of the worker: one task, a slot for each job in its trainer, and the moments of starting and stopping."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ from .worker import Worker
 
 log = structlog.get_logger()
 
-# One slot for one trainer. Threads, because the task only waits for the trainer process.
-queue.app.conf.update(worker_pool="threads", worker_concurrency=1, worker_redirect_stdouts=False)
+# Threads, because the task only waits for the trainer process.
+queue.app.conf.update(
+    worker_pool="threads",
+    worker_concurrency=Settings.from_env().jobs_per_trainer,
+    worker_redirect_stdouts=False,
+)
 
 
 class _Process:

@@ -1,6 +1,6 @@
 """The resident trainer: a process of its own at the other end of two pipes.
 
-It stays up between jobs with the base loaded. It leads its own session, so that a signal to the worker
+It stays up between jobs with bases loaded, and several jobs may be in it at a time. It leads its own session, so that a signal to the worker
 does not reach it, and it exits by itself when its stdin closes, however the worker ends.
 """
 
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import structlog
@@ -38,11 +38,26 @@ log = structlog.get_logger()
 
 
 class TrainerDied(Setback):
-    """The process ended or had to be ended."""
+    """The process ended or had to be ended.
+
+    If it `was_shared`, several jobs were in it, and which of them is to blame is not known.
+    """
+
+    def __init__(self, message: str, *, was_shared: bool = False) -> None:
+        super().__init__(message)
+        self.was_shared = was_shared
+
+
+class _Channel:
+    """What the trainer says of one job, or of none."""
+
+    def __init__(self) -> None:
+        self.reports: queue.Queue[Report | None] = queue.Queue(_MAX_REPORTS)
+        self.looked_at = time.monotonic()
 
 
 class Trainer:
-    """`receive` belongs to one thread; `send` and `kill` to any."""
+    """`receive` belongs to one thread for each job; `send` and `kill` to any."""
 
     def __init__(self, log_file: Path, *, command: Sequence[str] = COMMAND) -> None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -57,10 +72,13 @@ class Trainer:
                 start_new_session=True,
             )
         self.log_file = log_file
-        self._reports: queue.Queue[Report | None] = queue.Queue(_MAX_REPORTS)
+        self._channels = {"": _Channel()}
         self._sending = threading.Lock()
         self._has_spoken = False
-        self._heard_at = self._looked_at = time.monotonic()
+        self._has_ended = False
+        self._was_shared = False
+        """When it ended."""
+        self._heard_at = time.monotonic()
         self._reader = threading.Thread(target=self._read, name="trainer-reports", daemon=True)
         self._reader.start()
 
@@ -69,8 +87,21 @@ class Trainer:
         return self._process.pid
 
     @property
+    def num_jobs(self) -> int:
+        return len(self._channels) - 1
+
+    @property
     def is_alive(self) -> bool:
         return self._process.poll() is None
+
+    @contextlib.contextmanager
+    def listening(self, job_id: str) -> Iterator[None]:
+        """Within, what the trainer says of the job is kept for `receive`; elsewhere nobody cares."""
+        self._channels = {**self._channels, job_id: _Channel()}
+        try:
+            yield
+        finally:
+            self._channels = {name: c for name, c in self._channels.items() if name != job_id}
 
     def send(self, command: Command) -> None:
         """Raises TrainerDied."""
@@ -83,36 +114,39 @@ class Trainer:
         except (OSError, ValueError) as error:
             raise self._death() from error
 
-    def receive(self, timeout_s: float) -> list[Report]:
-        """All that was reported since the last call; waits for the first. Raises TrainerDied."""
+    def receive(self, timeout_s: float, job_id: str = "") -> list[Report]:
+        """All that was reported of the job since the last call; waits for the first. Raises TrainerDied."""
+        channel = self._channels[job_id]
         reports: list[Report] = []
         with contextlib.suppress(queue.Empty):
             while True:
-                report = self._reports.get(timeout=0 if reports else timeout_s)
+                report = channel.reports.get(timeout=0 if reports else timeout_s)
                 if report is None:
                     # For the next call, which raises: what came before its death still counts.
-                    self._reports.put(None)
+                    channel.reports.put(None)
                     if reports:
                         break
                     raise self._death()
                 reports.append(report)
         # Behind a full queue nobody listened.
         if not reports:
-            self._look_for_life()
+            if self._has_ended:
+                raise self._death()
+            self._look_for_life(channel)
         return reports
 
-    def _look_for_life(self) -> None:
+    def _look_for_life(self, channel: _Channel) -> None:
         now = time.monotonic()
-        if now - self._looked_at > AWAY_S:
+        if now - channel.looked_at > AWAY_S:
             self._heard_at = now
-        self._looked_at = now
+        channel.looked_at = now
         silence_s = now - self._heard_at
         if silence_s > (FROZEN_S if self._has_spoken else START_S):
             self.kill()
-            raise TrainerDied(f"The trainer hung: no sign of life for {silence_s:.0f} s")
+            raise self._blame(f"The trainer hung: no sign of life for {silence_s:.0f} s")
 
     def _read(self) -> None:
-        """Reports from the pipe into the queue; the bounded queue holds a fast trainer back."""
+        """Reports from the pipe into the queues; a bounded queue holds a fast trainer back."""
         stdout = self._process.stdout
         assert stdout is not None
         try:
@@ -120,27 +154,51 @@ class Trainer:
                 for line in stdout:
                     report = decode_report(line)
                     if not isinstance(report, Heartbeat):
-                        self._reports.put(report)
+                        self._pass_on(report)
                     self._heard_at, self._has_spoken = time.monotonic(), True
         except ValueError:
             log.exception("trainer.speaks_nonsense", pid=self.pid)
             self.kill()
-        self._reports.put(None)
+        self._note_sharing()
+        self._has_ended = True
+        for channel in self._channels.values():
+            # A full one is found to have ended behind what is in it.
+            with contextlib.suppress(queue.Full):
+                channel.reports.put_nowait(None)
+
+    def _pass_on(self, report: Report) -> None:
+        job_id = getattr(report, "job_id", "")
+        while (channel := self._channels.get(job_id)) is not None:
+            with contextlib.suppress(queue.Full):
+                channel.reports.put(report, timeout=1.0)
+                return
+            # The others hear nothing meanwhile, which is not the trainer's fault.
+            self._heard_at = time.monotonic()
+
+    def _note_sharing(self) -> None:
+        if not self._has_ended:
+            self._was_shared |= self.num_jobs > 1
+
+    def _blame(self, cause: str) -> TrainerDied:
+        return TrainerDied(cause, was_shared=self._was_shared)
 
     def _death(self) -> TrainerDied:
         try:
             code = self._process.wait(timeout=_EXIT_S)
         except subprocess.TimeoutExpired:
             self.kill()
-            return TrainerDied("The trainer closed its pipe")
+            return self._blame("The trainer closed its pipe")
+        # Whoever notices first by a broken pipe finds out with the reader whether it was shared.
+        self._reader.join(timeout=_EXIT_S)
         if code == -signal.SIGKILL:
-            return TrainerDied("The trainer was killed; the machine may have run out of memory")
+            return self._blame("The trainer was killed; the machine may have run out of memory")
         if code < 0:
-            return TrainerDied(f"The trainer died of {signal.Signals(-code).name}")
-        return TrainerDied(f"The trainer ended with exit status {code}")
+            return self._blame(f"The trainer died of {signal.Signals(-code).name}")
+        return self._blame(f"The trainer ended with exit status {code}")
 
     def kill(self) -> None:
         """End the process and all that it started."""
+        self._note_sharing()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):

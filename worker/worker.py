@@ -16,19 +16,22 @@ from storage.worker_folder import Folder
 
 from . import trainer
 from .bases import Bases
+from .lease import Lease
+from .places import Places
 from .trainer import Trainer
 
 log = structlog.get_logger()
 
 
 class Worker:
-    """Works on one job at a time; `stop` may be called from any thread, a signal handler's too."""
+    """Works on as many jobs at a time as it has threads that `run` them; `stop` may be called from any thread, a
+    signal handler's too."""
 
     def __init__(
         self,
         settings: Settings,
         *,
-        trainer_command: Sequence[str] = trainer.COMMAND,
+        trainer_command: Sequence[str] = (),
         at_other_schema: Refusal = refuse,
     ) -> None:
         settings.require("database_url", "blob_url")
@@ -40,7 +43,10 @@ class Worker:
         self.bases = Bases(settings.bases_dir, settings.data_dir / "logs")
         self._catalogue = WatchedCatalogue(settings.data_dir, settings.aliases)
         self.is_stopping = threading.Event()
-        self._trainer_command = trainer_command
+        resident = str(settings.resident_bytes)
+        self._trainer_command = trainer_command or (*trainer.COMMAND, "--resident-bytes", resident)
+        self.places = Places()
+        self._starting = threading.Lock()
         self._trainer: Trainer | None = None
 
     @property
@@ -53,14 +59,15 @@ class Worker:
 
     def trainer(self) -> Trainer:
         """The trainer, started if there is none alive."""
-        if self._trainer is not None and not self._trainer.is_alive:
-            self._trainer.close()
-            self._trainer = None
-        if self._trainer is None:
-            log_file = self.settings.data_dir / "logs" / "trainer.log"
-            self._trainer = Trainer(log_file, command=self._trainer_command)
-            log.info("trainer.started", pid=self._trainer.pid)
-        return self._trainer
+        with self._starting:
+            if self._trainer is not None and not self._trainer.is_alive:
+                self._trainer.close()
+                self._trainer = None
+            if self._trainer is None:
+                log_file = self.settings.data_dir / "logs" / "trainer.log"
+                self._trainer = Trainer(log_file, command=self._trainer_command)
+                log.info("trainer.started", pid=self._trainer.pid)
+            return self._trainer
 
     def stop(self) -> None:
         """Tell the job at hand to make a checkpoint and let go."""
@@ -69,6 +76,12 @@ class Worker:
     def check_stopping(self) -> None:
         if self.is_stopping.is_set():
             raise Stopped
+
+    def check(self, lease: Lease) -> None:
+        """May the work on a job go on? Raises LostLease, Stopped and Paused."""
+        lease.check()
+        self.check_stopping()
+        lease.check_pausing()
 
     def close(self) -> None:
         self.stop()

@@ -116,8 +116,8 @@ def test_the_base_s_next_job_finds_it_as_it_was(
     job = jobs.start(base_path, tmp_path, trainable=kind, n_epochs=1)
     reports = list(runner.reports(job, lambda: None))
     assert not any(isinstance(report, Failed) for report in reports)
-    assert runner._base is not None
-    model, fresh = runner._base[2], load_base(base_path, precision)  # type: ignore[arg-type]
+    with runner._bases.lent(base_path, precision) as model:  # type: ignore[arg-type]
+        fresh = load_base(base_path, precision)  # type: ignore[arg-type]
     stored = load_file(base_path / "model.safetensors")
     assert stored.keys() == model.state_dict().keys() == fresh.state_dict().keys()
     for name, tensor in fresh.state_dict().items():

@@ -40,7 +40,7 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
 
     Raises JobFailed for what is wrong with the job, Setback, LostLease, Paused and Stopped.
     """
-    _check(worker, lease)
+    worker.check(lease)
     job = lease.job
     rows = _file_rows(worker, lease)
     if job.train_config is None:
@@ -49,7 +49,7 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
             text += f" and validation file: {job.validation_file}"
         _tell(lease, "validating", text)
     base = _base(worker, lease)
-    base_path = worker.bases.path(base, lambda: _check(worker, lease))
+    base_path = worker.bases.path(base, lambda: worker.check(lease))
     # Another attempt goes by what was found and decided then.
     decided = job.train_config and resolve.from_json(job.train_config, base_path=str(base_path))
     asked_len = control.max_seq_len(job.hyperparameters, base.max_seq_len)
@@ -74,6 +74,7 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
     resume_from = resume.fetch(worker.blobs, lease, folder)
     return Start(
         job_id=job.id,
+        share=job.project_id,
         config=train_config,
         training_set=str(folder / "training"),
         validation_set=str(folder / "validation") if "validation" in rows else None,
@@ -81,13 +82,6 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
         resume_from=str(resume_from) if resume_from else None,
         init_artifact=str(init_artifact) if init_artifact else None,
     )
-
-
-def _check(worker: Worker, lease: Lease) -> None:
-    """May the work go on? Raises LostLease, Stopped and Paused."""
-    lease.check()
-    worker.check_stopping()
-    lease.check_pausing()
 
 
 def _file_rows(worker: Worker, lease: Lease) -> dict[Role, FileRow]:
@@ -155,7 +149,7 @@ def _read(
 def _chunks(worker: Worker, lease: Lease, row: FileRow, role: Role) -> Iterator[bytes]:
     try:
         for chunk in worker.blobs.read(row.blob_key, size_bytes=row.size_bytes, sha256=row.sha256):
-            _check(worker, lease)
+            worker.check(lease)
             yield chunk
     except (BlobMissing, BlobCorrupt) as error:
         raise _unreadable(row, role) from error
@@ -167,7 +161,7 @@ def _told_chunks(worker: Worker, lease: Lease, local: Path, role: Role) -> Itera
     with local.open("rb") as file:
         while chunk := file.read(READ_BYTES):
             yield chunk
-            _check(worker, lease)
+            worker.check(lease)
             if time.monotonic() - told_at_s >= READING_INTERVAL_S:
                 percent = 100 * file.tell() // total_bytes
                 text = f"Reading the {role} file: {percent} % of {total_bytes} bytes"

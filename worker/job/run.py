@@ -17,6 +17,7 @@ from storage.leases import Claim, LostLease, Stopped
 from storage.transactions import Transaction
 from worker.endings import JobFailed, Paused, Setback, UnusableState
 from worker.lease import Lease
+from worker.trainer import TrainerDied
 from worker.worker import Worker
 
 from . import finish, resume, supervise
@@ -83,8 +84,17 @@ def _attempt(worker: Worker, lease: Lease) -> None:
         log.warning("job.storage_unavailable", job_id=lease.job.id, error=str(error))
         finish.postpone(lease, STORAGE_RETRY_S)
     except Exception as error:
-        if finish.set_back(worker, lease, _setback(error)):
-            queue.ring(lease.job.id)
+        _set_back(worker, lease, _setback(error))
+
+
+def _set_back(worker: Worker, lease: Lease, setback: Setback) -> None:
+    if isinstance(setback, TrainerDied) and setback.was_shared:
+        # Alone it shows whether it was to blame; as long as that is open, it does not count.
+        worker.places.suspect(lease.job.id)
+        finish.give_back(lease)
+        queue.ring(lease.job.id)
+    elif finish.set_back(worker, lease, setback):
+        queue.ring(lease.job.id)
 
 
 def _work(worker: Worker, lease: Lease) -> None:

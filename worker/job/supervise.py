@@ -45,6 +45,7 @@ STOP_S = 6.0
 """So long the trainer has to write a checkpoint when the worker must end."""
 ABANDON_S = 10.0
 """So long it has to leave a job that is not ours any more."""
+ABANDON_BESIDE_OTHERS_S = 120.0
 
 log = structlog.get_logger()
 
@@ -53,16 +54,24 @@ def train(worker: Worker, lease: Lease, start: Start) -> None:
     """Train to the end, every checkpoint published; raises JobFailed, Setback, UnusableState,
     LostLease, Paused and Stopped.
     """
-    supervision = _Supervision(worker, lease, start)
-    try:
-        supervision.run()
-    except Setback as setback:
-        setback.step = supervision.step
-        # Whatever state it is in: the next attempt gets a fresh one.
-        supervision.trainer.kill()
-        raise
-    finally:
-        lease.on_lost = lambda: None
+    job = lease.job
+    with worker.places.taken(
+        job.id,
+        start.config.base_path,
+        is_alone=job.crashes > 0,
+        check=lambda: worker.check(lease),
+    ):
+        supervision = _Supervision(worker, lease, start)
+        with supervision.trainer.listening(job.id):
+            try:
+                supervision.run()
+            except Setback as setback:
+                setback.step = supervision.step
+                # Whatever state it is in: the next attempt gets a fresh one.
+                supervision.trainer.kill()
+                raise
+            finally:
+                lease.on_lost = lambda: None
 
 
 class _Supervision:
@@ -91,7 +100,7 @@ class _Supervision:
         self.trainer.send(self._start)
         try:
             while not self._is_finished:
-                reports = [r for r in self.trainer.receive(POLL_S) if self._is_ours(r)]
+                reports = self.trainer.receive(POLL_S, self._start.job_id)
                 self._is_finished = any(isinstance(r, Finished | Failed) for r in reports)
                 self._lease.check()
                 for group in _by_kind(reports):
@@ -107,9 +116,6 @@ class _Supervision:
         finally:
             is_failed = isinstance(sys.exception(), JobFailed | LostLease)
             self._wandb_runs.close(is_failed=is_failed)
-
-    def _is_ours(self, report: Report) -> bool:
-        return getattr(report, "job_id", None) == self._start.job_id
 
     def _handle(self, group: list[Report]) -> None:
         """Reports of one kind, in the order in which they came."""
@@ -244,11 +250,12 @@ def _ending(failed: Failed, consolation: str) -> JobFailed | Setback | UnusableS
 
 
 def _wait_until_free(trainer: Trainer, job_id: str) -> None:
-    deadline = time.monotonic() + ABANDON_S
+    # Beside others it must wait for its turn to hear of it, and to end the trainer would harm them.
+    within_s = ABANDON_BESIDE_OTHERS_S if trainer.num_jobs > 1 else ABANDON_S
+    deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
-        for report in trainer.receive(POLL_S):
-            if isinstance(report, Finished | Failed) and report.job_id == job_id:
-                return
+        if any(isinstance(r, Finished | Failed) for r in trainer.receive(POLL_S, job_id)):
+            return
     log.warning("trainer.does_not_stop", job_id=job_id)
     trainer.kill()
 

@@ -105,7 +105,6 @@ def test_reading_a_large_file_ends_when_it_shall(
     job_id = scene.job(jsonl(colour_rows(100)))
     worker = scene.worker()
     read: list[int] = []
-    check = prepare._check
     leases: list[Lease] = []
 
     def tell(row: Json, number: int, *others: Any) -> object:
@@ -118,12 +117,12 @@ def test_reading_a_large_file_ends_when_it_shall(
         read.append(number)
         return problem_of(row, number, *others)
 
-    def remember(worker: Worker, lease: Lease) -> None:
+    def remember(lease: Lease) -> None:
         leases.append(lease)
-        check(worker, lease)
+        Worker.check(worker, lease)
 
     monkeypatch.setattr("dataset.validation.problem_of", tell)
-    monkeypatch.setattr(prepare, "_check", remember)
+    monkeypatch.setattr(worker, "check", remember)
     run(worker)
     assert 0 < len(read) < 30
     expected = {"cancel": "cancelled", "pause": "paused", "stop": "validating_files"}

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Generator
+from pathlib import Path
+
+from tests.training import jobs
+from training.messages import CheckpointSaved, Finished, Heartbeat, Report, Start
+from training.process import JobRunner
+from training.turns import Turns
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def job(
+    clock: Clock, name: str, step_s: float, num_steps: int, told: list[str]
+) -> Generator[Report]:
+    """Its last step is a report of its end."""
+    for step in range(1, num_steps + 1):
+        clock.now_s += step_s
+        told.append(name)
+        if step == num_steps:
+            yield Finished(job_id=name, outcome="succeeded", step=step, trained_tokens=0)
+        else:
+            yield Heartbeat()
+
+
+def test_a_short_job_waits_for_a_step_of_a_long_one_not_for_its_end() -> None:
+    clock, told = Clock(), list[str]()
+    turns = Turns(clock)
+    turns.add("a", job(clock, "long", 2.0, 1000, told))
+    for _ in range(100):
+        turns.next_report()
+    turns.add("b", job(clock, "short", 1.0, 6, told))
+    began_s = clock.now_s
+    while "short" not in told[-1:] or told.count("short") < 6:
+        turns.next_report()
+    assert clock.now_s - began_s <= 6 * 1.0 + 3 * 2.0 + 2.0
+
+
+def test_a_share_of_many_jobs_has_the_time_of_a_share_of_one() -> None:
+    clock, told = Clock(), list[str]()
+    turns = Turns(clock)
+    for name in ("a1", "a2", "a3"):
+        turns.add("a", job(clock, name, 1.0, 1000, told))
+    turns.add("b", job(clock, "b1", 1.0, 1000, told))
+    for _ in range(60):
+        turns.next_report()
+    assert Counter(told) == {"a1": 10, "a2": 10, "a3": 10, "b1": 30}
+
+
+def test_who_comes_later_has_no_time_to_make_up_for() -> None:
+    clock, told = Clock(), list[str]()
+    turns = Turns(clock)
+    turns.add("a", job(clock, "early", 1.0, 1000, told))
+    for _ in range(50):
+        turns.next_report()
+    turns.add("a", job(clock, "late", 1.0, 1000, told))
+    turns.add("b", job(clock, "other", 1.0, 1000, told))
+    del told[:]
+    for _ in range(40):
+        turns.next_report()
+    assert Counter(told) == {"early": 10, "late": 10, "other": 20}
+
+
+def test_a_job_that_is_over_is_closed_and_gone() -> None:
+    clock, told = Clock(), list[str]()
+    turns = Turns(clock)
+    reports = job(clock, "only", 1.0, 2, told)
+    turns.add("a", reports)
+    turns.next_report()
+    assert not turns.is_empty
+    assert isinstance(turns.next_report(), Finished)
+    assert turns.is_empty
+    assert reports.gi_frame is None
+
+
+def _artifact(reports: list[Report]) -> bytes:
+    (last,) = [r for r in reports if isinstance(r, CheckpointSaved) and r.is_last]
+    return (Path(last.path) / "artifact" / "adapter_model.safetensors").read_bytes()
+
+
+def _run(starts: list[Start]) -> dict[str, list[Report]]:
+    runner, turns = JobRunner(), Turns()
+    for start in starts:
+        turns.add(start.share, runner.reports(start, lambda: None))
+    told: dict[str, list[Report]] = {start.job_id: [] for start in starts}
+    order = []
+    while not turns.is_empty:
+        report = turns.next_report()
+        order.append(report.job_id)  # type: ignore[union-attr]
+        told[report.job_id].append(report)  # type: ignore[union-attr]
+    if len(starts) > 1:
+        assert sum(a != b for a, b in itertools.pairwise(order)) >= 10
+    return told
+
+
+def test_jobs_that_take_turns_make_what_each_makes_alone(base_path: Path, tmp_path: Path) -> None:
+    """On one base in memory, with ranks and seeds of their own; the base stays as it is."""
+    changes = {"ftjob-1": {"rank": 4, "seed": 7}, "ftjob-2": {"rank": 8, "seed": 8}}
+
+    def starts(folder: Path) -> list[Start]:
+        return [
+            jobs.start(base_path, folder / name, **change).model_copy(update={"job_id": name})
+            for name, change in changes.items()
+        ]
+
+    alone: dict[str, list[Report]] = {}
+    for start in starts(tmp_path / "alone"):
+        alone |= _run([start])
+    together = _run(starts(tmp_path / "together"))
+    for name in changes:
+        assert _artifact(together[name]) == _artifact(alone[name])
+        assert len(together[name]) == len(alone[name])
+    assert _artifact(alone["ftjob-1"]) != _artifact(alone["ftjob-2"])

@@ -1,0 +1,138 @@
+"""Several jobs in one trainer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.factories import colour_rows
+from tests.worker.scene import (
+    FAKE,
+    Scene,
+    assert_as_if_nothing_broke,
+    run_on_thread,
+    script,
+    wait_for,
+)
+from worker.job.run import run
+from worker.places import Places
+
+
+def nothing() -> None:
+    pass
+
+
+class Guest:
+    """A job that has a place until it is told to leave."""
+
+    def __init__(self, places: Places, name: str, base: str, *, is_alone: bool = False) -> None:
+        self.name = name
+        self.is_inside = threading.Event()
+        self.leave = threading.Event()
+        self._arguments = (places, base, is_alone)
+        self.thread = threading.Thread(target=self._stay, daemon=True)
+        self.thread.start()
+
+    def _stay(self) -> None:
+        places, base, is_alone = self._arguments
+        with places.taken(self.name, base, is_alone=is_alone, check=nothing):
+            self.is_inside.set()
+            self.leave.wait(20)
+
+    def go(self) -> None:
+        self.leave.set()
+        self.thread.join(20)
+
+
+def arrive(places: Places, name: str, base: str, *, is_alone: bool = False) -> Guest:
+    guest = Guest(places, name, base, is_alone=is_alone)
+    wait_for(lambda: guest.is_inside.is_set() or name in places._waiting, what=name)
+    return guest
+
+
+def test_jobs_on_one_base_share_and_those_on_another_wait() -> None:
+    places = Places()
+    first, second = (arrive(places, name, "a") for name in ("1", "2"))
+    assert first.is_inside.wait(20)
+    assert second.is_inside.wait(20)
+    other = arrive(places, "3", "b")
+    first.go()
+    assert not other.is_inside.is_set()
+    second.go()
+    assert other.is_inside.wait(20)
+    other.go()
+
+
+def test_a_job_under_suspicion_is_alone_once() -> None:
+    places = Places()
+    places.suspect("1")
+    suspect = arrive(places, "1", "a")
+    assert suspect.is_inside.wait(20)
+    other = arrive(places, "2", "a")
+    assert not other.is_inside.is_set()
+    suspect.go()
+    assert other.is_inside.wait(20)
+    again = arrive(places, "1", "a")
+    assert again.is_inside.wait(20)
+    again.go()
+    other.go()
+
+
+def test_who_waits_may_be_told_to_stop_waiting() -> None:
+    places = Places()
+    inside = arrive(places, "1", "a", is_alone=True)
+    assert inside.is_inside.wait(20)
+
+    def stop() -> None:
+        raise InterruptedError
+
+    with (
+        pytest.raises(InterruptedError),
+        places.taken("2", "a", is_alone=False, check=stop),
+    ):
+        raise AssertionError("there is no place")
+    inside.go()
+    with places.taken("3", "b", is_alone=True, check=stop):
+        """Nobody is left over from before."""
+
+
+def test_two_jobs_are_in_one_trainer_at_a_time(
+    scene: Scene, finished: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FAKE, script(step_s=0.05))
+    job_ids = [scene.job(validation=colour_rows(10)) for _ in range(2)]
+    worker = scene.worker()
+    threads = [run_on_thread(worker) for _ in job_ids]
+    wait_for(lambda: worker.trainer().num_jobs == 2, what="both in it")
+    for thread in threads:
+        thread.join(20)
+    for job_id in job_ids:
+        assert_as_if_nothing_broke(scene, job_id, finished)
+
+
+def test_a_trainer_that_dies_costs_none_of_its_jobs_an_attempt(
+    scene: Scene, finished: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Which of them is to blame shows when each is alone."""
+    monkeypatch.setenv(FAKE, script(step_s=0.05, die_at=[7], die_once=str(tmp_path)))
+    job_ids = [scene.job(validation=colour_rows(10)) for _ in range(2)]
+    worker = scene.worker()
+    threads = [run_on_thread(worker) for _ in job_ids]
+    wait_for(lambda: worker.trainer().num_jobs == 2, what="both in it")
+    for thread in threads:
+        thread.join(20)
+    assert [scene.row(job_id).crashes for job_id in job_ids] == [0, 0]
+    monkeypatch.setenv(FAKE, script())
+    assert _runs(lambda: run(worker)) == 2
+    for job_id in job_ids:
+        assert_as_if_nothing_broke(scene, job_id, finished)
+
+
+def _runs(work: Callable[[], bool]) -> int:
+    num = 0
+    while work():
+        num += 1
+    return num
