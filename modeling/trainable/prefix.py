@@ -130,7 +130,9 @@ def _of_text(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
         output: Any = model.base_model(
             input_ids=input_ids[None], position_ids=positions[None], use_cache=True
         )
-    layers = output.past_key_values.layers
+    # The later one of transformers' two names for it.
+    cache = output.get("cache")
+    layers = (output.past_key_values if cache is None else cache).layers
     return torch.stack([torch.cat([layer.keys, layer.values]) for layer in layers]).float()
 
 

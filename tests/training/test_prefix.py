@@ -262,3 +262,18 @@ def test_a_job_goes_on_from_a_prefix(
     assert isinstance(failed, Failed)
     assert (failed.code, failed.is_user_error) == ("invalid_model", True)
     assert "has 8 virtual tokens, not 9" in failed.message
+
+
+@pytest.mark.parametrize("exponent", [-3, 5, 19.5, 36])
+def test_no_rate_leaves_a_prefix_that_serving_would_refuse(
+    base_path: Path, tmp_path: Path, model: PreTrainedModel, exponent: float
+) -> None:
+    changes = {"learning_rate": 10**exponent, "n_epochs": 1, "checkpoint_interval_s": 0}
+    start = job(base_path, tmp_path, **changes).model_copy(update={"validation_set": None})
+    reports = list(jobs.run(start))
+    for saved in reports:
+        if isinstance(saved, CheckpointSaved):
+            keys_values(Path(saved.path) / "artifact", model)
+    last = reports[-1]
+    assert isinstance(last, Finished) or (isinstance(last, Failed) and last.code == "nan_loss")
+    assert isinstance(last, Finished) == (exponent < 0)

@@ -59,7 +59,8 @@ def test_peft_computes_with_the_file_what_the_base_computes_behind_its_keys_and_
     """Keys and values of a text stand for that text: PEFT's logits behind them are those behind it."""
     model = tiny_model(base_path)
     text, row = token_ids(1, V), token_ids(2, 9, seed=1)
-    cache = model(input_ids=text, use_cache=True).past_key_values
+    output = model(input_ids=text, use_cache=True)
+    cache = output.get("cache") or output.past_key_values
     by_layer = [torch.stack([layer.keys[0], layer.values[0]]) for layer in cache.layers]
     saved = prefix.artifact(
         torch.stack(by_layer).permute(3, 0, 1, 2, 4).contiguous()
