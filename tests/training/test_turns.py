@@ -4,9 +4,10 @@ import itertools
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 from tests.training import jobs
-from training.messages import CheckpointSaved, Finished, Heartbeat, Report, Start
+from training.messages import CheckpointSaved, Finished, Heartbeat, Prefix, Report, Start
 from training.process import JobRunner
 from training.turns import Turns
 
@@ -102,8 +103,12 @@ def _run(starts: list[Start]) -> dict[str, list[Report]]:
 
 
 def test_jobs_that_take_turns_make_what_each_makes_alone(base_path: Path, tmp_path: Path) -> None:
-    """On one base in memory, with ranks and seeds of their own; the base stays as it is."""
-    changes = {"ftjob-1": {"rank": 4, "seed": 7}, "ftjob-2": {"rank": 8, "seed": 8}}
+    """On one base in memory, with ranks and seeds of their own, or a prefix; the base stays as it is."""
+    changes: dict[str, dict[str, Any]] = {
+        "ftjob-1": {"rank": 4, "seed": 7},
+        "ftjob-2": {"rank": 8, "seed": 8},
+        "ftjob-3": {"trainable": Prefix(num_virtual_tokens=4)},
+    }
 
     def starts(folder: Path) -> list[Start]:
         return [

@@ -20,6 +20,7 @@ TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"
 ALPHA = 32.0
 """With a scale of alpha / rank the best learning rate does not depend on the rank."""
 NUM_VIRTUAL_TOKENS = 16
+MIN_VIRTUAL_TOKENS = 2
 NUM_BLOCKS = 2
 UNASKED = {"type": "lora"}
 
@@ -107,6 +108,13 @@ def num_virtual_tokens(
             number = NUM_VIRTUAL_TOKENS if asked == "auto" else asked
         case _:
             return 0
+    if number < MIN_VIRTUAL_TOKENS:
+        raise JobFailed(
+            "invalid_tuning",
+            "The model is a prefix of a single virtual token, which stays as it is in training: there is nothing "
+            "to go on with. Begin with the base",
+            "model",
+        )
     if number >= max_seq_len:
         raise JobFailed(
             "invalid_tuning",

@@ -66,6 +66,8 @@ def test_what_a_job_keeps_of_the_context() -> None:
     assert kept(None, Lora(rank=8, alpha=32, target_modules=("q_proj",))) == 0
     with pytest.raises(JobFailed, match="100 virtual tokens leaves no room in the context of 100"):
         kept({"type": "prefix", "length": 100}, None)
+    with pytest.raises(JobFailed, match="a single virtual token"):
+        kept(None, Prefix(num_virtual_tokens=1))
 
 
 def test_of_a_prefix_a_job_takes_over_its_length(tmp_path: Path) -> None:
