@@ -45,6 +45,7 @@ from modeling.artifacts.lora import AdapterConfig
 from modeling.base import choose_precision, load_base
 from serving import served_base
 from serving.adapters import AdapterRef
+from serving.engine.kv.prefix import KvPrefix
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import Generate
 from serving.engine.slots.lora import Adapter
@@ -190,7 +191,9 @@ class Peer:
             )
 
 
-async def _serve(served: ServedBase, prompts: list[list[int]], adapters: list[Adapter]) -> None:
+async def _serve(
+    served: ServedBase, prompts: list[list[int]], adapters: list[Adapter | KvPrefix]
+) -> None:
     """Answer all prompts at once, given to the adapters in turn."""
     # Nothing is reused from the round before.
     prompts = [[FIRST_PLAIN_TOKEN + next(_serial), *prompt[1:]] for prompt in prompts]
@@ -266,7 +269,7 @@ def _request(
     served: ServedBase,
     prompt: list[int],
     num_tokens: int,
-    adapter: Adapter | None = None,
+    adapter: Adapter | KvPrefix | None = None,
 ) -> Generate:
     never_ends = dict.fromkeys(served.tokenizer.eos_ids, -100.0)
     return Generate(

@@ -1,40 +1,46 @@
 """Adapters on their way to a slot: blob store -> disk cache -> RAM, loaded once however many ask for them.
 
+Prefixes take the same way, and other kinds of artifacts the way to the disk.
+
 Everything here happens in threads of its own, so no stream waits for somebody else's cold adapter.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import re
 import shutil
 import tarfile
 import tempfile
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from foundation.errors import InvalidRequest, LuthierError, ModelNotFound
+from modeling.artifacts import lora
 from modeling.artifacts.artifact import ArtifactError
-from serving.engine.slots.lora import Adapter
 from storage.blobs import artifact_keys
 from storage.blobs.blobs import BlobStore
 
-# The files an adapter consists of, with the size beyond which they are refused.
-MAX_FILE_BYTES = {
-    "adapter_config.json": 1 << 20,
-    "adapter_model.safetensors": 8 << 30,
-}
-# Beside them: what they were when they were unpacked, in the form of sha256sum.
-CHECKSUMS = "SHA256SUMS"
+from .artifact_files import CHECKSUMS, MAX_FILE_BYTES, checksums, is_intact, unpack
+
 NUM_LOADERS = 2
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Sized(Protocol):
+    @property
+    def size_bytes(self) -> int: ...
+
+
+T = TypeVar("T")
+Loaded = TypeVar("Loaded", bound=Sized)
 
 
 class AdapterUnusable(LuthierError):
@@ -43,24 +49,30 @@ class AdapterUnusable(LuthierError):
 
 @dataclass(frozen=True)
 class AdapterRef:
-    """An adapter's id and what its blob must be. Raises `InvalidRequest` where that is malformed."""
+    """An adapter's id, what its blob must be, and the kind of artifact. Raises `InvalidRequest` where that is
+    malformed."""
 
     id: str
     sha256: str
     size_bytes: int
+    kind: str = lora.KIND
 
     def __post_init__(self) -> None:
         if not is_adapter_id(self.id):
             raise ModelNotFound(self.id)
         if not _SHA256.fullmatch(self.sha256) or self.size_bytes <= 0:
             raise InvalidRequest("an adapter's sha256 or size is malformed", param="model")
+        if self.kind not in MAX_FILE_BYTES:
+            raise InvalidRequest(
+                f"artifacts of the kind '{self.kind}' are not served here", param="model"
+            )
 
     @property
     def blob_key(self) -> str:
         return artifact_keys.key(self.id)
 
 
-class AdapterCache:
+class AdapterCache(Generic[Loaded]):
     """Parsed adapters in RAM before unpacked ones on disk, each with a cap on its bytes.
 
     The least recently used go first. An adapter in use by a request outlives its place in the cache.
@@ -70,20 +82,22 @@ class AdapterCache:
         self,
         blobs: BlobStore | None,
         directory: Path,
-        parse: Callable[[str, Path], Adapter],
+        parse: Callable[[AdapterRef, Path], Loaded],
         *,
         ram_bytes: int,
         disk_bytes: int,
     ) -> None:
-        """`parse` makes an adapter of its id and folder; it may raise `ArtifactError`."""
+        """`parse` makes an adapter of what is in its folder; it may raise `ArtifactError`."""
         self._blobs = blobs
         self._directory = directory
         self._parse = parse
         self._ram_bytes = ram_bytes
         self._disk_bytes = disk_bytes
-        self._in_ram: OrderedDict[str, Adapter] = OrderedDict()
-        self._loading: dict[AdapterRef, asyncio.Task[Adapter]] = {}
+        self._in_ram: OrderedDict[str, Loaded] = OrderedDict()
+        self._loading: dict[AdapterRef, asyncio.Task[Loaded]] = {}
         self._disk = threading.Lock()
+        # By folder: how many read it.
+        self._readers: Counter[Path] = Counter()
         self._loaders = ThreadPoolExecutor(NUM_LOADERS, thread_name_prefix="adapter-loader")
         directory.mkdir(parents=True, exist_ok=True)
         for leftover in directory.glob(".*"):
@@ -93,13 +107,13 @@ class AdapterCache:
     def ids_in_ram(self) -> list[str]:
         return list(self._in_ram)
 
-    def peek(self, adapter_id: str) -> Adapter | None:
+    def peek(self, adapter_id: str) -> Loaded | None:
         """The adapter if it is in RAM."""
         if adapter_id in self._in_ram:
             self._in_ram.move_to_end(adapter_id)
         return self._in_ram.get(adapter_id)
 
-    async def get(self, ref: AdapterRef) -> Adapter:
+    async def get(self, ref: AdapterRef) -> Loaded:
         """The adapter, loaded first if need be.
 
         Raises `BlobMissing` or `BlobCorrupt` if the blob is not what `ref` says, and `AdapterUnusable`.
@@ -123,13 +137,13 @@ class AdapterCache:
             for folder in self._directory.glob(f"{adapter_id}.*"):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    async def deleted_ids(self) -> set[str]:
-        """The adapters in RAM or on disk whose blob is gone: nobody may use them any more."""
+    async def deleted_ids(self, others: Iterable[str] = ()) -> set[str]:
+        """The adapters in RAM or on disk, and of `others`, whose blob is gone: nobody may use them any more."""
         blobs = self._blobs
         if blobs is None:
             return set()
         ids = {folder.name.rpartition(".")[0] for folder in self._directory.glob("[!.]*")}
-        keys = {i: artifact_keys.key(i) for i in ids | self._in_ram.keys()}
+        keys = {i: artifact_keys.key(i) for i in ids.union(self._in_ram, others)}
 
         def find() -> set[str]:
             return {i for i, key in keys.items() if key not in blobs.list(key)}
@@ -139,7 +153,7 @@ class AdapterCache:
     def close(self) -> None:
         self._loaders.shutdown(wait=False, cancel_futures=True)
 
-    async def _load(self, ref: AdapterRef) -> Adapter:
+    async def _load(self, ref: AdapterRef) -> Loaded:
         loop = asyncio.get_running_loop()
         adapter = await loop.run_in_executor(self._loaders, self._load_from_disk, ref)
         self._in_ram[ref.id] = adapter
@@ -148,22 +162,34 @@ class AdapterCache:
             total_bytes -= self._in_ram.popitem(last=False)[1].size_bytes
         return adapter
 
-    def _load_from_disk(self, ref: AdapterRef) -> Adapter:
+    def _load_from_disk(self, ref: AdapterRef) -> Loaded:
+        return self.read(ref, lambda folder: self._parse(ref, folder))
+
+    def read(self, ref: AdapterRef, use: Callable[[Path], T]) -> T:
+        """What `use` makes of the artifact's folder, which is fetched first if need be. To be called in a thread.
+
+        Raises what `get` raises; `use` may raise `ArtifactError`.
+        """
         folder = self._folder(ref)
-        if is_intact(folder):
-            os.utime(folder)
-        else:
-            # Missing, or damaged since it was unpacked.
-            shutil.rmtree(folder, ignore_errors=True)
-            self._fetch(ref, folder)
-            self._evict_from_disk()
+        with self._disk:
+            self._readers[folder] += 1
         try:
-            return self._parse(ref.id, folder)
+            if is_intact(folder, ref.kind):
+                os.utime(folder)
+            else:
+                # Missing, or damaged since it was unpacked.
+                shutil.rmtree(folder, ignore_errors=True)
+                self._fetch(ref, folder)
+                self._evict_from_disk()
+            return use(folder)
         except ArtifactError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise AdapterUnusable(
                 f"The adapter {ref.id} cannot be used: {error}", code="adapter_unusable"
             ) from error
+        finally:
+            with self._disk:
+                self._readers[folder] -= 1
 
     def _fetch(self, ref: AdapterRef, folder: Path) -> None:
         """Blob -> folder, which appears whole or not at all."""
@@ -178,19 +204,18 @@ class AdapterCache:
             unpacked = temporary / "unpacked"
             unpacked.mkdir()
             try:
-                unpack(archive, unpacked)
-                (unpacked / CHECKSUMS).write_text(checksums(unpacked))
-            except (ArtifactError, tarfile.TarError) as error:
-                raise AdapterUnusable(
-                    f"The adapter {ref.id} cannot be used: {error}", code="adapter_unusable"
-                ) from error
+                unpack(archive, unpacked, ref.kind)
+            except tarfile.TarError as error:
+                raise ArtifactError(str(error)) from error
+            # Before it is hashed: on a small disk there is no room for both.
+            archive.unlink()
+            (unpacked / CHECKSUMS).write_text(checksums(unpacked, ref.kind))
             if not folder.is_dir():
                 unpacked.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _evict_from_disk(self) -> None:
-        being_loaded = {self._folder(ref) for ref in list(self._loading)}
         with self._disk:
             folders = sorted(self._directory.glob("[!.]*"), key=lambda f: f.stat().st_mtime)
             sizes = {f: sum(file.stat().st_size for file in f.iterdir()) for f in folders}
@@ -198,58 +223,12 @@ class AdapterCache:
             for folder in folders:
                 if total_bytes <= self._disk_bytes:
                     return
-                if folder not in being_loaded:
+                if not self._readers[folder]:
                     shutil.rmtree(folder, ignore_errors=True)
                     total_bytes -= sizes[folder]
 
     def _folder(self, ref: AdapterRef) -> Path:
         return self._directory / f"{ref.id}.{ref.sha256}"
-
-
-def checksums(folder: Path) -> str:
-    """The SHA-256 of each of an adapter's files."""
-    lines = []
-    for name in sorted(MAX_FILE_BYTES):
-        with (folder / name).open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
-    return "".join(lines)
-
-
-def is_intact(folder: Path) -> bool:
-    """Whether an unpacked adapter is still what was unpacked."""
-    try:
-        return (folder / CHECKSUMS).read_text() == checksums(folder)
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Take an adapter's two files out of a tar and nothing else: no links, no other paths, no giants.
-
-    Raises `ArtifactError`, or `tarfile.TarError` for what is no tar.
-    """
-    found = set()
-    # An uncompressed archive is larger than its files, unless it claims holes.
-    archive_bytes = archive.stat().st_size
-    with tarfile.open(archive, mode="r:") as tar:
-        for member in tar:
-            name = member.name.removeprefix("./")
-            if name not in MAX_FILE_BYTES:
-                continue
-            limit_bytes = min(MAX_FILE_BYTES[name], archive_bytes)
-            if not member.isreg() or member.size > limit_bytes or name in found:
-                raise ArtifactError(f"its archive holds a {name} that is not acceptable")
-            source = tar.extractfile(member)
-            assert source is not None
-            with source, (folder / name).open("xb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-            found.add(name)
-    missing = MAX_FILE_BYTES.keys() - found
-    if missing:
-        raise ArtifactError(
-            f"it is no LoRA adapter, which is what this server applies: its archive lacks "
-            f"{', '.join(sorted(missing))}"
-        )
 
 
 def is_adapter_id(name: str) -> bool:

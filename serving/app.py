@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from pydantic import BaseModel, Field
 
 from foundation.errors import Unauthenticated, Unavailable
+from modeling.artifacts import lora
 from serving.chat.completions import ChatCompletion
 from serving.chat.request import ChatCompletionRequest
 from serving.completions.completions import Completion
@@ -22,7 +23,6 @@ from serving.completions.first_tokens import first_tokens
 from serving.completions.request import CompletionRequest, Prompt, encode_prompt
 from serving.engine.sampling import TokenLogprob
 from serving.engine.sequence import Generate
-from serving.engine.slots.lora import Adapter
 from storage import schema
 
 from . import bodies, errors
@@ -30,7 +30,7 @@ from .adapters import AdapterRef
 from .classifications import ClassificationRequest, classify
 from .events import EventStream, while_connected
 from .requests import Wire
-from .served_base import ServedBase
+from .served_base import ServedBase, ServedModel
 from .text_threads import TextThreads
 
 POLL_INTERVAL_S = 0.5
@@ -134,6 +134,7 @@ class AdapterHeaders(BaseModel):
 
     sha256: str | None = Field(None, alias="x-luthier-adapter-sha256")
     size_bytes: int | None = Field(None, alias="x-luthier-adapter-bytes")
+    kind: str = Field(lora.KIND, alias="x-luthier-artifact-kind")
     cache_salt: str = Field("", alias="x-luthier-cache-salt")
 
 
@@ -181,7 +182,7 @@ async def metrics(served: Served) -> Response:
 @routes.get("/v1/models")
 async def list_models(served: Served) -> Response:
     """The base, its other names, and the adapters at hand; others are loaded when they are named."""
-    ids = [*sorted(served.names), *served.adapters.ids_in_ram]
+    ids = [*sorted(served.names), *served.adapters.ids_in_ram, *served.whole_models.ids]
     models = [{"id": i, "object": "model", "created": 0, "owned_by": "luthier"} for i in ids]
     return _json({"object": "list", "data": models})
 
@@ -201,24 +202,25 @@ async def create_chat_completion(
         # It has been read, so this does not wait.
         size_bytes=len(await request.body()),
     )
-    adapter = await _find_adapter(served, body.model, headers)
+    model = await _find(served, body.model, headers)
     params = body.sampling(
         num_choices=body.n or 1,
         vocab_size=served.engine.vocab_size,
         num_logprobs=body.num_logprobs,
     )
     deltas = served.generate(
+        model.thread,
         [
             Generate(
                 prompt=prompt,
                 max_tokens=body.max_new_tokens,
-                adapter=adapter,
+                adapter=model.adapter,
                 sampling=sampling,
                 stop=body.stop_strings,
                 cache_salt=headers.cache_salt,
             )
             for sampling in params
-        ]
+        ],
     )
     completion = ChatCompletion(body, len(prompt), served.vocabulary)
     if body.stream:
@@ -240,20 +242,21 @@ async def create_completion(
     size_bytes = sum(map(len, given))
     encode = partial(_encode, request, served, headers.cache_salt, size_bytes=size_bytes)
     prompts = [await encode(one) for one in given]
-    adapter = await _find_adapter(served, body.model, headers)
+    model = await _find(served, body.model, headers)
     params = body.sampling(
         num_choices=body.num_candidates,
         vocab_size=served.engine.vocab_size,
         num_logprobs=body.num_logprobs,
     )
     # Before the rest is let in: what was let in must begin, and count, at once.
-    of_first_tokens = await _first_tokens(served, body, prompts, adapter, headers.cache_salt)
+    of_first_tokens = await _first_tokens(served, body, prompts, model, headers.cache_salt)
     deltas = served.generate(
+        model.thread,
         [
             Generate(
                 prompt=prompt.token_ids,
                 max_tokens=body.max_new_tokens,
-                adapter=adapter,
+                adapter=model.adapter,
                 sampling=sampling,
                 stop=body.stop_strings,
                 cache_salt=headers.cache_salt,
@@ -261,7 +264,7 @@ async def create_completion(
             )
             for prompt in prompts
             for sampling in params
-        ]
+        ],
     )
     completion = Completion(body, prompts, served.vocabulary, of_first_tokens)
     if body.stream:
@@ -287,8 +290,8 @@ async def create_classification(
         )
         for one in inputs
     ]
-    adapter = await _find_adapter(served, body.model, headers)
-    judging = classify(served, body, prompts, adapter=adapter, cache_salt=headers.cache_salt)
+    model = await _find(served, body.model, headers)
+    judging = classify(served, body, prompts, model=model, cache_salt=headers.cache_salt)
     return _json(await while_connected(request.receive, judging))
 
 
@@ -307,17 +310,17 @@ async def _first_tokens(
     served: ServedBase,
     body: CompletionRequest,
     prompts: Sequence[Prompt],
-    adapter: Adapter | None,
+    model: ServedModel,
     cache_salt: str,
 ) -> Mapping[int, TokenLogprob]:
     if body.num_prompt_logprobs is None:
         return {}
     return await first_tokens(
-        served.thread,
+        model.thread,
         [prompt.token_ids[0] for prompt in prompts if prompt.token_ids],
         start_id=served.tokenizer.start_id,
         num_top=body.num_prompt_logprobs,
-        adapter=adapter,
+        adapter=model.adapter,
         cache_salt=cache_salt,
     )
 
@@ -325,12 +328,13 @@ async def _first_tokens(
 class Prefetch(BaseModel):
     sha256: str
     size_bytes: int
+    kind: str = lora.KIND
 
 
 @routes.post("/v1/luthier/adapters/{adapter_id}/prefetch")
 async def prefetch_adapter(adapter_id: str, body: Prefetch, served: Served) -> Response:
-    """Load an adapter into RAM before anybody asks for it."""
-    await served.adapters.get(AdapterRef(adapter_id, body.sha256, body.size_bytes))
+    """Load an adapter before anybody asks for it."""
+    await served.prefetch(AdapterRef(adapter_id, body.sha256, body.size_bytes, body.kind))
     return _json({"id": adapter_id, "object": "luthier.adapter", "status": "loaded"})
 
 
@@ -342,8 +346,10 @@ async def unload_adapter(adapter_id: str, served: Served) -> Response:
     return _json({"id": adapter_id, "object": "luthier.adapter", "status": status})
 
 
-async def _find_adapter(served: ServedBase, model: str, headers: AdapterHeaders) -> Adapter | None:
-    return await served.find_adapter(model, sha256=headers.sha256, size_bytes=headers.size_bytes)
+async def _find(served: ServedBase, model: str, headers: AdapterHeaders) -> ServedModel:
+    return await served.find(
+        model, sha256=headers.sha256, size_bytes=headers.size_bytes, kind=headers.kind
+    )
 
 
 def _json(body: Any, status: int = 200) -> Response:

@@ -17,11 +17,10 @@ from foundation.errors import InvalidRequest
 from serving.chat.request import ChatCompletionRequest
 from serving.completions.request import encode_prompt
 from serving.engine.sequence import Generate, Usage
-from serving.engine.slots.lora import Adapter
 from serving.requests import Text, Whole, Wire, are_texts, is_text, one_of
 from text.chat_template import ChatTemplate
 
-from .served_base import ServedBase
+from .served_base import ServedBase, ServedModel
 
 MAX_INPUTS = 256
 MAX_SEQUENCES = 256
@@ -101,14 +100,14 @@ async def classify(
     request: ClassificationRequest,
     prompts: Sequence[list[int]],
     *,
-    adapter: Adapter | None,
+    model: ServedModel,
     cache_salt: str,
 ) -> Wire:
     """The whole reply. Raises what `ServedBase.generate` raises."""
     judged = [_Judged(prompt, [0.0] * len(request.labels)) for prompt in prompts]
     size = max(MAX_SEQUENCES // len(request.labels), 1)
     for start in range(0, len(judged), size):
-        await _score(served, request, judged[start : start + size], adapter, cache_salt)
+        await _score(served, request, judged[start : start + size], model, cache_salt)
     label_tokens = sum(len(label.token_ids) for label in request.labels)
     num_tokens = sum(len(one.prompt) + label_tokens for one in judged)
     return {
@@ -130,23 +129,24 @@ async def _score(
     served: ServedBase,
     request: ClassificationRequest,
     judged: Sequence[_Judged],
-    adapter: Adapter | None,
+    model: ServedModel,
     cache_salt: str,
 ) -> None:
     # All first labels come first: they compute the prompts, side by side, which the other labels reuse.
     places = [(one, place) for place in range(len(request.labels)) for one in judged]
     deltas = served.generate(
+        model.thread,
         [
             Generate(
                 prompt=[*one.prompt, *request.labels[place].token_ids],
                 max_tokens=0,
-                adapter=adapter,
+                adapter=model.adapter,
                 cache_salt=cache_salt,
                 num_prompt_logprobs=0,
                 first_scored=len(one.prompt),
             )
             for one, place in places
-        ]
+        ],
     )
     async with aclosing(deltas):
         async for index, delta in deltas:

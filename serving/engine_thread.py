@@ -17,6 +17,7 @@ from .admission import Admission, Quotas
 from .engine.engine import Engine
 from .engine.failures import EngineError, EngineStopped
 from .engine.sequence import Delta, Generate, News, Sequence
+from .engine_turns import EngineTurns
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +27,17 @@ _Queue = asyncio.Queue[tuple[int, News]]
 class EngineThread:
     """Used on the event loop, where it is not said otherwise."""
 
-    def __init__(self, engine: Engine, quotas: Quotas | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        admission: Admission | None = None,
+        turns: EngineTurns | None = None,
+    ) -> None:
+        """Threads of several engines have an admission in common, and take turns."""
         self.engine = engine
-        self._admission = Admission(quotas or Quotas())
+        self.admission = admission or Admission(Quotas())
+        self.turns = turns or EngineTurns()
+        self._num_open = 0
         self._inbox: deque[Callable[[], None]] = deque()
         self._has_news = threading.Condition()
         self._is_closing = False
@@ -41,6 +50,11 @@ class EngineThread:
     @property
     def is_alive(self) -> bool:
         return self._thread.is_alive() and not self._is_closing and not self._has_stopped
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody waits for anything that it computes."""
+        return not self._num_open
 
     def start(self) -> None:
         """Start the thread; deltas are delivered on the running event loop."""
@@ -61,7 +75,7 @@ class EngineThread:
         """
         if self._has_stopped or self._is_closing:
             raise EngineStopped(has_failed=self._has_failed)
-        self._admission.check(project, num_sequences)
+        self.admission.check(project, num_sequences)
 
     def generate(self, requests: Iterable[Generate]) -> AsyncGenerator[tuple[int, Delta]]:
         """The deltas of several choices as they come, each with the index of its choice; the last one of
@@ -82,7 +96,8 @@ class EngineThread:
     ) -> AsyncGenerator[tuple[int, Delta]]:
         self._post(lambda: self._submit(sequences))
         for sequence in sequences:
-            self._admission.enter(sequence.project)
+            self.admission.enter(sequence.project)
+        self._num_open += 1
         left = dict(enumerate(sequences))
         try:
             while left:
@@ -90,12 +105,13 @@ class EngineThread:
                 if isinstance(news, EngineError):
                     raise news
                 if news.finish_reason is not None:
-                    self._admission.leave(left.pop(index).project)
+                    self.admission.leave(left.pop(index).project)
                 yield index, news
         finally:
+            self._num_open -= 1
             if left:
                 for sequence in left.values():
-                    self._admission.leave(sequence.project)
+                    self.admission.leave(sequence.project)
                 self._post(lambda: self._cancel(left.values()), even_if_stopped=True)
 
     async def unload(self, adapter_id: str) -> bool:
@@ -124,7 +140,8 @@ class EngineThread:
     def _run(self) -> None:
         try:
             while self._take_commands():
-                self.engine.step()
+                with self.turns.turn():
+                    self.engine.step()
                 self._flush()
         except Exception:
             log.exception("the engine failed; all its requests fail with it")

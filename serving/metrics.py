@@ -11,15 +11,17 @@ from prometheus_client.registry import Collector
 from serving.engine.engine import Engine
 from serving.engine.sequence import Usage
 
+from .whole_models import WholeModels
+
 TIME_BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class ServingMetrics:
     """Counted here, or read from the engine when somebody asks."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, whole_models: WholeModels) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_EngineCollector(engine))
+        self._registry.register(_EngineCollector(engine, whole_models))
         self.first_token_s = Histogram(
             "luthier_serving_first_token_seconds",
             "From a request's prompt to its first token",
@@ -44,8 +46,9 @@ class ServingMetrics:
 
 
 class _EngineCollector(Collector):
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, whole_models: WholeModels) -> None:
         self._engine = engine
+        self._whole_models = whole_models
 
     def collect(self) -> Iterable[Metric]:
         stats = self._engine.stats()
@@ -57,6 +60,11 @@ class _EngineCollector(Collector):
                 stats.num_kv_tokens_used / stats.num_kv_tokens,
             ),
             "loaded_adapters": ("Adapters in slots", len(stats.loaded_adapter_ids)),
+            "whole_models": (
+                "Tuned models in memory that are bases of their own",
+                len(self._whole_models.ids),
+            ),
+            "whole_model_bytes": ("Memory that they take", self._whole_models.size_bytes),
         }
         for name, (documentation, value) in gauges.items():
             yield GaugeMetricFamily(f"luthier_serving_{name}", documentation, value=value)

@@ -14,12 +14,13 @@ import torch
 from transformers import PreTrainedModel
 
 from foundation.errors import LuthierError, ModelNotFound
-from modeling.artifacts import lora
+from modeling.artifacts import lora, prefix
 from modeling.base import choose_device, choose_precision, load_base
 from modeling.importer import ensure_imported
 from serving.engine import attention
 from serving.engine.engine import Engine
 from serving.engine.failures import EngineError
+from serving.engine.kv.prefix import KvPrefix
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import Delta, Generate
 from serving.engine.slots.lora import Adapter
@@ -30,13 +31,24 @@ from text.chat_template import ChatTemplate
 from text.tokenizer import Tokenizer
 
 from .adapters import AdapterCache, AdapterRef, is_adapter_id
+from .admission import Admission
 from .engine_thread import EngineThread
 from .metrics import ServingMetrics
 from .settings import ServingSettings
+from .whole_models import KINDS as WHOLE_KINDS
+from .whole_models import WholeModels
 
 FORGET_INTERVAL_S = 600.0
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """Who computes a model, and with what on top."""
+
+    thread: EngineThread
+    adapter: Adapter | KvPrefix | None = None
 
 
 @dataclass
@@ -49,7 +61,8 @@ class ServedBase:
     vocabulary: Vocabulary
     engine: Engine
     thread: EngineThread
-    adapters: AdapterCache
+    adapters: AdapterCache[Adapter | KvPrefix]
+    whole_models: WholeModels
     metrics: ServingMetrics
 
     async def warm_up(self) -> None:
@@ -60,47 +73,60 @@ class ServedBase:
         async for _ in self.thread.generate([request]):
             pass
 
-    async def find_adapter(
-        self, model: str, *, sha256: str | None, size_bytes: int | None
-    ) -> Adapter | None:
-        """The adapter that `model` names, loaded if need be, or None for the base itself.
+    async def find(
+        self, model: str, *, sha256: str | None, size_bytes: int | None, kind: str = lora.KIND
+    ) -> ServedModel:
+        """What `model` names, loaded if need be.
 
-        Raises `ModelNotFound`, and what `AdapterCache.get` raises.
+        Raises `ModelNotFound`, and what `AdapterCache.get` and `WholeModels.get` raise.
         """
         if model in self.names:
-            return None
+            return ServedModel(self.thread)
         if not is_adapter_id(model):
             raise ModelNotFound(model)
         if sha256 is not None and size_bytes is not None:
-            return await self.adapters.get(AdapterRef(model, sha256, size_bytes))
-        adapter = self.adapters.peek(model)
-        if adapter is None:
+            ref = AdapterRef(model, sha256, size_bytes, kind)
+            if kind in WHOLE_KINDS:
+                return ServedModel(await self.whole_models.get(ref))
+            return ServedModel(self.thread, await self.adapters.get(ref))
+        adapter, whole = self.adapters.peek(model), self.whole_models.peek(model)
+        if adapter is None and whole is None:
             raise ModelNotFound(model)
-        return adapter
+        return ServedModel(whole or self.thread, adapter)
+
+    async def prefetch(self, ref: AdapterRef) -> None:
+        """Have an adapter in memory before anybody asks for it; of a larger model, the files on the disk."""
+        if ref.kind in WHOLE_KINDS:
+            await asyncio.to_thread(self.adapters.read, ref, lambda _: None)
+        else:
+            await self.adapters.get(ref)
 
     async def unload(self, adapter_id: str) -> bool:
         """Forget an adapter everywhere. False if requests in progress keep it in its slot."""
         self.adapters.forget(adapter_id)
-        return await self.thread.unload(adapter_id)
+        is_unloaded = await self.whole_models.unload(adapter_id)
+        return await self.thread.unload(adapter_id) and is_unloaded
 
     async def forget_deleted(self) -> None:
         """Every few minutes, until cancelled: unload what was deleted while nobody could say so."""
         while True:
             try:
-                for adapter_id in await self.adapters.deleted_ids():
+                for adapter_id in await self.adapters.deleted_ids(self.whole_models.ids):
                     log.info("%s was deleted", adapter_id)
                     await self.unload(adapter_id)
             except (LuthierError, EngineError) as error:
                 log.warning("cannot look for deleted adapters: %s", error)
             await asyncio.sleep(FORGET_INTERVAL_S)
 
-    def generate(self, requests: Sequence[Generate]) -> AsyncGenerator[tuple[int, Delta]]:
+    def generate(
+        self, thread: EngineThread, requests: Sequence[Generate]
+    ) -> AsyncGenerator[tuple[int, Delta]]:
         """The deltas of several choices as they come, each with the index of its choice.
 
         Raises at once, not on the first delta, what `EngineThread.check_room` and `Engine.prepare` raise.
         """
-        self.thread.check_room(requests[0].cache_salt, len(requests))
-        return self._measured(self.thread.generate(requests))
+        thread.check_room(requests[0].cache_salt, len(requests))
+        return self._measured(thread.generate(requests))
 
     async def _measured(
         self, deltas: AsyncGenerator[tuple[int, Delta]]
@@ -117,6 +143,7 @@ class ServedBase:
                 yield index, delta
 
     async def close(self) -> None:
+        await self.whole_models.close()
         await self.thread.close()
         self.adapters.close()
 
@@ -139,9 +166,13 @@ async def load(
     template = ChatTemplate.load(path, document_end=base.document_end)
     shapes = lora.linear_shapes(model.config)
 
-    def parse(adapter_id: str, folder: Path) -> Adapter:
-        _, layers = lora.load(folder, model.config, base_model=base.id, base_revision=base.revision)
-        return Adapter.from_layers(adapter_id, layers, shapes, model.dtype)
+    def parse(ref: AdapterRef, folder: Path) -> Adapter | KvPrefix:
+        made_for = {"base_model": base.id, "base_revision": base.revision}
+        if ref.kind == prefix.KIND:
+            artifact = prefix.read(folder, model.config, **made_for)
+            return KvPrefix.from_artifact(ref.id, prefix.keys_values(artifact), model.dtype)
+        _, layers = lora.load(folder, model.config, **made_for)
+        return Adapter.from_layers(ref.id, layers, shapes, model.dtype)
 
     engine = Engine(
         model,
@@ -151,6 +182,23 @@ async def load(
         max_seq_len=base.max_seq_len,
         limits=settings.limits,
     )
+    thread = EngineThread(engine, Admission(settings.quotas))
+    adapters = AdapterCache(
+        blobs,
+        cache_dir,
+        parse,
+        ram_bytes=settings.adapter_ram_bytes,
+        disk_bytes=settings.adapter_disk_bytes,
+    )
+    whole_models = WholeModels(
+        base,
+        thread,
+        template.tokenizer,
+        adapters,
+        budget_bytes=settings.whole_model_bytes_or_default(),
+        kv_bytes=settings.whole_model_kv_bytes,
+        limits=settings.limits,
+    )
     served = ServedBase(
         base=base,
         names=names,
@@ -158,15 +206,10 @@ async def load(
         template=template,
         vocabulary=Vocabulary.load(path),
         engine=engine,
-        thread=EngineThread(engine, settings.quotas),
-        adapters=AdapterCache(
-            blobs,
-            cache_dir,
-            parse,
-            ram_bytes=settings.adapter_ram_bytes,
-            disk_bytes=settings.adapter_disk_bytes,
-        ),
-        metrics=ServingMetrics(engine),
+        thread=thread,
+        adapters=adapters,
+        whole_models=whole_models,
+        metrics=ServingMetrics(engine, whole_models),
     )
     served.thread.start()
     await served.warm_up()

@@ -37,6 +37,11 @@ class ServingSettings(EnvironmentSettings):
     """Completions of one project that wait or are being computed; what comes on top is refused."""
     kv_bytes: int = Field(0, ge=0)
     """Memory for keys and values; 0 means an eighth of the machine's, 2 GiB at most."""
+    whole_model_bytes: int = Field(0, ge=0)
+    """Memory for tuned models that are bases of their own, with their keys and values; 0 means a quarter of the
+    machine's."""
+    whole_model_kv_bytes: int = Field(256 << 20, ge=1)
+    """For keys and values of each of these."""
     adapter_ram_bytes: int = Field(GIB, ge=0)
     adapter_disk_bytes: int = Field(8 * GIB, ge=0)
 
@@ -55,5 +60,11 @@ class ServingSettings(EnvironmentSettings):
     def kv_bytes_or_default(self) -> int:
         if self.kv_bytes:
             return self.kv_bytes
-        machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return min(machine_bytes // 8, MAX_DEFAULT_KV_BYTES)
+        return min(_machine_bytes() // 8, MAX_DEFAULT_KV_BYTES)
+
+    def whole_model_bytes_or_default(self) -> int:
+        return self.whole_model_bytes or _machine_bytes() // 4
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -70,6 +70,7 @@ async def resolve(wiring: Wiring, caller: Caller, name: str) -> Target:
         | {
             "x-luthier-adapter-sha256": artifact.sha256,
             "x-luthier-adapter-bytes": str(artifact.size_bytes),
+            "x-luthier-artifact-kind": artifact.kind,
         },
     )
 

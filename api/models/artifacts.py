@@ -1,5 +1,5 @@
 """/v1/luthier/models/{model}/adapter: a tuned model's artifact, as a tar of a folder in its kind's format: PEFT's
-for a LoRA adapter."""
+for a LoRA adapter and a prefix, transformers' for a fully tuned model, and for output layers the weights that changed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ router = APIRouter(prefix="/v1/luthier/models", tags=["luthier"])
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "An uncompressed tar of a folder in the format of the artifact's kind; of a LoRA "
-            "adapter: adapter_config.json, adapter_model.safetensors",
+            "description": "An uncompressed tar of a folder in the format of the artifact's kind; of `lora` and "
+            "`prefix`: adapter_config.json, adapter_model.safetensors; of `full`: config.json, model.safetensors; of "
+            "`output_layers`: output_layers.json, output_layers.safetensors",
             "headers": {KIND_HEADER: {"schema": {"type": "string"}, "description": "lora, …"}},
             "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}},
         }

@@ -6,6 +6,7 @@ the values such as a base bears.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from .artifact import ArtifactError
 from .lora import MAX_GAIN, MAX_WEIGHT
@@ -29,9 +30,19 @@ Shapes = dict[str, tuple[int, ...]]
 
 def shapes_of(config: PretrainedConfig) -> Shapes:
     """Of each weight of the model that `config` describes; a tied one stands here once."""
+    return {name: tuple(p.shape) for name, p in without_weights(config).named_parameters()}
+
+
+def without_weights(
+    config: PretrainedConfig, *, attn_implementation: str = "sdpa"
+) -> PreTrainedModel:
+    """The model that `config` describes, none of whose tensors has values."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        # Of this type, as what transformers takes for the process's default meanwhile is what other threads get.
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            copy.deepcopy(config), dtype=torch.float32, attn_implementation=attn_implementation
+        )
+    return model
 
 
 def rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

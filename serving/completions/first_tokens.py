@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from serving.engine.kv.prefix import KvPrefix
 from serving.engine.sampling import TokenLogprob
 from serving.engine.sequence import Generate
 from serving.engine.slots.lora import Adapter
@@ -20,7 +21,7 @@ async def first_tokens(
     *,
     start_id: int | None,
     num_top: int,
-    adapter: Adapter | None,
+    adapter: Adapter | KvPrefix | None,
     cache_salt: str,
 ) -> Mapping[int, TokenLogprob]:
     """By token id. `start_id` begins a document; it has no entry itself, and None gives none at all.

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from serving.engine.kv.cache import KvCache
 from serving.engine.kv.pool import KvPool
+from serving.engine.kv.prefix import KvPrefix
 from serving.engine.slots.lora import AdapterSlots
 from serving.engine.slots.slot_linear import SlotRun
 from text.tokenizer import Tokenizer
@@ -69,9 +70,13 @@ class Engine:
         kv_bytes: int,
         max_seq_len: int,
         limits: Limits | None = None,
+        beside: Engine | None = None,
     ) -> None:
-        """Takes over `model`, whose linear layers are replaced. Raises `UnsupportedModel`."""
-        self._model = model
+        """Takes over `model`, whose linear layers are replaced. Raises `UnsupportedModel`.
+
+        What takes turns with an engine of a model of the same size knows with it how long steps should be.
+        """
+        self.model = model
         self._tokenizer = tokenizer
         self._pool = KvPool(
             model.config, size_bytes=kv_bytes, dtype=model.dtype, device=model.device
@@ -81,8 +86,12 @@ class Engine:
         )
         self._slots = AdapterSlots(model, num_slots)
         self._cache = KvCache(self._pool)
-        self._scheduler = Scheduler(
-            self._cache, self._slots, limits or Limits(), max_seq_len=self.max_seq_len
+        self._scheduler: Scheduler = Scheduler(
+            self._cache,
+            self._slots,
+            limits or Limits(),
+            max_seq_len=self.max_seq_len,
+            budget=beside._scheduler.budget if beside is not None else None,
         )
         self._places = self._scheduler.places
         self.vocab_size: int = model.config.vocab_size
@@ -120,10 +129,13 @@ class Engine:
         prompt = request.prompt
         if not prompt or min(prompt) < 0 or max(prompt) >= self.vocab_size:
             raise InvalidPrompt(self.vocab_size)
-        num_left = self.max_seq_len - len(prompt)
+        max_seq_len = self.max_seq_len
+        if isinstance(request.adapter, KvPrefix):
+            max_seq_len -= request.adapter.num_tokens
+        num_left = max_seq_len - len(prompt)
         max_tokens = num_left if request.max_tokens is None else request.max_tokens
         if max_tokens > num_left or num_left <= 0:
-            raise ContextLengthExceeded(len(prompt), request.max_tokens, self.max_seq_len)
+            raise ContextLengthExceeded(len(prompt), request.max_tokens, max_seq_len)
         return Sequence(request, max_tokens, self._tokenizer, deliver)
 
     def submit(self, sequence: Sequence) -> None:
@@ -274,8 +286,8 @@ class Engine:
             for slot, items in by_slot
         ]
         self._slots.set_runs(runs)
-        device = self._model.device
-        out = self._model(
+        device = self.model.device
+        out = self.model(
             input_ids=torch.tensor([ids], device=device),
             position_ids=torch.tensor([positions], device=device),
             use_cache=False,
@@ -292,7 +304,7 @@ class Engine:
         targets = sequence.tokens[start + 1 : min(item.chunk.end + 1, sequence.num_prompt_tokens)]
         if targets:
             entries = token_logprobs(logits[: len(targets)], targets, [num_top] * len(targets))
-            sequence.prompt_logprobs[start + 1 :] = entries
+            sequence.prompt_logprobs[start + 1 - sequence.num_virtual_tokens :] = entries
 
     def _is_drawing(self, item: Work) -> bool:
         """Whether a token is to be drawn from the chunk's last logits. Ends what is done already."""
@@ -309,5 +321,5 @@ def _num_logits(item: Work) -> int:
     """How many of the chunk's last positions need logits."""
     sequence = item.sequence
     if sequence.is_scoring:
-        return max(item.chunk.end - max(item.chunk.start, sequence.request.first_scored - 1), 0)
+        return max(item.chunk.end - max(item.chunk.start, sequence.first_scored - 1), 0)
     return 1 if item.is_last else 0

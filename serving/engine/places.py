@@ -99,7 +99,7 @@ class Places:
                 if self._is_full and (num_projects == 1 or key.salt in content):
                     continue
                 head = self._waiting[key][0]
-                is_held = is_draining and key.adapter_id is not None and not self._is_overdue(head)
+                is_held = is_draining and head.lora is not None and not self._is_overdue(head)
                 if is_held:
                     continue
                 try:
@@ -181,8 +181,8 @@ class Places:
         """Give the sequence a slot and a row. False if it has to wait, holding neither."""
         if self._is_full or self._is_waiting_for_prefix(sequence):
             return False
-        if sequence.request.adapter is not None:
-            sequence.slot = self._slots.acquire(sequence.request.adapter)
+        if sequence.lora is not None:
+            sequence.slot = self._slots.acquire(sequence.lora)
             if sequence.slot is None:
                 if sequence.blocked_since_s is None:
                     sequence.blocked_since_s = self._clock()
@@ -194,6 +194,7 @@ class Places:
             sequence.tokens,
             headroom_tokens=headroom,
             max_reused=sequence.num_reusable_tokens,
+            prefix=sequence.prefix,
         )
         if sequence.row is None:
             self._release(sequence)
@@ -212,7 +213,7 @@ class Places:
         """Another sequence computes just now what this one can use."""
         # One token more, for what is computed already never goes to the end.
         tokens = sequence.tokens[: sequence.num_reusable_tokens + 1]
-        return self._cache.is_being_computed(sequence.key, tokens)
+        return self._cache.is_being_computed(sequence.key, tokens, prefix=sequence.prefix)
 
     def make_room(self, sequence: Sequence, num_tokens: int) -> bool:
         """Make the sequence's row long enough, if need be at the cost of the youngest other sequence.

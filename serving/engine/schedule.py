@@ -47,6 +47,7 @@ class Scheduler:
         *,
         max_seq_len: int,
         clock: Callable[[], float] = time.monotonic,
+        budget: StepBudget | None = None,
     ) -> None:
         self.places = Places(
             cache,
@@ -58,12 +59,12 @@ class Scheduler:
         )
         self._turns = self.places.turns
         self._limits = limits
-        self._budget = StepBudget(limits.step_tokens, limits.shared_step_s, clock)
+        self.budget = budget or StepBudget(limits.step_tokens, limits.shared_step_s, clock)
 
     def plan(self) -> list[Work]:
         """The coming step: tokens sorted by slot, then by shared prefix, as attention and LoRA need."""
         self.places.admit()
-        self._budget.see(self.places.projects())
+        self.budget.see(self.places.projects())
         planned: list[tuple[Sequence, int]] = []
         for sequences, budget in self._budgets():
             for sequence in sequences:
@@ -81,7 +82,7 @@ class Scheduler:
 
     def note_step(self, num_tokens: int, took_s: float) -> None:
         """How long the step that was planned took, for the next one to be as long as it should."""
-        self._budget.note(num_tokens, took_s)
+        self.budget.note(num_tokens, took_s)
 
     def _budgets(self) -> list[tuple[list[Sequence], int]]:
         """Each running project's sequences in order of urgency, and its tokens of the step."""
@@ -95,7 +96,7 @@ class Scheduler:
         demands = {p: wanted[p] for p in others}
         # Many projects with a chat each are no crowd beside a leader: each gets its token.
         shared_tokens = max(self._limits.shared_tokens, len(others))
-        step_tokens = self._budget.tokens(len(self.places.running))
+        step_tokens = self.budget.tokens(len(self.places.running))
         shares = fair_shares(demands, min(shared_tokens, step_tokens - 1))
         rest = step_tokens - sum(shares.values())
         return [(by_project[p], share) for p, share in [(lead, rest), *shares.items()]]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from serving.engine.kv.cache import CacheKey, CacheRow
+from serving.engine.kv.prefix import KvPrefix
 from serving.engine.slots.lora import Adapter
 from text.tokenizer import Tokenizer
 
@@ -25,7 +26,8 @@ class Generate:
     prompt: list[int]
     max_tokens: int | None = None
     """None: as many as the context holds."""
-    adapter: Adapter | None = None
+    adapter: Adapter | KvPrefix | None = None
+    """What a tuned model puts on top of the base."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     cache_salt: str = ""
@@ -74,8 +76,14 @@ class Sequence:
         self.request = request
         self.max_tokens = max_tokens
         self.deliver = deliver
-        self.tokens = list(request.prompt)
-        self.num_prompt_tokens = len(request.prompt)
+        self.prefix = request.adapter if isinstance(request.adapter, KvPrefix) else None
+        self.lora = request.adapter if isinstance(request.adapter, Adapter) else None
+        # A trained prefix is at the beginning of the tokens, and nowhere else: nobody is told of it.
+        self.num_virtual_tokens = self.prefix.num_tokens if self.prefix is not None else 0
+        virtual = self.prefix.token_ids if self.prefix is not None else []
+        self.tokens = virtual + request.prompt
+        self.num_prompt_tokens = len(self.tokens)
+        self.first_scored = self.num_virtual_tokens + request.first_scored
         self.counts: Counter[int] = Counter()
         self.prompt_logprobs: list[TokenLogprob | None] = [None] * request.first_scored
         self.num_cached_tokens: int | None = None
@@ -108,15 +116,14 @@ class Sequence:
     @property
     def is_scoring(self) -> bool:
         """The log-probabilities of the prompt's tokens are still to be found."""
-        return (
-            self.request.num_prompt_logprobs is not None
-            and len(self.prompt_logprobs) < self.num_prompt_tokens
+        return self.request.num_prompt_logprobs is not None and len(self.prompt_logprobs) < len(
+            self.request.prompt
         )
 
     @property
     def num_reusable_tokens(self) -> int:
         """So many of the first tokens need not be computed again where their keys and values are at hand."""
-        return self.request.first_scored - 1 if self.is_scoring else len(self.tokens) - 1
+        return self.first_scored - 1 if self.is_scoring else len(self.tokens) - 1
 
     def draw(self) -> Draw:
         """How the next token is to be sampled."""
@@ -146,6 +153,7 @@ class Sequence:
         return self.max_tokens == 0 and self._finish(Piece(), "length")
 
     def _finish(self, piece: Piece, reason: FinishReason) -> bool:
-        usage = Usage(self.num_prompt_tokens, self.num_generated, self.num_cached_tokens or 0)
+        num_cached = max(0, (self.num_cached_tokens or 0) - self.num_virtual_tokens)
+        usage = Usage(len(self.request.prompt), self.num_generated, num_cached)
         self.deliver(Delta(piece.text, piece.tokens, finish_reason=reason, usage=usage))
         return True

@@ -9,8 +9,8 @@ from storage.blobs import artifact_keys
 from storage.blobs.blobs import BlobInfo
 from storage.database import Base, CreatedAt, Int64, Json
 
-SERVED_KINDS = frozenset({"lora"})
-"""Kinds that the inference servers put on top of a base."""
+SERVED_KINDS = frozenset({"lora", "prefix", "output_layers", "full"})
+"""Kinds that the inference servers serve, on top of a base or in its place."""
 TRAINABLE_FROM = frozenset({"lora", "prefix", "full"})
 """Kinds that training goes on from."""
 

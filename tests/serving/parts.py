@@ -20,7 +20,7 @@ from modeling.artifacts import lora
 from modeling.artifacts.lora import AdapterConfig
 from modeling.base import load_base
 from serving.adapters import AdapterRef
-from serving.admission import Quotas
+from serving.admission import Admission, Quotas
 from serving.engine import attention
 from serving.engine.engine import Engine
 from serving.engine.failures import EngineError
@@ -137,7 +137,7 @@ def choice(engine: Engine, request: Generate) -> Choice:
 async def running_thread(
     engine: Engine, quotas: Quotas | None = None
 ) -> AsyncIterator[EngineThread]:
-    thread = EngineThread(engine, quotas)
+    thread = EngineThread(engine, Admission(quotas or Quotas()))
     thread.start()
     try:
         yield thread
@@ -203,8 +203,8 @@ def tar_of(folder: Path) -> bytes:
     return content.getvalue()
 
 
-def ref_of(adapter_id: str, content: bytes) -> AdapterRef:
-    return AdapterRef(adapter_id, hashlib.sha256(content).hexdigest(), len(content))
+def ref_of(adapter_id: str, content: bytes, kind: str = lora.KIND) -> AdapterRef:
+    return AdapterRef(adapter_id, hashlib.sha256(content).hexdigest(), len(content), kind)
 
 
 def expected_ids(

@@ -14,6 +14,7 @@ import httpx
 import uvicorn
 from openai import AsyncOpenAI
 
+from modeling.artifacts import lora
 from serving import served_base
 from serving.adapters import AdapterRef
 from serving.app import create_app
@@ -25,7 +26,7 @@ from tests.serving.parts import ref_of, tar_of, write_adapter
 
 KEY = "sk-internal"
 BASE = BaseModel("tiny-random", "builtin:tiny-random", "1", max_seq_len=2048)
-SETTINGS = ServingSettings(kv_bytes=8 << 20, slots=2)
+SETTINGS = ServingSettings(kv_bytes=8 << 20, slots=2, whole_model_kv_bytes=1 << 20)
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 MODEL = "tiny-random"
 
@@ -45,6 +46,7 @@ class Running:
         return {
             "x-luthier-adapter-sha256": ref.sha256,
             "x-luthier-adapter-bytes": str(ref.size_bytes),
+            "x-luthier-artifact-kind": ref.kind,
             "x-luthier-cache-salt": salt,
         }
 
@@ -71,7 +73,9 @@ async def listening(
 
 
 @asynccontextmanager
-async def running_server(tmp_path: Path) -> AsyncIterator[Running]:
+async def running_server(
+    tmp_path: Path, settings: ServingSettings = SETTINGS
+) -> AsyncIterator[Running]:
     blobs = open_store(f"file://{tmp_path}/blobs")
     found: list[ServedBase] = []
 
@@ -82,7 +86,7 @@ async def running_server(tmp_path: Path) -> AsyncIterator[Running]:
             bases_dir=tmp_path / "bases",
             cache_dir=tmp_path / "cache",
             blobs=blobs,
-            settings=SETTINGS,
+            settings=settings,
         )
         found.append(served)
         return served
@@ -103,8 +107,13 @@ async def running_server(tmp_path: Path) -> AsyncIterator[Running]:
 def store_adapter(
     running: Running, base_path: Path, folder: Path, adapter_id: str, seed: int = 1
 ) -> AdapterRef:
-    content = tar_of(write_adapter(base_path, folder, seed=seed))
-    ref = ref_of(adapter_id, content)
+    return store(running, write_adapter(base_path, folder, seed=seed), adapter_id)
+
+
+def store(running: Running, folder: Path, adapter_id: str, kind: str = lora.KIND) -> AdapterRef:
+    """What lies in the folder, as training publishes it."""
+    content = tar_of(folder)
+    ref = ref_of(adapter_id, content, kind)
     with running.blobs.writer(ref.blob_key) as writer:
         writer.write(content)
         writer.commit()

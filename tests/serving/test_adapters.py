@@ -19,7 +19,7 @@ from storage.blobs.blobs import BlobStore, open_store
 from tests.serving.parts import read_adapter, ref_of, tar_of, write_adapter
 
 ADAPTER_BYTES = 100_000
-Parse = Callable[[str, Path], Adapter]
+Parse = Callable[[AdapterRef, Path], Adapter]
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def make_cache(
     parse: Parse | None = None,
     ram_bytes: int = 1 << 30,
     disk_bytes: int = 1 << 30,
-) -> AdapterCache:
-    def read(adapter_id: str, path: Path) -> Adapter:
-        return read_adapter(base_path, path, adapter_id)
+) -> AdapterCache[Adapter]:
+    def read(ref: AdapterRef, path: Path) -> Adapter:
+        return read_adapter(base_path, path, ref.id)
 
     return AdapterCache(
         blobs, tmp_path / "cache", parse or read, ram_bytes=ram_bytes, disk_bytes=disk_bytes
@@ -125,11 +125,11 @@ async def test_many_requests_for_a_cold_adapter_load_it_once(
     num_parsed = 0
     may_parse = threading.Event()
 
-    def parse(adapter_id: str, path: Path) -> Adapter:
+    def parse(ref: AdapterRef, path: Path) -> Adapter:
         nonlocal num_parsed
         num_parsed += 1
         may_parse.wait(10)
-        return read_adapter(base_path, path, adapter_id)
+        return read_adapter(base_path, path, ref.id)
 
     ref = store(blobs, "adapter-a", tar_of(folder))
     cache = make_cache(tmp_path, blobs, base_path, parse=parse)
@@ -213,7 +213,7 @@ async def test_hostile_archive_is_refused_and_leaves_nothing(
     [
         (
             {"config.json": b"{}", "model.safetensors": b"all weights"},
-            "no LoRA adapter, which is what this server applies",
+            "none of the kind 'lora': its archive lacks adapter_config.json",
         ),
         (
             {

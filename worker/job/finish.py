@@ -200,7 +200,7 @@ def _prefetch(worker: Worker, artifact: ArtifactRow) -> None:
     urls = worker.settings.backends.get(artifact.base_model, ())
     if not urls or artifact.kind not in SERVED_KINDS:
         return
-    body = {"sha256": artifact.sha256, "size_bytes": artifact.size_bytes}
+    body = {"sha256": artifact.sha256, "size_bytes": artifact.size_bytes, "kind": artifact.kind}
     headers = {"authorization": f"Bearer {worker.settings.internal_key}"}
     with httpx.Client(timeout=PREFETCH_S, headers=headers, trust_env=False) as client:
         _post_all(client, urls, f"/v1/luthier/adapters/{artifact.id}/prefetch", body)

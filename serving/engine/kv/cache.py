@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from .kept_rows import KeptRows
 from .pool import KvPool, Region
+from .prefix import KvPrefix
 
 # A shorter match costs more to look after than to compute again.
 MIN_REUSED_TOKENS = 16
@@ -63,9 +64,11 @@ class KvCache:
     def num_kept_rows(self) -> int:
         return len(self._kept)
 
-    def is_being_computed(self, key: CacheKey, tokens: list[int]) -> bool:
+    def is_being_computed(
+        self, key: CacheKey, tokens: list[int], *, prefix: KvPrefix | None = None
+    ) -> bool:
         """Whether it pays to wait for a running row that has yet to compute what it shares with `tokens`."""
-        num_coming = num_there = 0
+        num_coming, num_there = 0, prefix.num_tokens if prefix is not None else 0
         for row in self._candidates(key, tokens):
             num_common = min(_common_prefix_len(row.tokens, tokens), row.num_prompt_tokens)
             if row.is_running and row.num_computed < num_common:
@@ -81,24 +84,26 @@ class KvCache:
         *,
         headroom_tokens: int = 0,
         max_reused: int | None = None,
+        prefix: KvPrefix | None = None,
     ) -> CacheRow | None:
         """A running row for `tokens`, its longest known prefix already computed, of at most `max_reused` tokens.
 
-        At least one token stays to be computed, since its logits are wanted. None if there is no room.
+        At least one token stays to be computed, since its logits are wanted. None if there is no room. A trained
+        `prefix`, with which `tokens` then begin, is there in any case.
         """
         # One of more in common than may be used is as good as any.
         reusable = tokens if max_reused is None else tokens[: max_reused + 1]
         best = self._best(key, reusable)
         num_usable = _usable(best, reusable)
         if best is None or num_usable < MIN_REUSED_TOKENS:
-            row = self._make_row(key, tokens, None, 0, headroom_tokens)
+            row = self._make_new_row(key, tokens, prefix, headroom_tokens)
         elif self._can_take_over(best, num_usable):
             row = self._take_over(best, tokens, num_usable, headroom_tokens)
         else:
             row = self._branch(best, tokens, num_usable, headroom_tokens)
         if row is None and not self._running:
             # What was to be reused is itself in the way, and nobody runs whose end would make room.
-            row = self._make_row(key, tokens, None, 0, headroom_tokens)
+            row = self._make_new_row(key, tokens, prefix, headroom_tokens)
         if row is not None:
             self._running[key].append(row)
         return row
@@ -187,6 +192,16 @@ class KvCache:
                 source.region, 0, row.region, num_in_root - prefix_len, num_usable - num_in_root
             )
         row.num_computed = num_usable
+        return row
+
+    def _make_new_row(
+        self, key: CacheKey, tokens: list[int], prefix: KvPrefix | None, headroom_tokens: int
+    ) -> CacheRow | None:
+        """A row of which nothing is computed but a trained prefix."""
+        row = self._make_row(key, tokens, None, 0, headroom_tokens)
+        if row is not None and prefix is not None:
+            self.pool.fill(row.region, prefix.keys_values)
+            row.num_computed = prefix.num_tokens
         return row
 
     def _make_row(

@@ -130,6 +130,11 @@ class KvPool:
             :, :, read : read + num_tokens
         ]
 
+    def fill(self, region: Region, keys_values: Tensor) -> None:
+        """Put keys and values of all layers (2 L, kv heads, n, head dim) at the beginning of a region."""
+        end = region.start + keys_values.shape[2]
+        self._tensor[:, :, region.start : end] = keys_values.to(self.device)
+
     def views(self, region: Region, start: int, end: int) -> tuple[Tensor, ...]:
         """Offsets start..end of a region: [2l] layer l's keys, [2l + 1] its values, (1, kv heads, n, head dim)."""
         return self._tensor[:, None, :, region.start + start : region.start + end].unbind(0)

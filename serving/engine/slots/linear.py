@@ -93,6 +93,24 @@ def fused_names(name: str) -> list[str]:
     return [name]
 
 
+def put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """In the place of the model's layer of that name."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def put_parts(
+    model: nn.Module, names: Sequence[str], layer: nn.Module, sizes: Sequence[int]
+) -> None:
+    """A layer whose output has these sizes, in the places of the layers that it computes."""
+    if len(names) == 1:
+        put(model, names[0], layer)
+        return
+    fused = Fused(layer, sizes)
+    for index, name in enumerate(names):
+        put(model, name, Part(fused, index))
+
+
 def _bias_of(linears: Sequence[nn.Linear]) -> Tensor | None:
     if all(linear.bias is None for linear in linears):
         return None

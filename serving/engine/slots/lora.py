@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .linear import Fused, PackedLinear, Part, fused_names
+from .linear import PackedLinear, fused_names, put, put_parts
 from .slot_linear import Pair, SlotLinear, SlotRun, SlotRuns
 
 
@@ -142,21 +142,15 @@ def _replace_linears(
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     made: dict[str, SlotLinear] = {}
-    for name, linear in linears.items():
-        if linear is head:
-            _put(model, name, PackedLinear([linear]))
+    for name in list(linears):
+        if name not in linears:
+            continue
+        if linears[name] is head:
+            put(model, name, PackedLinear([linears.pop(name)]))
             continue
         names = fused_names(name)
-        if names[0] in made:
-            continue
-        parts = [linears[n] for n in names]
+        # Let go of one by one: a large model is not to be in memory twice.
+        parts = [linears.pop(n) for n in names]
         layer = made[names[0]] = SlotLinear(parts, num_slots, runs)
-        fused = Fused(layer, [part.out_features for part in parts])
-        for index, part_name in enumerate(names):
-            _put(model, part_name, Part(fused, index) if len(names) > 1 else layer)
+        put_parts(model, names, layer, [part.out_features for part in parts])
     return made
-
-
-def _put(model: PreTrainedModel, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)

@@ -77,6 +77,7 @@ def test_a_tuned_model_is_asked_by_its_adapter_with_what_it_must_hash_to(
     body, headers = backend.requests[0]
     assert body["model"] == model.artifact_id
     assert headers["x-luthier-adapter-bytes"] == str(len(b"the adapter"))
+    assert headers["x-luthier-artifact-kind"] == "lora"
     assert len(headers["x-luthier-adapter-sha256"]) == 64
     assert tenant.key not in str(headers)
 

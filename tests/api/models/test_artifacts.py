@@ -32,13 +32,15 @@ def test_a_base_has_no_adapter_and_an_unknown_model_is_404(api: Api, tenant: Ten
 def test_a_kind_that_no_server_applies_is_refused_and_can_be_downloaded(
     api: Api, tenant: Tenant
 ) -> None:
-    model = api.tuned_model(tenant, b"all weights", kind="full").name
+    model = api.tuned_model(tenant, b"all weights", kind="spell").name
     with api.client(tenant) as client, api.http(tenant) as http:
-        with pytest.raises(openai.BadRequestError, match=r"of the kind 'full'.*they serve lora"):
+        with pytest.raises(
+            openai.BadRequestError, match=r"of the kind 'spell'.*they serve full, lora"
+        ):
             client.chat.completions.create(model=model, messages=[{"role": "user", "content": ""}])
         file = client.files.create(file=("a.jsonl", b"{}\n"), purpose="fine-tune")
-        with pytest.raises(openai.BadRequestError, match=r"of the kind 'full'.*cannot go on from"):
+        with pytest.raises(openai.BadRequestError, match=r"of the kind 'spell'.*cannot go on from"):
             client.fine_tuning.jobs.create(model=model, training_file=file.id)
         reply = http.get(f"/v1/luthier/models/{model}/adapter")
         assert reply.content == b"all weights"
-        assert reply.headers["x-luthier-artifact-kind"] == "full"
+        assert reply.headers["x-luthier-artifact-kind"] == "spell"

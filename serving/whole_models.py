@@ -1,0 +1,227 @@
+"""Models that are bases of their own: fully tuned ones, and those whose output layers were.
+
+Each has an engine, whose thread takes turns with the base's. One is loaded when it is first asked for, one after the other
+and in a thread, and stays as long as there is memory; the least recently used goes first, but none at work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import PretrainedConfig
+
+from foundation.errors import Unavailable
+from modeling.artifacts import full, kinds, output_layers
+from modeling.artifacts.artifact import Artifact
+from serving.engine.derived import derive, own_bytes
+from serving.engine.engine import Engine
+from serving.engine.limits import Limits
+from storage.models.base_models import BaseModel
+from text.tokenizer import Tokenizer
+
+from .adapters import AdapterCache, AdapterRef
+from .engine_thread import EngineThread
+
+R = TypeVar("R")
+
+KINDS = frozenset({full.KIND, output_layers.KIND})
+
+MAX_WAIT_S = 300.0
+"""For a model to be loaded, and for room to load it into."""
+MIN_IDLE_S = 5.0
+"""So long after it was last asked for, a model makes no room for another: the request that asked is on its way."""
+LOOK_INTERVAL_S = 0.1
+MIB = 1 << 20
+
+log = logging.getLogger(__name__)
+
+
+class ModelTooLarge(Unavailable):
+    """The model needs more memory than there is for such models together. Another server may have it."""
+
+
+class NoRoom(Unavailable):
+    """All the memory is taken by models at work."""
+
+
+class NotLoadedInTime(Unavailable):
+    """Others are loaded before it, or it takes long itself."""
+
+
+@dataclass
+class WholeModel:
+    id: str
+    thread: EngineThread
+    size_bytes: int
+    asked_for_s: float
+
+    @property
+    def may_go(self) -> bool:
+        is_on_its_way = time.monotonic() < self.asked_for_s + MIN_IDLE_S
+        return not self.thread.is_alive or (self.thread.is_idle and not is_on_its_way)
+
+
+class WholeModels:
+    """Used on the event loop."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        base_thread: EngineThread,
+        tokenizer: Tokenizer,
+        cache: AdapterCache[Any],
+        *,
+        budget_bytes: int,
+        kv_bytes: int,
+        limits: Limits,
+    ) -> None:
+        self._base = base
+        self._base_thread = base_thread
+        self._tokenizer = tokenizer
+        self._cache = cache
+        self._budget_bytes = budget_bytes
+        self._kv_bytes = kv_bytes
+        self._limits = limits
+        self._models: OrderedDict[str, WholeModel] = OrderedDict()
+        self._loading: dict[AdapterRef, asyncio.Task[WholeModel]] = {}
+        self._one_at_a_time = asyncio.Lock()
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self._models)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(model.size_bytes for model in self._models.values())
+
+    def peek(self, model_id: str) -> EngineThread | None:
+        """Whoever computes the model, if it is in memory."""
+        model = self._models.get(model_id)
+        if model is None or not model.thread.is_alive:
+            return None
+        self._models.move_to_end(model_id)
+        model.asked_for_s = time.monotonic()
+        return model.thread
+
+    async def get(self, ref: AdapterRef) -> EngineThread:
+        """Whoever computes the model, loaded first if need be.
+
+        Raises what `AdapterCache.read` raises, and `Unavailable` if it cannot be loaded, or not in time.
+        """
+        thread = self.peek(ref.id)
+        if thread is not None:
+            return thread
+        task = self._loading.get(ref)
+        if task is None:
+            task = asyncio.create_task(self._load(ref))
+            self._loading[ref] = task
+            task.add_done_callback(lambda _: self._loading.pop(ref, None))
+        try:
+            async with asyncio.timeout(MAX_WAIT_S):
+                # A client that goes away must not take the load away from the others who wait for it.
+                model = await asyncio.shield(task)
+        except TimeoutError:
+            raise NotLoadedInTime(
+                f"The model {ref.id} is still being loaded, or waits for its turn. Please try again."
+            ) from None
+        model.asked_for_s = time.monotonic()
+        return model.thread
+
+    async def unload(self, model_id: str) -> bool:
+        """False if requests in progress keep it; then it goes after them, as room is needed."""
+        model = self._models.get(model_id)
+        if model is None:
+            return True
+        self._models.move_to_end(model_id, last=False)
+        if not model.thread.is_idle:
+            return False
+        await self._remove(model)
+        return True
+
+    async def close(self) -> None:
+        for task in list(self._loading.values()):
+            task.cancel()
+        await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        for model in self._models.values():
+            await model.thread.close()
+
+    async def _load(self, ref: AdapterRef) -> WholeModel:
+        async with self._one_at_a_time:
+            started_s = time.monotonic()
+            if (broken := self._models.get(ref.id)) is not None:
+                await self._remove(broken)
+            artifact = await self._in_thread(lambda: self._cache.read(ref, self._parse(ref)))
+            config = self._config_of(artifact)
+            served = self._base_thread.engine.model
+            size_bytes = own_bytes(served, config, artifact.tensors) + self._kv_bytes
+            await self._make_room(ref, size_bytes)
+            engine = await self._in_thread(lambda: self._build(artifact, config))
+            thread = EngineThread(engine, self._base_thread.admission, self._base_thread.turns)
+            thread.start()
+            model = WholeModel(ref.id, thread, size_bytes, time.monotonic())
+            self._models[ref.id] = model
+            log.info("%s is ready after %.1f s", ref.id, time.monotonic() - started_s)
+            return model
+
+    def _parse(self, ref: AdapterRef) -> Callable[[Path], Artifact]:
+        base, config = self._base, self._base_thread.engine.model.config
+        read = kinds.format_of(ref.kind).read
+        return lambda folder: read(folder, config, base_model=base.id, base_revision=base.revision)
+
+    def _config_of(self, artifact: Artifact) -> PretrainedConfig:
+        base_config = self._base_thread.engine.model.config
+        if artifact.kind == full.KIND:
+            return full.config_of(artifact, base_config)
+        return output_layers.untied(base_config, train_head=artifact.spec["train_head"])
+
+    def _build(self, artifact: Artifact, config: PretrainedConfig) -> Engine:
+        beside = self._base_thread.engine
+        return Engine(
+            derive(beside.model, config, artifact.tensors),
+            self._tokenizer,
+            num_slots=1,
+            kv_bytes=self._kv_bytes,
+            max_seq_len=self._base.max_seq_len,
+            limits=self._limits,
+            beside=beside,
+        )
+
+    async def _make_room(self, ref: AdapterRef, size_bytes: int) -> None:
+        """Have models go until so much more fits. Raises `Unavailable`."""
+        budget_mib, needed_mib = self._budget_bytes // MIB, -(-size_bytes // MIB)
+        told = (
+            f"The model {ref.id} needs {needed_mib} MiB of memory, of which the inference server has {budget_mib} "
+            "MiB for models that are bases of their own (LUTHIER_SERVING_WHOLE_MODEL_BYTES)"
+        )
+        if size_bytes > self._budget_bytes:
+            raise ModelTooLarge(f"{told}.", code="model_too_large")
+        waits_until_s = time.monotonic() + MAX_WAIT_S
+        while self.size_bytes + size_bytes > self._budget_bytes:
+            going = next((model for model in self._models.values() if model.may_go), None)
+            if going is not None:
+                await self._remove(going)
+            elif time.monotonic() > waits_until_s:
+                raise NoRoom(f"{told}; all of it is taken by models at work. Please try again.")
+            else:
+                await asyncio.sleep(LOOK_INTERVAL_S)
+
+    async def _remove(self, model: WholeModel) -> None:
+        del self._models[model.id]
+        await model.thread.close()
+        # Of the model nothing is left but cycles.
+        await self._in_thread(gc.collect)
+        log.info("%s has made room", model.id)
+
+    async def _in_thread(self, work: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._loader, work)

@@ -1,0 +1,113 @@
+"""Every kind of artifact from the store to the reply: the api, an inference server, and the unmodified client."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from modeling.artifacts import full, kinds, lora, model_tensors, output_layers, prefix
+from modeling.artifacts.artifact import Artifact
+from serving import served_base
+from serving.app import create_app
+from serving.served_base import ServedBase
+from storage.models.base_models import BaseModel
+from tests.api.stack import Api, Tenant, running, running_api, wait_until
+from tests.serving.parts import load_model, prompt_of, tar_of, write_adapter
+from tests.serving.server import SETTINGS
+
+BASE = BaseModel("tiny-random", "builtin:tiny-random", "1", max_seq_len=2048)
+
+
+@pytest.fixture
+def front(api: Api, tmp_path: Path) -> Iterator[Api]:
+    """The api before an inference server that reads the same blobs."""
+
+    async def load() -> ServedBase:
+        return await served_base.load(
+            BASE,
+            frozenset({BASE.id}),
+            bases_dir=tmp_path / "served",
+            cache_dir=tmp_path / "cache",
+            blobs=api.blobs,
+            settings=SETTINGS.replace(precision="fp32"),
+        )
+
+    with ExitStack() as stack:
+        url = stack.enter_context(running(create_app(load, internal_key="internal")))
+        wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+        settings = api.settings.replace(backends={BASE.id: (url,)}, internal_key="internal")
+        yield stack.enter_context(running_api(settings))
+
+
+def artifacts(base_path: Path) -> list[Artifact]:
+    """One of each kind but LoRA."""
+    config = load_model(base_path, "sdpa").config
+    generator = torch.Generator().manual_seed(1)
+    shapes = model_tensors.shapes_of(config)
+    tensors = {n: torch.randn(s, generator=generator) / s[-1] ** 0.5 for n, s in shapes.items()}
+    of_layers = output_layers.trained_shapes(config, num_blocks=1, train_head=True)
+    return [
+        full.artifact(config, tensors),
+        output_layers.artifact(
+            {name: tensors[name] for name in of_layers}, num_blocks=1, train_head=True
+        ),
+        prefix.artifact(torch.randn(24, 2, 2, 2, 16, generator=generator)),
+    ]
+
+
+def expected_logprobs(base_path: Path, folder: Path, kind: str, ids: list[int]) -> list[float]:
+    """What whoever downloads the folder finds its prompt's log-probabilities to be."""
+    base = load_model(base_path, "sdpa")
+    model: nn.Module = base
+    if kind == full.KIND:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    elif kind == output_layers.KIND:
+        base.load_state_dict(
+            {n: t.float() for n, t in output_layers.read(folder, base.config).tensors.items()},
+            strict=False,
+        )
+    elif kind in (lora.KIND, prefix.KIND):
+        model = PeftModel.from_pretrained(base, folder)
+    with torch.inference_mode():
+        logprobs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    return [float(logprobs[i, token]) for i, token in enumerate(ids[1:])]
+
+
+def test_what_is_downloaded_computes_what_is_served(
+    front: Api, tenant: Tenant, base_path: Path, tmp_path: Path
+) -> None:
+    folders = {"lora": write_adapter(base_path, tmp_path / "lora")}
+    for artifact in artifacts(base_path):
+        folders[artifact.kind] = tmp_path / artifact.kind
+        kinds.format_of(artifact.kind).write(folders[artifact.kind], artifact)
+    ids = prompt_of(40)
+    with front.client(tenant) as client, front.http(tenant) as http:
+        for kind, folder in folders.items():
+            model = front.tuned_model(tenant, tar_of(folder), kind=kind).name
+            reply = client.completions.create(
+                model=model, prompt=ids, max_tokens=0, echo=True, logprobs=0
+            )
+            assert (reply.model, reply.usage and reply.usage.prompt_tokens) == (model, len(ids))
+            assert reply.choices[0].logprobs is not None
+            found = reply.choices[0].logprobs.token_logprobs or []
+            download = http.get(f"/v1/luthier/models/{model}/adapter")
+            assert download.headers["x-luthier-artifact-kind"] == kind
+            unpacked = tmp_path / "downloaded" / kind
+            with tarfile.open(fileobj=io.BytesIO(download.content)) as tar:
+                tar.extractall(unpacked, filter="data")
+            expected = expected_logprobs(base_path, unpacked, kind, ids)
+            assert found[1:] == pytest.approx(expected, abs=2e-5), kind
+            chat = client.chat.completions.create(
+                model=model, messages=[{"role": "user", "content": "Hello"}], max_tokens=4
+            )
+            assert chat.choices[0].message.content is not None
