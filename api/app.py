@@ -17,7 +17,7 @@ from api.fine_tuning import graders
 from api.fine_tuning import jobs as fine_tuning_jobs
 from api.fine_tuning import permissions as fine_tuning_permissions
 from api.gateway import classifications, inference, stored_completions
-from api.luthier import aliases
+from api.luthier import aliases, probes
 from api.models import artifacts, models
 from api.organization import admin_keys as organization_admin_keys
 from api.organization import project_keys as organization_project_keys
@@ -79,6 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         artifacts,
         classifications,
         aliases,
+        probes,
         models,
         batches,
         stored_completions,

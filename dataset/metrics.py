@@ -18,3 +18,7 @@ EPOCH_METRICS: dict[str, tuple[str, ...]] = {
     "dpo": ("full_valid_loss", "full_valid_accuracy", "full_valid_rewards/margins"),
 }
 """What a job can be stopped by, and its best checkpoint chosen by."""
+
+
+def is_lower_better(metric: str) -> bool:
+    return metric.endswith(("loss", "perplexity", "bits_per_byte"))

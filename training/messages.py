@@ -121,10 +121,6 @@ LrSchedule = Literal["linear", "cosine", "constant", "constant_with_warmup", "in
 """What becomes of the learning rate, by the names that transformers has for it."""
 
 
-def is_lower_better(metric: str) -> bool:
-    return metric.endswith(("loss", "perplexity"))
-
-
 class EarlyStopping(Message):
     """The job ends at the end of an epoch that is one too many without a gain."""
 

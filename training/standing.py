@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .messages import EarlyStopping, is_lower_better
+from dataset.metrics import is_lower_better
+
+from .messages import EarlyStopping
 
 
 @dataclass(frozen=True)

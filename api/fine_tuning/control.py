@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from api.requests.fields import NoNul
 from dataset.metrics import EPOCH_METRICS
 from foundation.errors import InvalidRequest
 
 MAX_STEPS = 1_000_000
+MAX_PROBES = 20
+MAX_PROBE_TOKENS = 512
+MAX_PROBE_CHARS = 16_384
+MAX_PROBE_MESSAGES = 64
 MIN_SEQ_LEN = 16
 
 
@@ -64,6 +69,27 @@ class StopEarly(StrictFields):
     min_delta: Annotated[float, _number(0, 1000)] = 0.0
 
 
+class ProbeMessage(StrictFields):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, Field(max_length=MAX_PROBE_CHARS), NoNul]
+
+
+class Probe(StrictFields):
+    """A prompt, as messages or as text, that the model is asked while it learns."""
+
+    messages: (
+        Annotated[list[ProbeMessage], Field(min_length=1, max_length=MAX_PROBE_MESSAGES)] | None
+    ) = None
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROBE_CHARS), NoNul] | None = None
+    max_tokens: Annotated[int, _number(1, MAX_PROBE_TOKENS, is_whole=True)] = 64
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.messages is None) == (self.prompt is None):
+            raise PydanticCustomError("probe", "a probe has either 'messages' or a 'prompt'.")
+        return self
+
+
 class Control(StrictFields):
     """What is left out is as without `luthier`."""
 
@@ -81,10 +107,14 @@ class Control(StrictFields):
     early_stopping: StopEarly | None = None
     keep: Literal["last", "best"] = "last"
     best_metric: Annotated[str, Field(max_length=64)] | None = None
+    probes: Annotated[list[Probe], Field(max_length=MAX_PROBES)] | None = None
 
     def asked(self) -> dict[str, Any]:
         """What stands in the job's row: as it was asked for."""
-        return self.model_dump(exclude_unset=True, exclude_none=True)
+        asked = self.model_dump(exclude_unset=True, exclude_none=True)
+        if self.probes:
+            asked["probes"] = [probe.model_dump(exclude_none=True) for probe in self.probes]
+        return asked
 
 
 Refusal = Callable[[str, str], InvalidRequest]
@@ -99,6 +129,7 @@ def check(
     param: str,
     has_validation_file: bool,
     base_max_seq_len: int | None,
+    is_served: bool,
 ) -> None:
     """Raises InvalidRequest for what does not fit the rest of the job. `param` is where `luthier` stood."""
 
@@ -114,6 +145,10 @@ def check(
         raise refused(
             "max_seq_len", f"the base takes {base_max_seq_len} tokens, but got {length} instead."
         )
+
+    if asked.get("probes") and not is_served:
+        text = "no inference server serves this base, so nobody could answer; leave the probes out."
+        raise refused("probes", text)
 
 
 def _check_warmup(asked: dict[str, Any], refused: Refusal) -> None:

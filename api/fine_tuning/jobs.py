@@ -192,7 +192,7 @@ def _create(
     method = body.method_type()
     tuning = body.tuning.options() if body.tuning else None
     start = starting_point(session, caller, body.model, settings, catalogue, body.tuning)
-    _check_control(body, start, catalogue)
+    _check_control(body, start, settings, catalogue)
     _check_context(body, start, catalogue)
     check_files(session, caller, body.training_file, body.validation_file)
     integrations = [i.model_dump(exclude_none=True) for i in body.integrations or ()]
@@ -213,7 +213,9 @@ def _create(
     return jobs.create(session, row)
 
 
-def _check_control(body: CreateFineTuningJob, start: StartingPoint, catalogue: Catalogue) -> None:
+def _check_control(
+    body: CreateFineTuningJob, start: StartingPoint, settings: Settings, catalogue: Catalogue
+) -> None:
     """Raises InvalidRequest."""
     base = catalogue.get(start.base_model)
     control.check(
@@ -223,6 +225,7 @@ def _check_control(body: CreateFineTuningJob, start: StartingPoint, catalogue: C
         param=body.control_param(),
         has_validation_file=body.validation_file is not None,
         base_max_seq_len=base.max_seq_len if base else None,
+        is_served=start.base_model in settings.backends,
     )
 
 

@@ -42,6 +42,12 @@ def at_step(session: Session, job_id: str, step: int) -> CheckpointRow | None:
     )
 
 
+def all(session: Session, job_id: str) -> list[CheckpointRow]:
+    """Those that are kept, oldest first."""
+    query = select(CheckpointRow).where(CheckpointRow.job_id == job_id)
+    return list(session.scalars(query.order_by(CheckpointRow.step)))
+
+
 def page(
     session: Session, job_id: str, *, after: str | None, limit: int
 ) -> pages.RowPage[CheckpointRow]:

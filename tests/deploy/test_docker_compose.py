@@ -126,7 +126,7 @@ def test_variables_of_our_processes_are_ones_they_read() -> None:
     ("name", "required"),
     [
         ("api", ("database_url", "broker_url", "blob_url", "internal_key", "backends")),
-        ("worker", ("database_url", "broker_url", "blob_url")),
+        ("worker", ("database_url", "broker_url", "blob_url", "api_url", "internal_key")),
         ("errands", ("database_url", "broker_url", "blob_url", "api_url", "internal_key")),
         ("serving", ("blob_url", "internal_key")),
         ("migrate", ("database_url",)),

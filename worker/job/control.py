@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from training.messages import EarlyStopping, TrainConfig, is_lower_better
+from dataset.metrics import is_lower_better
+from training.messages import EarlyStopping, TrainConfig
 
 Json = Mapping[str, Any]
 
@@ -74,10 +75,16 @@ def shown(hyperparameters: Mapping[str, Any], config: TrainConfig) -> dict[str, 
         "early_stopping": stopping.model_dump() if stopping else None,
         "keep": asked.get("keep", "last"),
         "best_metric": best_metric(hyperparameters),
+        "probes": asked.get("probes"),
     }
     # What the user wrote that became another one's value.
     told = {name: asked[name] for name in ("warmup_ratio",) if name in asked}
     return {"luthier": {**told, **{name: v for name, v in values.items() if v is not None}}}
+
+
+def probes(hyperparameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The prompts that the model is asked while it learns."""
+    return list(_asked(hyperparameters).get("probes") or ())
 
 
 def _asked(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:

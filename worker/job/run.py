@@ -20,7 +20,7 @@ from worker.lease import Lease
 from worker.trainer import TrainerDied
 from worker.worker import Worker
 
-from . import finish, resume, supervise
+from . import finish, probes, resume, supervise
 from .prepare import prepare
 
 STORAGE_RETRY_S = 15.0
@@ -104,10 +104,11 @@ def _work(worker: Worker, lease: Lease) -> None:
             "worker_lost",
             f"The job was given up: its worker was lost {lease.job.crashes} times in a row",
         )
-    if finish.last_metrics(worker, lease) is None:
-        with worker.folder.job(lease.job.id) as folder:
-            start = prepare(worker, lease, folder)
-            supervise.train(worker, lease, start)
+    with probes.asked(worker, lease):
+        if finish.last_metrics(worker, lease) is None:
+            with worker.folder.job(lease.job.id) as folder:
+                start = prepare(worker, lease, folder)
+                supervise.train(worker, lease, start)
     finish.succeed(worker, lease)
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests.factories import chat_row, jsonl
 
 PATH = "method.supervised.hyperparameters.luthier"
+USER = {"role": "user", "content": "Which colour?"}
 STOPPING = {"metric": "full_valid_loss", "patience": 2, "min_delta": 0.01}
 
 
@@ -108,6 +109,14 @@ def test_at_the_top_level_it_is_taken_too_and_the_method_s_own_comes_first(
         ({"best_metric": "full_valid_loss"}, "best_metric", "add keep: 'best'"),
         ({"keep": "best", "best_metric": "loss"}, "best_metric", "but got 'loss'"),
         ("cosine", "", "expected an object"),
+        ({"probes": [{"prompt": "x"}] * 21}, "probes", "at most 20, but got 21"),
+        ({"probes": [{"max_tokens": 5}]}, "probes.0", "either 'messages' or a 'prompt'"),
+        ({"probes": [{"prompt": "x", "messages": [USER]}]}, "probes.0", "either 'messages' or"),
+        ({"probes": [{"prompt": "x", "max_tokens": 513}]}, "probes.0.max_tokens", "1 and 512"),
+        ({"probes": [{"prompt": "x", "temperature": 1}]}, "probes.0.temperature", "Unknown"),
+        ({"probes": [{"prompt": "\0"}]}, "probes.0.prompt", "NUL"),
+        ({"probes": [{"messages": [USER]}]}, "probes", "no inference server serves this base"),
+        ({"probes": [{"messages": []}]}, "probes.0.messages", "minimum length 1"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_refused_by_name(

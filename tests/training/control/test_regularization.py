@@ -11,7 +11,7 @@ import torch
 from modeling.noise import Dropout, Noise
 from modeling.trainable.lora import LoraLinear
 from tests.training import jobs
-from training.messages import CheckpointSaved, Report, StepMetrics
+from training.messages import CheckpointSaved, Full, Report, StepMetrics
 from training.primitives import Learner, load_base
 
 NOISE = {"dropout": 0.3, "neftune_noise_alpha": 5.0, "loraplus_ratio": 4.0}
@@ -115,3 +115,14 @@ def test_a_killed_job_with_noise_resumes_bit_for_bit(base_path: Path, tmp_path: 
     assert metrics(plain)[-1].values != metrics(unbroken)[-1].values
     # A new adapter changes nothing, so dropout does not show in the first loss; the noise on embeddings does.
     assert metrics(plain)[0].values["train_loss"] != metrics(unbroken)[0].values["train_loss"]
+
+
+def test_a_whole_model_learns_with_noise_on_its_embeddings(base_path: Path, tmp_path: Path) -> None:
+    losses = []
+    for alpha in (0.0, 5.0):
+        job = jobs.start(
+            base_path, tmp_path, trainable=Full(), n_epochs=1, neftune_noise_alpha=alpha
+        )
+        losses.append([m.values["train_loss"] for m in metrics(list(jobs.run(job)))])
+    assert len(losses[0]) == len(losses[1]) == 5
+    assert all(plain != noisy for plain, noisy in zip(*losses, strict=True))

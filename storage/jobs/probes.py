@@ -1,0 +1,37 @@
+"""Answers to a job's probes: events, whose keys say after which step which prompt was asked."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from storage import pages
+
+from .events import EventRow
+
+_PREFIX = "probe:"
+
+
+def key(step: int, number: int) -> str:
+    return f"{_PREFIX}{step}:{number}"
+
+
+def told(session: Session, job_id: str) -> set[str]:
+    """The keys of those that have an answer, or never will."""
+    query = select(EventRow.key).where(EventRow.job_id == job_id, EventRow.key.startswith(_PREFIX))
+    return set(session.scalars(query))
+
+
+def page(
+    session: Session, job_id: str, *, after: str | None, limit: int
+) -> pages.RowPage[EventRow]:
+    """Newest first. The caller has checked that the job is the project's."""
+    query = select(EventRow).where(EventRow.job_id == job_id, EventRow.key.startswith(_PREFIX))
+    return pages.read(
+        session,
+        query,
+        EventRow.seq,
+        after=session.scalar(query.where(EventRow.id == after)) if after else None,
+        is_after_unknown=after is not None,
+        limit=limit,
+    )
