@@ -10,6 +10,7 @@ import struct
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import overload
 
@@ -115,6 +116,12 @@ class Examples(Sequence[Example]):
 
     def __len__(self) -> int:
         return self._length
+
+    @cached_property
+    def longest(self) -> int:
+        """How many tokens the largest of them has."""
+        entries = os.pread(self._index, self._length * _ENTRY.size, 0)
+        return max((num_tokens for _, num_tokens, *_ in _ENTRY.iter_unpack(entries)), default=0)
 
     @overload
     def __getitem__(self, index: int) -> Example: ...

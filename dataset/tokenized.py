@@ -48,6 +48,13 @@ class Dataset:
     examples: Sequence[Example]
     statistics: Statistics
 
+    @property
+    def longest(self) -> int:
+        """How many tokens the largest example has."""
+        if isinstance(self.examples, Examples):
+            return self.examples.longest
+        return max(example.num_tokens for example in self.examples)
+
     @classmethod
     def open(cls, folder: Path) -> Self:
         """What a `Tally` wrote there. Raises OSError when it is not there, or not all of it."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -99,7 +99,6 @@ def segments(
     """Says where the sequences of the packed row lie while the model runs: offsets from `num_shared` to T.
 
     The row's first `num_shared` tokens are the beginning of every sequence; those of a prefix are among them.
-    With gradient checkpointing, backward must run inside too.
     """
     global _current, _prefix
     offsets = tuple(int(offset) for offset in cu_seqlens)
@@ -114,6 +113,13 @@ def segments(
         yield
     finally:
         _current, _prefix = previous
+
+
+def held() -> AbstractContextManager[None]:
+    """What `segments` says now, to be said once more when a layer is computed again. Raises RuntimeError outside."""
+    if _current is None:
+        raise RuntimeError("there are no segments to hold")
+    return segments(_current.cu_seqlens, _current.num_shared, _prefix)
 
 
 def packed_attention(

@@ -54,6 +54,8 @@ class Cursor:
     num_tokens: int = 0
     standing: Standing | None = None
     """At the end of the last epoch, of a job that may stop early."""
+    micro_batch_tokens: int | None = None
+    """Since memory ran out; None: as in the config."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,13 +160,14 @@ def load(path: Path, *, config: TrainConfig, base_config: PretrainedConfig) -> C
 
 
 def _cursor(state: dict[str, Any]) -> Cursor:
-    """Earlier versions knew no standing."""
+    """Earlier versions knew neither a standing nor that memory may run out."""
     standing = state.get("standing")
     return Cursor(
         step=state["step"],
         epoch=state["epoch"],
         num_tokens=state["num_tokens"],
         standing=Standing(**standing) if standing else None,
+        micro_batch_tokens=state.get("micro_batch_tokens"),
     )
 
 

@@ -6,10 +6,12 @@ a function of its inputs: order, schedule and validation batches depend on (seed
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -19,12 +21,14 @@ from dataset.examples import Example
 from dataset.tokenized import Dataset
 from modeling.artifacts.artifact import ArtifactError
 
-from . import batches, standing
+from . import batches, memory, standing
 from .checkpoint import CheckpointError, Cursor
 from .messages import Alert, CheckpointSaved, Finished, StepMetrics, StopReason, Table, TrainConfig
 from .pipes import JobStopped
 from .primitives import Learner
 from .schedule import learning_rate
+
+log = logging.getLogger(__name__)
 
 MAX_SAVING_SHARE = 0.05
 """Of the time that passes, what writing checkpoints between epochs may take."""
@@ -36,6 +40,7 @@ Measured = Mapping[str, float | Table]
 
 
 V = TypeVar("V")
+T = TypeVar("T")
 
 
 class Diverged(Exception):
@@ -103,6 +108,8 @@ class Course:
     cursor: Cursor
     _num_early_saves: int = 0
     _alerted: set[str] = field(default_factory=set)
+    _must_save: bool = False
+    """From here on steps are computed in other parts, which those that are made anew must be too."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -124,7 +131,9 @@ class Course:
                     yield metrics
                 yield from self._alerts()
                 due_at_s = time.monotonic()
-                if due_at_s - saved_at_s >= interval_s or self._is_end_of_epoch():
+                is_due = due_at_s - saved_at_s >= interval_s or self._must_save
+                if is_due or self._is_end_of_epoch():
+                    self._must_save = False
                     saved = self._save(metrics)
                     interval_s = self._interval_s(time.monotonic() - due_at_s)
                     yield saved
@@ -163,13 +172,16 @@ class Course:
             total_steps=self.total_steps,
             schedule=self.config.lr_schedule,
         )
-        trained = self.program.update(step, examples, rate, self._check_stop)
+        trained = self._in_memory(
+            lambda: self.program.update(step, examples, rate, self._check_stop)
+        )
         step_time_s = time.perf_counter() - started_s
         self.cursor = Cursor(
             step=step,
             epoch=batches.epoch_of(step, num_examples, batch_size),
             num_tokens=self.cursor.num_tokens + sum(example.num_tokens for example in examples),
             standing=self.cursor.standing,
+            micro_batch_tokens=self.cursor.micro_batch_tokens,
         )
         measured, tables = self._validate()
         values = _named("train", trained) | measured
@@ -201,7 +213,7 @@ class Course:
         due = {"valid": self._rotating_examples(), "full_valid": self._all_examples()}
         for role, examples in due.items():
             if examples:
-                found = self.program.evaluate(self.cursor.step, examples, self._check_cancel)
+                found = self._in_memory(partial(self._evaluate, examples))
                 for name, value in _named(role, found).items():
                     if not isinstance(value, dict):
                         values[name] = value
@@ -209,6 +221,26 @@ class Course:
                         # Of a few examples that go round a table would be all zeros.
                         tables[name] = value
         return values, tables
+
+    def _evaluate(self, examples: Sequence[Example]) -> Measured:
+        return self.program.evaluate(self.cursor.step, examples, self._check_cancel)
+
+    def _in_memory(self, work: Callable[[], T]) -> T:
+        """Once more, in smaller parts, if memory runs out the first time. Raises OutOfMemory."""
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            if not self.learner.make_room():
+                needed = self.learner.memory_need(self.training.longest)
+                raise memory.OutOfMemory(memory.told(needed)) from error
+        # Not within `except`, where the error holds what was computed.
+        size = self.learner.micro_batch_tokens
+        log.warning("%s: out of memory, %d tokens at a time from now on", self.job_id, size)
+        self.cursor = replace(self.cursor, micro_batch_tokens=size)
+        self._must_save = True
+        return self._in_memory(work)
 
     def _rotating_examples(self) -> Sequence[Example]:
         """The validation examples that are due after this step, mostly none.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 
-import torch
-
+from foundation import memory
 from modeling.artifacts.artifact import ArtifactError
 
 from .checkpoint import CheckpointError
 from .course import Diverged
+from .memory import OutOfMemory, is_out_of_memory
 from .messages import Failed, Start
 
 
@@ -43,8 +43,11 @@ def describe(error: Exception, start: Start) -> Failed:
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             message = "The trainer's disk is full"
             return failed("insufficient_disk", message, is_user_error=False)
-        case _ if _is_out_of_memory(error):
-            return failed("out_of_memory", _memory_advice(start), is_user_error=False)
+        case OutOfMemory():
+            # It was tried with less at a time, or cannot be tried.
+            return failed("out_of_memory", str(error), is_user_error=True)
+        case _ if is_out_of_memory(error):
+            return failed("out_of_memory", _memory_advice(error, start), is_user_error=False)
         case _:
             message = f"The trainer failed: {type(error).__name__}: {error}"
             return failed("server_error", message, is_user_error=False)
@@ -55,14 +58,12 @@ def _advice(error: Diverged, start: Start) -> str:
     return f"{error}. Lower learning_rate_multiplier (it was {multiplier:g}) and try again."
 
 
-def _memory_advice(start: Start) -> str:
+def _memory_advice(error: Exception, start: Start) -> str:
+    kind = start.config.trainable.kind
+    others = "" if kind in ("lora", "prefix") else ", and so does the tuning lora or prefix"
+    available = memory.available_bytes()
+    there = f" There are {memory.gigabytes(available)} left ({error})." if available else ""
     return (
-        "The machine has too little memory for this job. Shorter examples help "
-        f"(up to {start.config.max_seq_len} tokens of each are used)."
+        f"The machine has too little memory for the tuning {kind} of this base.{there} A smaller base, or examples "
+        f"shorter than {start.config.max_seq_len} tokens, help{others}."
     )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # On a CPU torch raises a plain RuntimeError.
-    is_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return is_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)

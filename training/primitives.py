@@ -7,7 +7,7 @@ reads once a step: a device need not wait between micro-batches.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +21,13 @@ from dataset.examples import Example
 from modeling import attention, base
 from modeling.artifacts.artifact import Artifact
 from modeling.base import Precision
+from modeling.recompute import measure, recomputed
 from modeling.trainable.full import FullTrainable
 from modeling.trainable.lora import LoraTrainable
 from modeling.trainable.prefix import PrefixTrainable
 from modeling.trainable.trainable import PackedRow, Trainable
 
-from . import checkpoint
+from . import checkpoint, memory
 from .batches import MicroBatch
 from .checkpoint import Checkpoint, Cursor
 from .logprobs import Scores, score
@@ -130,6 +131,11 @@ class Learner:
         self._regularization = Regularization(model, model.get_input_embeddings(), config)
         self._step, self._num_passes = 1, 0
         """The step that is being made, and its passes up to now."""
+        self.micro_batch_tokens = config.micro_batch_tokens
+        """What programs compute at a time."""
+        self._recomputes = False
+        """Whether blocks are computed again in backward instead of kept: it takes time and changes no bit."""
+        self._is_half_stepped = False
 
     @property
     def device(self) -> torch.device:
@@ -166,10 +172,12 @@ class Learner:
         Returns the loss, undivided, and the scores that it is made of.
         """
         self._num_passes += 1
+        # Backward as well, for what is computed again there has the same noise.
         with self._regularization.drawn(batch, self._step, self._num_passes):
-            scores = self._score(batch)
-        value = loss(scores.logprobs, batch)
-        torch.autograd.backward(value / denominator)
+            with recomputed(self._model) if self._recomputes else nullcontext():
+                scores = self._score(batch)
+            value = loss(scores.logprobs, batch)
+            torch.autograd.backward(value / denominator)
         return value.detach(), Scores(scores.logprobs.detach(), scores.is_top)
 
     def optim_step(self, learning_rate: float, max_grad_norm: float) -> Tensor:
@@ -181,8 +189,9 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate * group["ratio"]
+        self._is_half_stepped = True
         self._optimizer.step()
-        self._is_at_start = False
+        self._is_at_start = self._is_half_stepped = False
         self._optimizer.zero_grad(set_to_none=True)
         self._trainable.refresh()
         self._step, self._num_passes = self._step + 1, 0
@@ -234,7 +243,47 @@ class Learner:
             steps = torch.tensor(float(saved.cursor.step), device=self.device)
             self._optimizer.state[parameter] = {"step": steps, **state}
         self._step = saved.cursor.step + 1
+        if saved.cursor.micro_batch_tokens is not None:
+            self.micro_batch_tokens = saved.cursor.micro_batch_tokens
+            self._recomputes = True
         return saved
+
+    def plan_memory(self, longest: int) -> None:
+        """Keep less for backward if keeping all would be much of the memory that there is.
+
+        `longest` is the size of the largest example. Raises OutOfMemory for a job that cannot fit even so.
+        """
+        need = self.memory_need(longest)
+        if need is None:
+            return
+        if not need.fits:
+            raise memory.OutOfMemory(memory.told(need))
+        self._recomputes = self._recomputes or need.must_recompute
+
+    def memory_need(self, longest: int) -> memory.Need | None:
+        """By what a short forward pass keeps; None where nobody says how much memory there is."""
+        batch = memory.probe(len(_head(self._model))).to(self.device)
+        kept = measure(self._model, lambda: self._score(batch))
+        num_tokens = max(self.micro_batch_tokens, longest) + self._config.num_virtual_tokens
+        parameters = list(self.parameters.values())
+        return memory.need(self._model, parameters, kept, num_tokens, longest)
+
+    def make_room(self) -> bool:
+        """After memory ran out: forget what was begun of a step and compute half as much at a time from now on.
+
+        False if that was done before, or if the parameters may have moved.
+        """
+        if self._is_half_stepped or self.micro_batch_tokens < self._config.micro_batch_tokens:
+            return False
+        self._optimizer.zero_grad(set_to_none=True)
+        # Those of rounded copies too.
+        self._model.zero_grad(set_to_none=True)
+        self.micro_batch_tokens = max(self.micro_batch_tokens // 2, 1)
+        self._recomputes = True
+        self._num_passes = 0
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return True
 
     def artifact(self) -> Artifact:
         """A copy of what is in training."""

@@ -71,6 +71,7 @@ class JobRunner:
             resumed = _restore(learner, start, model, training)
             if resumed:
                 program.load_state(resumed.program)
+            learner.plan_memory(training.longest)
             course = Course(
                 job_id=start.job_id,
                 config=config,

@@ -86,7 +86,7 @@ class ClassificationProgram(Program):
         # The prompt is there once, and the budget is for what stands behind it.
         for batch in micro_batches(
             units,
-            self._config.micro_batch_tokens + len(prompt),
+            self._learner.micro_batch_tokens + len(prompt),
             num_virtual_tokens=self._config.num_virtual_tokens,
         ):
             check_stop()

@@ -206,7 +206,7 @@ class DpoProgram(Program):
         units = [[ScoredRow.of(each) for each in example.sequences] for example in examples]
         config = self._config
         for batch in micro_batches(
-            units, config.micro_batch_tokens, num_virtual_tokens=config.num_virtual_tokens
+            units, self._learner.micro_batch_tokens, num_virtual_tokens=config.num_virtual_tokens
         ):
             yield batch.to(self._learner.device)
 

@@ -75,7 +75,7 @@ class SupervisedProgram(Program):
         units = [[ScoredRow.of(example)] for example in examples]
         config = self._config
         for batch in micro_batches(
-            units, config.micro_batch_tokens, num_virtual_tokens=config.num_virtual_tokens
+            units, self._learner.micro_batch_tokens, num_virtual_tokens=config.num_virtual_tokens
         ):
             yield batch.to(self._learner.device)
 
