@@ -17,8 +17,8 @@ from api.fine_tuning import graders
 from api.fine_tuning import jobs as fine_tuning_jobs
 from api.fine_tuning import permissions as fine_tuning_permissions
 from api.gateway import classifications, inference, stored_completions
-from api.luthier import aliases, probes
-from api.models import artifacts, models
+from api.luthier import aliases, probes, signing_key
+from api.models import artifacts, exports, imports, models
 from api.organization import admin_keys as organization_admin_keys
 from api.organization import project_keys as organization_project_keys
 from api.organization import projects as organization_projects
@@ -78,6 +78,9 @@ def create_app(settings: Settings) -> FastAPI:
         graders,
         artifacts,
         classifications,
+        exports,
+        imports,
+        signing_key,
         aliases,
         probes,
         models,

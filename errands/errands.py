@@ -7,6 +7,7 @@ on a thread of its own.
 from __future__ import annotations
 
 import threading
+from importlib.util import find_spec
 
 from errands.batches.gateway import Gateway
 from foundation.settings import Settings
@@ -14,8 +15,11 @@ from storage.blobs.blobs import open_store
 from storage.database import Refusal, refuse, sessions, sync_engine
 from storage.worker_folder import Folder
 
+TRANSFER_SLOTS = 1
+"""Exports read and write gigabytes, and compute: one at a time."""
 SLOTS = 12
 """Tasks at a time."""
+_OF_MODELS = ("modeling", "torch", "gguf")
 BATCH_SLOTS = 8
 """Batches take hours: so many at a time, and the other slots are for messages that need none."""
 
@@ -35,6 +39,8 @@ class Errands:
         self.folder = Folder(settings.data_dir / "errands")
         self.leaving: set[str] = set()
         """Batches that give way to others: one at a time, or all would for the one that waits."""
+        self.knows_models = all(map(find_spec, _OF_MODELS))
+        """Whether exports and imports can be done on this host, by a process of their own."""
         self.is_stopping = threading.Event()
 
     @property

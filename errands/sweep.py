@@ -1,4 +1,4 @@
-"""The errands' sweep rings for batches, and blobs that no batch needs any more are taken away."""
+"""The errands' sweeps ring for batches and transfers, and blobs that no batch needs any more are taken away."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from functools import partial
 from errands.batches import output as batch_output
 from storage import queue
 from storage.inference.batches import BatchRow
+from storage.models.transfers import TransferRow
 from storage.rounds import Rounds
 from storage.sweep import Sweep
 
 from .errands import BATCH_SLOTS, Errands
 
 _LOCK = 7_021_530_914
+MAX_TRANSFER_RINGS = 4
+_KINDS = (BatchRow, TransferRow)
+_TRANSFERS_LOCK = 7_021_530_918
 
 
 def of_batches(errands: Errands) -> Sweep:
@@ -24,6 +28,20 @@ def of_batches(errands: Errands) -> Sweep:
         limit=BATCH_SLOTS,
         lock=_LOCK,
         interval_s=5.0,
+        frees=_KINDS,
+    )
+
+
+def of_transfers(errands: Errands) -> Sweep:
+    return Sweep(
+        errands,
+        TransferRow,
+        queue_name=queue.ERRANDS_QUEUE,
+        ring=partial(queue.run_errand, queue.RUN_TRANSFER),
+        limit=MAX_TRANSFER_RINGS,
+        lock=_TRANSFERS_LOCK,
+        interval_s=5.0,
+        frees=_KINDS,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from celery import signals
 
 from errands.batches import run as batch_run
+from errands.transfers import run as transfer_run
 from foundation.errors import LuthierError
 from foundation.settings import Settings
 from storage import celery_process, queue
@@ -28,7 +29,7 @@ class _Process:
     """What this process holds, between Celery's signals."""
 
     errands: Errands
-    sweep: Sweep
+    sweeps: tuple[Sweep, ...]
     cleanup: BatchCleanup
     webhooks: Webhooks
 
@@ -36,6 +37,11 @@ class _Process:
 @queue.app.task(name=queue.RUN_BATCH, max_retries=0)
 def run_batch(batch_id: str) -> None:
     batch_run.run(_Process.errands, batch_id)
+
+
+@queue.app.task(name=queue.RUN_TRANSFER, max_retries=0)
+def run_transfer(transfer_id: str) -> None:
+    transfer_run.run(_Process.errands, transfer_id)
 
 
 @signals.worker_init.connect
@@ -49,7 +55,7 @@ def _open(**_: Any) -> None:
         raise SystemExit(str(error)) from error
     check_schema(errands.engine)
     _Process.errands = errands
-    _Process.sweep = sweep.of_batches(errands)
+    _Process.sweeps = (sweep.of_batches(errands), sweep.of_transfers(errands))
     _Process.cleanup = BatchCleanup(errands)
     _Process.webhooks = Webhooks(
         errands.sessions, allow_private=errands.settings.webhook_allow_private
@@ -58,7 +64,8 @@ def _open(**_: Any) -> None:
 
 @signals.worker_ready.connect
 def _begin(**_: Any) -> None:
-    _Process.sweep.start()
+    for each in _Process.sweeps:
+        each.start()
     _Process.cleanup.start()
     _Process.webhooks.start()
 
@@ -66,7 +73,8 @@ def _begin(**_: Any) -> None:
 @signals.worker_shutting_down.connect
 def _stop(**_: Any) -> None:
     # In a signal handler: only raise flags.
-    _Process.sweep.stop()
+    for each in _Process.sweeps:
+        each.stop()
     _Process.cleanup.stop()
     _Process.webhooks.stop()
     _Process.errands.stop()

@@ -12,6 +12,7 @@ LuthierError
 │   │   ├── JobNotFound
 │   │   ├── ModelNotFound
 │   │   ├── PermissionNotFound
+│   │   ├── TransferNotFound
 │   │   └── UploadNotFound
 │   └── TooLarge             413
 ├── Unavailable              503  try again later
@@ -147,6 +148,11 @@ class PermissionNotFound(NotFound):
             param="permission_id",
             code="permission_not_found",
         )
+
+
+class TransferNotFound(NotFound):
+    def __init__(self, kind: str, transfer_id: str) -> None:
+        super().__init__(f"No such {kind}: {transfer_id}", param="id")
 
 
 class UploadNotFound(NotFound):

@@ -42,12 +42,12 @@ def check_base_folder(folder: Path) -> None:
         raise BaseFolderError(
             "tokenizer_config.json asks to run code of its own (auto_map), which is refused"
         )
-    for shard in _shards(folder):
+    for shard in weight_files(folder):
         _check_shard(shard)
 
 
-def _shards(folder: Path) -> list[Path]:
-    """The weight files, from the index where there is one."""
+def weight_files(folder: Path) -> list[Path]:
+    """From the index where there is one. Raises `BaseFolderError`."""
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     index = folder / "model.safetensors.index.json"

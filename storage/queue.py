@@ -11,9 +11,10 @@ from celery import Celery
 
 RUN_JOB = "worker.run_job"
 RUN_BATCH = "worker.run_batch"
+RUN_TRANSFER = "worker.run_transfer"
 TRAIN_QUEUE = "train"
 ERRANDS_QUEUE = "errands"
-"""What needs no trainer: batches, deliveries of webhooks."""
+"""What needs no trainer: batches, deliveries of webhooks, exports and imports."""
 MAX_RINGS = 256
 """Messages that may wait for workers of jobs: more workers than that are not idle at a time."""
 KEY_PREFIX = "luthier:"

@@ -7,7 +7,14 @@ from .database import Base
 from .files import files, upload_parts, uploads  # noqa: F401
 from .inference import batch_chunks, batches, stored_completions  # noqa: F401
 from .jobs import checkpoints, events, jobs  # noqa: F401
-from .models import aliases, artifacts, models, permissions  # noqa: F401
+from .models import (  # noqa: F401
+    aliases,
+    artifacts,
+    models,
+    permissions,
+    signing_keys,
+    transfers,
+)
 from .organization import api_keys, projects, service_accounts, usage  # noqa: F401
 from .webhooks import deliveries, webhooks  # noqa: F401
 

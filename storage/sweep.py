@@ -41,19 +41,24 @@ class Sweep(Rounds):
         limit: int,
         lock: int,
         interval_s: float,
+        frees: tuple[type[Leased], ...] = (),
     ) -> None:
-        """`lock`: any number will do, as long as every process uses the same for the kind of row."""
+        """`lock`: any number will do, as long as every process uses the same for the kind of row.
+
+        `frees` are all the kinds that such owners work on, if that is more than one: a dead owner is found once.
+        """
         super().__init__()
         self.interval_s = interval_s
         self._owner = owner
         self._kind = kind
+        self._frees = frees or (kind,)
         self._queue_name = queue_name
         self._ring = ring
         self._limit = limit
         self._lock = lock
 
     def once(self) -> None:
-        free_leases_of_dead(self._owner, self._kind)
+        free_leases_of_dead(self._owner, *self._frees)
         with self._owner.sessions.begin() as session:
             if not try_lock(session, self._lock):
                 return
@@ -64,10 +69,11 @@ class Sweep(Rounds):
                 self._ring(id)
 
 
-def free_leases_of_dead(owner: LeaseOwner, kind: type[Leased]) -> None:
+def free_leases_of_dead(owner: LeaseOwner, *kinds: type[Leased]) -> None:
     """Free at once what processes of the same data directory held when they were killed."""
     with owner.folder.dead() as names:
         if names:
             with owner.sessions.begin() as session:
-                leases.expire(session, kind, names)
+                for kind in kinds:
+                    leases.expire(session, kind, names)
             log.info("sweep.freed_leases_of_dead", names=names)

@@ -16,7 +16,7 @@ from storage.blobs.blobs import BlobStore
 from storage.files import files, upload_parts, uploads
 from storage.inference import stored_completions
 from storage.jobs import jobs
-from storage.models import artifacts
+from storage.models import artifacts, transfers
 from storage.rounds import Rounds
 from worker.job import publish
 
@@ -57,6 +57,7 @@ class Cleanup(Rounds):
     def _remove_expired(self) -> None:
         with self._sessions.begin() as session:
             expired = files.remove_expired(session) + uploads.remove_expired(session)
+            expired += transfers.remove_expired(session)
             stored_completions.remove_expired(session)
             idempotency_keys.remove_expired(session)
         publish.delete(self._blobs, expired)
@@ -79,6 +80,7 @@ class Cleanup(Rounds):
             *((prefix, artifacts.known_keys) for prefix in artifact_keys.PREFIXES),
             ("files/", files.known_keys),
             ("uploads/", upload_parts.known_keys),
+            (transfers.BLOB_PREFIX, transfers.known_keys),
         ):
             for keys in _batches(self._blobs.list(prefix)):
                 with self._sessions() as session:

@@ -165,7 +165,9 @@ def _create(
     body.check()
     asked = body.model or DEFAULT_MODEL
     start = _starting_point(session, caller, asked, settings, catalogue)
-    fine_tuning_jobs.check_files(session, caller, body.training_file, body.validation_file)
+    data_sha256 = fine_tuning_jobs.check_files(
+        session, caller, body.training_file, body.validation_file
+    )
     row = fine_tuning_jobs.new_row(
         caller,
         "ft-",
@@ -173,6 +175,7 @@ def _create(
         training_file=body.training_file,
         validation_file=body.validation_file,
         method=body.method,
+        data_sha256=data_sha256,
         hyperparameters=body.hyperparameters(),
         suffix=body.suffix,
         seed=None,

@@ -194,7 +194,7 @@ def _create(
     start = starting_point(session, caller, body.model, settings, catalogue, body.tuning)
     _check_control(body, start, settings, catalogue)
     _check_context(body, start, catalogue)
-    check_files(session, caller, body.training_file, body.validation_file)
+    data_sha256 = check_files(session, caller, body.training_file, body.validation_file)
     integrations = [i.model_dump(exclude_none=True) for i in body.integrations or ()]
     row = new_row(
         caller,
@@ -209,6 +209,7 @@ def _create(
         seed=body.seed,
         metadata_=body.metadata,
         integrations=integrations or None,
+        data_sha256=data_sha256,
     )
     return jobs.create(session, row)
 
@@ -337,8 +338,12 @@ def new_row(
 
 def check_files(
     session: Session, caller: Caller, training_file: str, validation_file: str | None
-) -> None:
-    """Raises InvalidRequest unless they are the project's, and meant for training."""
+) -> dict[str, str]:
+    """What they hold, as SHA-256 by the names of these parameters.
+
+    Raises InvalidRequest unless they are the project's, and meant for training.
+    """
+    found = {}
     params = {"training_file": training_file, "validation_file": validation_file}
     for param, file_id in params.items():
         if file_id is None:
@@ -352,6 +357,8 @@ def check_files(
                 f"it with the purpose '{TRAINING_PURPOSE}'",
                 param=param,
             )
+        found[param] = file.sha256
+    return found
 
 
 def _metadata_filter(request: Request) -> dict[str, str] | Literal["null"] | None:

@@ -1,4 +1,4 @@
-"""/v1/models, and the weights of a tuned model.
+"""/v1/models, the weights of a tuned model, exports and imports.
 
 Begin with `models`.
 """

@@ -17,7 +17,7 @@ from api.blobs import delete_blobs
 from api.wiring import Wired
 from foundation.errors import ModelNotFound, ModelNotServed, NotFound, PermissionDenied
 from foundation.settings import Settings
-from storage.models import aliases, artifacts, models
+from storage.models import aliases, artifacts, models, transfers
 from storage.models.artifacts import ArtifactRow
 from storage.models.base_models import Catalogue
 from storage.models.models import ModelRow
@@ -81,7 +81,7 @@ async def delete_model(model: str, caller: ProjectCaller, wiring: Wired) -> Mode
         raise PermissionDenied(f"The model '{model}' is a base model and cannot be deleted.")
     artifact, keys = await wiring.database.run(_remove, caller.project_id, model)
     await delete_blobs(wiring.blobs, keys)
-    if artifact is not None and keys:
+    if artifact is not None:
         await wiring.backends.unload(artifact.base_model, artifact.id)
     return ModelDeleted(id=model)
 
@@ -112,6 +112,9 @@ def _retrieve(
 
 
 def _remove(session: Session, project_id: str, name: str) -> tuple[ArtifactRow | None, list[str]]:
-    """The model's artifact, and its blob's key if nothing refers to it any more."""
+    """The model's artifact if nothing refers to it any more, and the keys of its blob and of the model's exports."""
+    exports = transfers.blob_keys_of_model(session, project_id, name)
     artifact_id = models.remove(session, project_id, name)
-    return artifacts.get(session, artifact_id), artifacts.remove_unused(session, [artifact_id])
+    artifact = artifacts.get(session, artifact_id)
+    unused = artifacts.remove_unused(session, [artifact_id])
+    return artifact if unused else None, unused + exports

@@ -11,7 +11,9 @@ client.adapters.download(model, "my-adapter")
 
 from __future__ import annotations
 
-from .adapters import AdapterArchiveError
+from .archives import AdapterArchiveError
 from .client import Luthier
+from .manifests import ManifestError
+from .transfers import TransferFailed
 
-__all__ = ["AdapterArchiveError", "Luthier"]
+__all__ = ["AdapterArchiveError", "Luthier", "ManifestError", "TransferFailed"]

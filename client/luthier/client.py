@@ -1,4 +1,4 @@
-"""`Luthier`: `openai.OpenAI` with another default address and three more resources."""
+"""`Luthier`: `openai.OpenAI` with another default address and more resources."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from openai import OpenAI
 
 from .adapters import Adapters
 from .aliases import Aliases
+from .exports import Exports
+from .imports import Imports
 from .jobs import Jobs
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
@@ -51,6 +53,16 @@ class Luthier(OpenAI):
     def adapters(self) -> Adapters:
         """The weights of tuned models."""
         return Adapters(self)
+
+    @cached_property
+    def exports(self) -> Exports:
+        """Tuned models for use elsewhere."""
+        return Exports(self)
+
+    @cached_property
+    def imports(self) -> Imports:
+        """Adapters that were trained elsewhere."""
+        return Imports(self)
 
 
 def base_url_from_env() -> str:

@@ -10,32 +10,13 @@ import time
 from collections.abc import Callable
 
 from errands.errands import Errands
-from foundation.errors import Unavailable
+from errands.patience import Patience
 from storage.held_lease import HeldLease
 from storage.inference.batches import BatchRow
 from storage.leases import Claim, Stopped
 
 LOOK_S = 1.0
 """Also how soon a batch hears that it was cancelled."""
-PATIENCE_S = 15.0
-
-
-class Patience:
-    """For so long a database is asked again that does not answer; the first time in any case."""
-
-    def __init__(self, errands: Errands) -> None:
-        self._errands = errands
-        self._ends_at: float | None = None
-
-    def check(self) -> float:
-        """Until when, on the monotonic clock. Raises Unavailable and Stopped."""
-        if self._ends_at is None:
-            self._ends_at = time.monotonic() + PATIENCE_S
-        elif self._errands.is_stopping.is_set():
-            raise Stopped
-        elif time.monotonic() > self._ends_at:
-            raise Unavailable(f"the database has not answered for {PATIENCE_S:.0f} seconds")
-        return self._ends_at
 
 
 class BatchLease(HeldLease[BatchRow]):

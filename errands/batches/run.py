@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy import exc
 
 from errands.errands import BATCH_SLOTS, Errands
+from errands.patience import Patience
 from foundation.crash_points import crash_point
 from foundation.errors import BlobError, Unavailable
 from storage import leases, queue
@@ -21,7 +22,7 @@ from . import input as batch_input
 from . import lines as batch_lines
 from . import output as batch_output
 from .input import InputGone, Line
-from .lease import BatchLease, Patience
+from .lease import BatchLease
 from .lines import TurnOver
 
 CRASH_POINTS = (

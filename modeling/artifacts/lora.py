@@ -56,6 +56,8 @@ NEUTRAL_OPTIONS: dict[str, tuple[Any, ...]] = {
 NEUTRAL_INITS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 _OPTIONAL = ("use_rslora", "rank_pattern", "alpha_pattern")
+_PLAIN_PATTERN = re.compile(r"\w+(\.\w+)*")
+"""Of PEFT's patterns for ranks and alphas those that mean the end of a name and nothing else."""
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 
 
@@ -294,6 +296,11 @@ def _from_peft(raw: dict[str, Any]) -> AdapterConfig:
             raise ValueError(f"rank {rank} is not between 1 and {MAX_RANK}")
     if not all(map(math.isfinite, (config.alpha, *config.alpha_pattern.values()))):
         raise ValueError("alpha is not a finite number")
+    for key in (*config.rank_pattern, *config.alpha_pattern):
+        if not _PLAIN_PATTERN.fullmatch(key):
+            raise ValueError(
+                f"the pattern {key!r} is a regular expression; give the modules' names instead"
+            )
     return config
 
 

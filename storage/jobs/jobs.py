@@ -74,6 +74,8 @@ class JobRow(Leased, Base):
     created_at: Mapped[CreatedAt]
     finished_at: Mapped[Timestamp | None]
     estimated_finish: Mapped[Timestamp | None]
+    data_sha256: Mapped[Json | None]
+    """Of the files that it was given, by the fields that name them; None where an earlier version made it."""
     trained_tokens: Mapped[Int64 | None]
     fine_tuned_model: Mapped[str | None]
     result_files: Mapped[list[str]] = mapped_column(default=list)

@@ -48,6 +48,8 @@ class BaseModel:
     """Tokens, prompt and reply together."""
     family: str = "llama"
     """`llama`, `qwen` or another; the automatic learning rate depends on it."""
+    license: str | None = None
+    """Under which its weights may be used and what is made of them, as SPDX names it; for the cards of exports."""
     document_end: str | None = None
     """The token that ended each text when the base was made, where that is not the end of a chat's turn."""
 
@@ -160,8 +162,9 @@ def _render(base: BaseModel) -> str:
     lines = [f"[{json.dumps(base.id)}]"]
     for name in ("source", "revision", "max_seq_len", "family"):
         lines.append(f"{name} = {json.dumps(getattr(base, name))}")
-    if base.document_end is not None:
-        lines.append(f"document_end = {json.dumps(base.document_end)}")
+    for name in ("license", "document_end"):
+        if (value := getattr(base, name)) is not None:
+            lines.append(f"{name} = {json.dumps(value)}")
     lines.append(f"aliases = {json.dumps(list(base.aliases))}")
     return "\n".join(lines) + "\n"
 

@@ -14,7 +14,7 @@ from foundation.settings import Settings
 from storage.files import uploads
 from storage.inference import batches, stored_completions
 from storage.jobs import checkpoints
-from storage.models import aliases, permissions
+from storage.models import aliases, permissions, transfers
 from storage.webhooks import webhooks
 from tests.api.fine_tuning.test_jobs import create
 from tests.api.stack import Api, Tenant
@@ -32,6 +32,7 @@ def routes(app: FastAPI) -> list[tuple[str, str]]:
 ROUTES = routes(create_app(Settings()))
 # An admin key's routes belong to no project: tests/api/organization/test_organization.py has those.
 OF_PROJECTS = [route for route in ROUTES if not route[1].startswith("/v1/organization/")]
+OF_EVERYBODY = ("/v1/webhook_event_types", "/v1/luthier/signing_key")
 WITH_AN_ID = [(method, path) for method, path in OF_PROJECTS if "{" in path]
 BODIES: dict[str, Any] = {
     "/v1/fine_tuning/jobs": {"model": "tiny-random", "training_file": "{file_id}"},
@@ -43,6 +44,8 @@ BODIES: dict[str, Any] = {
     "/v1/luthier/aliases": {"alias": "another-name", "model": "{model}"},
     "/v1/fine_tuning/checkpoints/{fine_tuned_model_checkpoint}/permissions": {"project_ids": ["x"]},
 }
+BODIES["/v1/luthier/models/{model}/export"] = {"format": "peft"}
+BODIES["/v1/luthier/imports"] = {"model": "tiny-random", "file_id": "{file_id}"}
 BODIES["/v1/uploads/{upload_id}/complete"] = {"part_ids": []}
 BODIES["/v1/webhook_endpoints/{webhook_endpoint_id}"] = {"name": "another"}
 BODIES["/v1/webhook_endpoints/{webhook_endpoint_id}/test"] = {"event_type": "batch.failed"}
@@ -58,6 +61,8 @@ UNKNOWN = {
     "alias": "alias-unknown",
     "model": "ft:tiny-random:acme::unknown1",
     "webhook_endpoint_id": "we_unknown",
+    "export_id": "export-unknown",
+    "import_id": "import-unknown",
 }
 
 
@@ -98,6 +103,13 @@ def owned(api: Api, owner: Tenant) -> dict[str, str]:
             metadata=None,
             output_expires_after_s=None,
         )
+        own: Any = {
+            "project_id": owner.project_id,
+            "base_model": "tiny-random",
+            "owned_by": "acme",
+        }
+        export = transfers.create(session, "export", model=shared.name, format="peft", **own)
+        imported = transfers.create(session, "import", file_id=job.training_file, **own)
         upload = uploads.create(
             session,
             project_id=owner.project_id,
@@ -117,6 +129,8 @@ def owned(api: Api, owner: Tenant) -> dict[str, str]:
         "fine_tune_id": fine_tune["id"],
         "model": api.tuned_model(owner).name,
         "webhook_endpoint_id": endpoint.id,
+        "export_id": export.id,
+        "import_id": imported.id,
     }
 
 
@@ -160,7 +174,7 @@ def test_another_project_s_id_answers_as_an_unknown_one(
     [
         route
         for route in OF_PROJECTS
-        if "{" not in route[1] and route[0] == "GET" and route[1] != "/v1/webhook_event_types"
+        if "{" not in route[1] and route[0] == "GET" and route[1] not in OF_EVERYBODY
     ],
     ids=" ".join,
 )

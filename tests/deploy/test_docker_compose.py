@@ -154,12 +154,12 @@ def test_gateway_knows_the_inference_server_by_its_name_and_base() -> None:
     assert Catalogue.load(None, {}).get(base) is not None
 
 
-def test_errands_reach_the_api_and_need_no_models() -> None:
+def test_errands_reach_the_api_and_have_models_to_export() -> None:
     found = services()
     command = found["api"]["command"]
     port = command[command.index("--port") + 1]
     assert found["errands"]["environment"]["LUTHIER_API_URL"] == f"http://api:{port}"
-    assert found["errands"]["image"] == found["api"]["image"]
+    assert found["errands"]["image"] == found["worker"]["image"]
 
 
 def test_base_models_are_written_by_one_and_read_by_the_others() -> None:
@@ -171,6 +171,7 @@ def test_base_models_are_written_by_one_and_read_by_the_others() -> None:
     assert mounts == {
         "bases": ["bases:/srv/bases"],
         "worker": ["bases:/srv/bases:ro"],
+        "errands": ["bases:/srv/bases:ro"],
         "serving": ["bases:/srv/bases:ro"],
     }
 

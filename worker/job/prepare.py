@@ -14,6 +14,7 @@ from dataset.validation import InvalidFile, Role, validate
 from foundation.crash_points import crash_point
 from foundation.documents import reader_of
 from foundation.errors import BlobCorrupt, BlobMissing
+from storage.blobs import archive
 from storage.files import files
 from storage.files.files import FileRow
 from storage.jobs import events
@@ -26,7 +27,7 @@ from worker.endings import JobFailed, Setback
 from worker.lease import Lease
 from worker.worker import Worker
 
-from . import archive, classes, control, resolve, resume, trainables
+from . import classes, control, resolve, resume, trainables
 from .architecture import Architecture
 
 READ_BYTES = 1 << 16

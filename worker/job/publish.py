@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from foundation.crash_points import crash_point
 from foundation.errors import LuthierError, ModelNotFound
-from storage.blobs import artifact_keys
+from storage.blobs import archive, artifact_keys
 from storage.blobs.blobs import BlobInfo, BlobStore
 from storage.database import Json
 from storage.ids import new_id
@@ -24,7 +24,7 @@ from training.checkpoint_folder import SavedArtifact, artifact_of
 from training.messages import CheckpointSaved, StepMetrics
 from worker.lease import Lease
 
-from . import archive, control, progress
+from . import control, progress
 
 _CHECKPOINT = ":ckpt-step-"
 EARLY_STOPPING = "early_stopping"

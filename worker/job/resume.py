@@ -8,11 +8,10 @@ import structlog
 from sqlalchemy.orm import Session
 
 from foundation.errors import BlobCorrupt, BlobMissing
+from storage.blobs import archive
 from storage.blobs.blobs import BlobStore
 from storage.jobs import events
 from worker.lease import Lease
-
-from . import archive
 
 log = structlog.get_logger()
 

@@ -58,6 +58,9 @@ def add(
     max_seq_len: Annotated[
         int | None, typer.Option(min=1, help="Tokens; by default what a directory's config says.")
     ] = None,
+    license: Annotated[
+        str | None, typer.Option(help="Of its weights, for the cards of exports: apache-2.0, ...")
+    ] = None,
     document_end: Annotated[
         str | None,
         typer.Option(
@@ -80,6 +83,7 @@ def add(
             source=source,
             revision=revision,
             aliases=tuple(alias or ()),
+            license=license,
             document_end=document_end,
             **fields,
         )

@@ -12,7 +12,7 @@ from luthier.client import Luthier
 from .connection import connected
 from .output import AsJson, print_list, print_object
 
-app = typer.Typer(help="List, delete and download models.", no_args_is_help=True)
+app = typer.Typer(help="List, delete, download and import models.", no_args_is_help=True)
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL")]
 
@@ -48,3 +48,20 @@ def download(
 ) -> None:
     """Download a tuned model's weights; a LoRA adapter becomes a PEFT directory."""
     typer.echo(f"Wrote {client.adapters.download(model, path)}")
+
+
+@app.command("import")
+@connected
+def import_adapter(
+    client: Luthier,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A LoRA adapter of PEFT's.")],
+    base: Annotated[str, typer.Option(help="The base model that it was trained on.")],
+    suffix: Annotated[str | None, typer.Option(help="Part of the new model's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="An alias to call it by.")] = None,
+) -> None:
+    """Make a model of a LoRA adapter that was trained elsewhere, with TRL, Unsloth or another."""
+    model = client.imports.upload(directory, base, suffix=suffix)
+    typer.echo(f"Model: {model}")
+    if name is not None:
+        client.aliases.bind(name, model)
+        typer.echo(f"Alias: {name}")

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from foundation.errors import FileNotFound
-from storage.blobs import artifact_keys
+from storage.blobs import archive, artifact_keys
 from storage.files import files
 from storage.jobs import jobs
 from tests.factories import colour_rows
 from tests.worker.scene import FAKE, Scene, script
-from worker.job import archive
 from worker.job.run import run
 
 

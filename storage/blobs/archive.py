@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import Any, cast
 
-from storage.blobs.blobs import BlobInfo, BlobStore
+from .blobs import BlobInfo, BlobStore
 
 _BLOCK_BYTES = 1 << 20
 

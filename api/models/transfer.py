@@ -1,0 +1,20 @@
+"""What exports and imports have in common on the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel
+
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class TransferError(BaseModel):
+    code: str
+    message: str
+    param: str | None
+
+
+def seconds(moment: datetime | None) -> int | None:
+    return int(moment.timestamp()) if moment else None
