@@ -16,6 +16,10 @@ class Architecture:
     num_blocks: int
     num_parameters: int
     """Of its matrices, which is about all of them."""
+    parameters_per_block: int
+    parameters_per_virtual_token: int
+    """Trainable parameters that one more token of a prefix adds."""
+    head_parameters: int
 
     @classmethod
     def read(cls, config: Mapping[str, Any], family: str) -> Architecture:
@@ -31,6 +35,14 @@ class Architecture:
         num_blocks = int(config["num_hidden_layers"])
         block = 2 * hidden * (query + keys) + 3 * hidden * inner
         is_tied = bool(config.get("tie_word_embeddings", False))
-        embeddings = int(config.get("vocab_size") or 0) * hidden * (1 if is_tied else 2)
-        num_parameters = block * num_blocks + embeddings
-        return cls(hidden, family, layer * num_blocks, num_blocks, num_parameters)
+        head = int(config.get("vocab_size") or 0) * hidden
+        return cls(
+            hidden_size=hidden,
+            family=family,
+            parameters_per_rank=layer * num_blocks,
+            num_blocks=num_blocks,
+            num_parameters=block * num_blocks + head * (1 if is_tied else 2),
+            parameters_per_block=block,
+            parameters_per_virtual_token=2 * keys * num_blocks,
+            head_parameters=head,
+        )

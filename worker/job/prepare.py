@@ -27,7 +27,7 @@ from worker.endings import JobFailed, Setback
 from worker.lease import Lease
 from worker.worker import Worker
 
-from . import classes, control, resolve, resume, trainables
+from . import classes, control, resolve, resume, room, trainables
 from .architecture import Architecture
 
 READ_BYTES = 1 << 16
@@ -237,6 +237,7 @@ def _resolve(
         seed=job.seed,
         init_artifact=init_artifact,
     )
+    room.check(resolved.config.trainable, architecture)
     if labels is not None:
         resolved = classes.with_labels(resolved, labels)
     numbers = {
