@@ -24,6 +24,7 @@ from modeling.base import Precision
 from modeling.recompute import measure, recomputed
 from modeling.trainable.full import FullTrainable
 from modeling.trainable.lora import LoraTrainable
+from modeling.trainable.output_layers import OutputLayersTrainable
 from modeling.trainable.prefix import PrefixTrainable
 from modeling.trainable.trainable import PackedRow, Trainable
 
@@ -32,7 +33,7 @@ from .batches import MicroBatch
 from .checkpoint import Checkpoint, Cursor
 from .logprobs import Scores, score
 from .losses import Loss
-from .messages import Full, Lora, Prefix, TrainConfig
+from .messages import Full, Lora, OutputLayers, Prefix, TrainConfig
 from .regularization import Regularization
 
 _BETAS = (0.9, 0.95)
@@ -81,7 +82,7 @@ def _check_head(model: PreTrainedModel) -> None:
         raise UnsupportedBase("the base's output layer is more than a product with a matrix")
 
 
-def _attach(model: PreTrainedModel, config: TrainConfig) -> Trainable:
+def _attach(model: PreTrainedModel, config: TrainConfig, scratch: Path | None) -> Trainable:
     """Put what is to be trained onto the base."""
     match config.trainable:
         case Lora() as lora:
@@ -97,6 +98,13 @@ def _attach(model: PreTrainedModel, config: TrainConfig) -> Trainable:
             return PrefixTrainable(model, num_virtual_tokens=number, seed=config.seed)
         case Full():
             return FullTrainable(model)
+        case OutputLayers() as layers:
+            return OutputLayersTrainable(
+                model,
+                num_blocks=layers.num_blocks,
+                train_head=layers.train_head,
+                scratch=scratch,
+            )
         case other:
             raise ValueError(f"this version trains nothing of the kind '{other.kind}'")
 
@@ -116,10 +124,13 @@ class Learner:
     It sits in the model from construction to `close`. Batches lie on its device.
     """
 
-    def __init__(self, model: PreTrainedModel, config: TrainConfig) -> None:
+    def __init__(
+        self, model: PreTrainedModel, config: TrainConfig, scratch: Path | None = None
+    ) -> None:
+        """`scratch` is a folder for what is quicker read than computed again; None keeps nothing."""
         self._model = model
         self._config = config
-        self._trainable = _attach(model, config)
+        self._trainable = _attach(model, config, scratch)
         self.parameters = self._trainable.parameters
         self._is_at_start = True
         self._optimizer = torch.optim.AdamW(

@@ -65,7 +65,7 @@ class JobRunner:
         config = start.config
         training = Dataset.open(Path(start.training_set))
         validation = Dataset.open(Path(start.validation_set)) if start.validation_set else None
-        learner = Learner(model, config)
+        learner = Learner(model, config, Path(start.output_dir))
         try:
             program = program_of(config, learner)
             resumed = _restore(learner, start, model, training)

@@ -27,7 +27,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "output_layers": ("blocks", "head"),
     "full": (),
 }
-AVAILABLE_TUNINGS = ("lora", "prefix", "full")
+AVAILABLE_TUNINGS = ("lora", "prefix", "output_layers", "full")
 """Those of them that a job can be trained by."""
 
 

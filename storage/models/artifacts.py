@@ -11,7 +11,7 @@ from storage.database import Base, CreatedAt, Int64, Json
 
 SERVED_KINDS = frozenset({"lora", "prefix", "output_layers", "full"})
 """Kinds that the inference servers serve, on top of a base or in its place."""
-TRAINABLE_FROM = frozenset({"lora", "prefix", "full"})
+TRAINABLE_FROM = frozenset({"lora", "prefix", "output_layers", "full"})
 """Kinds that training goes on from."""
 
 

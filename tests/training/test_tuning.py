@@ -13,6 +13,7 @@ from training.messages import (
     CheckpointSaved,
     Failed,
     Full,
+    OutputLayers,
     Report,
     Started,
     StepMetrics,
@@ -22,7 +23,11 @@ from training.messages import (
 from training.primitives import load_base
 from training.process import JobRunner
 
-KINDS: list[Trainable] = [Full()]
+KINDS: list[Trainable] = [
+    Full(),
+    OutputLayers(num_blocks=1),
+    OutputLayers(num_blocks=2, train_head=True),
+]
 
 
 def steps_of(reports: list[Report]) -> list[StepMetrics]:
@@ -55,7 +60,7 @@ def test_it_learns(unbroken: tuple[Trainable, list[Report]]) -> None:
     assert metrics[-1].values["train_loss"] < 0.9 * metrics[0].values["train_loss"]
 
 
-@pytest.mark.parametrize("killed_at", [1, 5, 7])
+@pytest.mark.parametrize("killed_at", [4, pytest.param(5, marks=pytest.mark.slow)])
 def test_killed_job_resumes_bit_for_bit(
     unbroken: tuple[Trainable, list[Report]], base_path: Path, tmp_path: Path, killed_at: int
 ) -> None:
@@ -86,7 +91,7 @@ def test_job_goes_on_from_a_model_of_its_kind(
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_one_batch_overfits(base_path: Path, tmp_path: Path, kind: Trainable) -> None:
-    numbers = {"n_epochs": 20, "batch_size": 3, "warmup_steps": 5, "learning_rate": 1e-2}
+    numbers = {"n_epochs": 20, "batch_size": 3, "warmup_steps": 2, "learning_rate": 1.2e-2}
     job = jobs.start(base_path, tmp_path, trainable=kind, **numbers)
     chats = jobs.write_chats(tmp_path / "chats.jsonl", 3)
     sets = {"training_set": str(jobs.tokenized(chats, base_path)), "validation_set": None}
@@ -95,6 +100,7 @@ def test_one_batch_overfits(base_path: Path, tmp_path: Path, kind: Trainable) ->
     assert last.values["train_mean_token_accuracy"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_raw_text_is_learnt_too(base_path: Path, tmp_path: Path, kind: Trainable) -> None:
     job = jobs.start(base_path, tmp_path, trainable=kind, method=Unsupervised(overlap=5))
@@ -103,7 +109,7 @@ def test_raw_text_is_learnt_too(base_path: Path, tmp_path: Path, kind: Trainable
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.slow)])
 def test_the_base_s_next_job_finds_it_as_it_was(
     base_path: Path,
     tmp_path: Path,

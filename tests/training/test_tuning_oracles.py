@@ -15,7 +15,7 @@ from dataset.examples import Example
 from modeling.base import Precision
 from tests.training import jobs
 from training.losses.cross_entropy import cross_entropy
-from training.messages import Full, Trainable
+from training.messages import Full, OutputLayers, Trainable
 from training.primitives import Learner, load_base
 
 RATES = (3e-5, 5e-5, 3e-5)
@@ -76,12 +76,37 @@ def of_every_kind(_: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("kind", "trains"), [(Full(), of_every_kind)], ids=["full"])
+def of_the_last_block(name: str) -> bool:
+    return name.startswith(("model.layers.1.", "model.norm."))
+
+
+def of_the_last_block_and_head(name: str) -> bool:
+    return of_the_last_block(name) or name == "lm_head.weight"
+
+
+@pytest.mark.parametrize(
+    ("kind", "trains"),
+    [
+        (Full(), of_every_kind),
+        (OutputLayers(num_blocks=1), of_the_last_block),
+        (OutputLayers(num_blocks=1, train_head=True), of_the_last_block_and_head),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_tied", [True, False])
 def test_three_steps_are_those_of_transformers_and_adamw(
-    base_path: Path, tmp_path: Path, kind: Trainable, trains: Callable[[str], bool]
+    base_path: Path,
+    tied_path: Path,
+    tmp_path: Path,
+    kind: Trainable,
+    trains: Callable[[str], bool],
+    is_tied: bool,
 ) -> None:
+    base_path = tied_path if is_tied else base_path
     examples = jobs.examples(base_path, tmp_path, 8)
     peer = plain_model(base_path)
+    if is_tied and kind == OutputLayers(num_blocks=1, train_head=True):
+        peer.lm_head.weight = torch.nn.Parameter(peer.lm_head.weight.detach().clone())
     expected = {name: p for name, p in peer.named_parameters() if trains(name)}
     before = {name: parameter.detach().clone() for name, parameter in expected.items()}
     peer_losses = train_peer(peer, list(expected.values()), examples)
@@ -96,12 +121,12 @@ def test_three_steps_are_those_of_transformers_and_adamw(
 
 
 def test_small_steps_add_up_though_the_model_computes_in_bf16(
-    base_path: Path, tmp_path: Path
+    tied_path: Path, tmp_path: Path
 ) -> None:
     """What trains is fp32. The same steps would leave nearly all weights of bf16 where they are."""
-    examples = jobs.examples(base_path, tmp_path, 8)
-    model = load_base(base_path, "bf16")
-    learner = Learner(model, jobs.config(base_path, trainable=Full()))
+    examples = jobs.examples(tied_path, tmp_path, 8)
+    model = load_base(tied_path, "bf16")
+    learner = Learner(model, jobs.config(tied_path, trainable=Full()))
     before = {name: parameter.detach().clone() for name, parameter in learner.parameters.items()}
     num_moved = num_moved_in_bf16 = num_all = 0
     train_ours(learner, examples)
@@ -123,11 +148,11 @@ def test_small_steps_add_up_though_the_model_computes_in_bf16(
     learner.close()
 
 
-def test_parts_in_bf16_add_up_in_fp32(base_path: Path, tmp_path: Path) -> None:
-    examples = jobs.examples(base_path, tmp_path, 8)
-    exact = gradients(base_path, "fp32", examples, 10_000)
+def test_parts_in_bf16_add_up_in_fp32(tied_path: Path, tmp_path: Path) -> None:
+    examples = jobs.examples(tied_path, tmp_path, 8)
+    exact = gradients(tied_path, "fp32", examples, 10_000)
     for tokens in (10_000, 60):
-        for name, grad in gradients(base_path, "bf16", examples, tokens).items():
+        for name, grad in gradients(tied_path, "bf16", examples, tokens).items():
             assert grad.dtype == torch.float32
             assert (grad - exact[name]).norm() < 0.05 * exact[name].norm() + 1e-6
 

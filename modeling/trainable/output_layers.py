@@ -1,0 +1,137 @@
+"""Output layers: the last blocks and the norm behind them train, and the head if that is asked for.
+
+What lies below is frozen and so makes the same of a sequence in every epoch: it is computed once and kept. Each
+sequence by itself, for in a batch the last bits of a number depend on what is computed beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from modeling import attention
+from modeling.artifacts import output_layers as files
+from modeling.artifacts.artifact import Artifact
+
+from .copies import Copies
+from .features import FeatureCache
+from .trainable import PackedRow, hidden_states
+
+
+class OutputLayersTrainable:
+    artifact_is_exact = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        num_blocks: int,
+        train_head: bool,
+        scratch: Path | None,
+    ) -> None:
+        """A head that is the embedding gets weights of its own. `scratch` is a folder for what is kept; None keeps
+        nothing. Raises ValueError for a base that computes in another way than block after block."""
+        self._model = model
+        self._trunk: Any = model.base_model
+        self._num_blocks, self._train_head = num_blocks, train_head
+        self._num_frozen = model.config.num_hidden_layers - num_blocks
+        self._check_course()
+        shapes = files.trained_shapes(model.config, num_blocks=num_blocks, train_head=train_head)
+        self._copies = Copies(model, list(shapes))
+        self.parameters = self._copies.parameters
+        self._cache = FeatureCache(scratch) if scratch else None
+
+    @property
+    def head(self) -> nn.Parameter | None:
+        return self._copies.head
+
+    def hidden_states(self, row: PackedRow) -> Tensor:
+        features = self._features(row)
+        with attention.segments(row.cu_seqlens, row.num_shared):
+            return self._through(self._trunk.layers[self._num_frozen :], features, row.position_ids)
+
+    def refresh(self) -> None:
+        self._copies.refresh()
+
+    def set_aside(self) -> AbstractContextManager[None]:
+        return self._copies.set_aside()
+
+    def detach(self) -> None:
+        self._copies.take_out()
+        if self._cache is not None:
+            self._cache.close()
+
+    def artifact(self, base_model: str) -> Artifact:
+        return files.artifact(
+            self.parameters,
+            num_blocks=self._num_blocks,
+            train_head=self._train_head,
+            base_model=base_model,
+        )
+
+    def take_over(self, artifact: Artifact) -> None:
+        self._copies.take_over(artifact.tensors)
+
+    def _features(self, row: PackedRow) -> Tensor:
+        """(T, D): what the first of the sequences has of what they share, then each one's own."""
+        shared = row.input_ids[: row.num_shared]
+        parts = []
+        for number, (start, end) in enumerate(
+            zip(row.cu_seqlens, row.cu_seqlens[1:], strict=False)
+        ):
+            of_all = self._features_of(torch.cat([shared, row.input_ids[start:end]]))
+            parts.append(of_all[row.num_shared :] if number else of_all)
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def _features_of(self, input_ids: Tensor) -> Tensor:
+        """Of a sequence (T,) alone: (T, D)."""
+        weight = self._trunk.embed_tokens.weight
+        if self._cache is not None and (kept := self._cache.get(input_ids, weight)) is not None:
+            return kept
+        length = len(input_ids)
+        position_ids = torch.arange(length, device=input_ids.device)
+        with attention.segments((0, length)):
+            embedded = self._trunk.embed_tokens(input_ids)
+            features = _run(
+                self._trunk, self._trunk.layers[: self._num_frozen], embedded, position_ids
+            )
+        if self._cache is not None:
+            self._cache.put(input_ids, features)
+        return features
+
+    def _through(self, blocks: Sequence[nn.Module], states: Tensor, position_ids: Tensor) -> Tensor:
+        normed: Tensor = self._trunk.norm(_run(self._trunk, blocks, states, position_ids))
+        return normed
+
+    @torch.no_grad()
+    def _check_course(self) -> None:
+        """That the parts, one after the other, are the whole."""
+        device = self._trunk.embed_tokens.weight.device
+        ids = torch.arange(8, device=device)
+        row = PackedRow(ids, ids, (0, 8), 0)
+        with attention.segments(row.cu_seqlens):
+            parts = self._through(self._trunk.layers, self._trunk.embed_tokens(ids), ids)
+        if not torch.equal(parts, hidden_states(self._model, row)):
+            raise ValueError("this base is more than its blocks one after the other")
+
+
+def _run(trunk: Any, blocks: Sequence[nn.Module], states: Tensor, position_ids: Tensor) -> Tensor:
+    """(T, D) through the blocks, as transformers' decoders do it."""
+    states = states[None]  # (1, T, D)
+    positions = trunk.rotary_emb(states, position_ids=position_ids[None])
+    for block in blocks:
+        states = block(
+            states,
+            attention_mask=None,
+            position_ids=position_ids[None],
+            position_embeddings=positions,
+            use_cache=False,
+        )
+    return states[0]
