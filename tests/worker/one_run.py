@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 from foundation.settings import Settings
@@ -15,19 +16,21 @@ from worker.job.run import run
 from worker.worker import Worker
 
 
-def start(scene: Scene, **env: str) -> ForkServerProcess:
+def start(
+    scene: Scene, trainer_command: Sequence[str] = FAKE_TRAINER, **env: str
+) -> ForkServerProcess:
     """A process of its own with `env` in its environment."""
     context: ForkServerContext = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    process = context.Process(target=_main, args=(scene.settings, env))
+    process = context.Process(target=_main, args=(scene.settings, env, trainer_command))
     process.start()
     return process
 
 
-def _main(settings: Settings, env: dict[str, str]) -> None:
+def _main(settings: Settings, env: dict[str, str], trainer_command: Sequence[str]) -> None:
     os.environ.update(env)
     queue.app.conf.broker_url = settings.broker_url
-    worker = Worker(settings, trainer_command=FAKE_TRAINER)
+    worker = Worker(settings, trainer_command=trainer_command)
     free_leases_of_dead(worker, JobRow)
     run(worker)
     worker.close()
