@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -21,7 +22,7 @@ from modeling.artifacts.artifact import Artifact
 
 from .copies import Copies
 from .features import FeatureCache
-from .trainable import PackedRow, hidden_states
+from .trainable import Beginning, PackedRow, hidden_states
 
 
 class OutputLayersTrainable:
@@ -50,6 +51,9 @@ class OutputLayersTrainable:
     @property
     def head(self) -> nn.Parameter | None:
         return self._copies.head
+
+    def begin(self, beginning: Beginning) -> None:
+        """It begins as the base."""
 
     def hidden_states(self, row: PackedRow) -> Tensor:
         features = self._features(row)
@@ -98,7 +102,8 @@ class OutputLayersTrainable:
         length = len(input_ids)
         position_ids = torch.arange(length, device=input_ids.device)
         with attention.segments((0, length)):
-            embedded = self._trunk.embed_tokens(input_ids)
+            # Not through the module: noise on embeddings is for what is computed anew each time.
+            embedded = F.embedding(input_ids, weight)
             features = _run(
                 self._trunk, self._trunk.layers[: self._num_frozen], embedded, position_ids
             )

@@ -46,6 +46,16 @@ def test_choose_precision_bf16_without_hardware_warns(
     assert "not compute it natively" in caplog.text
 
 
+@pytest.mark.parametrize(("ratio", "expected"), [(0.5, False), (2.0, False), (30.0, True)])
+def test_a_busy_machine_s_measurement_is_no_emulation(
+    monkeypatch: pytest.MonkeyPatch, ratio: float, expected: bool
+) -> None:
+    """Another verdict in the next process would resume a job in another precision."""
+    times = {torch.float32: iter([9.0, 1.0] * 9), torch.bfloat16: iter([90.0, ratio] * 9)}
+    monkeypatch.setattr(base, "_time_product_s", lambda dtype: next(times[dtype]))
+    assert base._is_bf16_emulated() == expected
+
+
 def test_choose_precision_here_is_one_that_was_measured() -> None:
     assert choose_precision("auto") in ("fp32", "bf16")
     if not torch.cuda.is_available() and not base.NATIVE_BF16_FLAGS & base._cpu_flags():
