@@ -1,8 +1,7 @@
 """What a supervisor and its trainer process say to each other, one JSON object a line.
 
 Commands and answers go down the trainer's stdin, reports and requests come up its stdout. The end of stdin means that the
-supervisor is gone, and the trainer exits at once. This file is all that a supervisor needs to
-import: no torch.
+supervisor is gone, and the trainer exits at once. This file is all that a supervisor needs to import: no torch.
 """
 
 from __future__ import annotations
@@ -115,8 +114,6 @@ Method = Annotated[Supervised | Unsupervised | Dpo | Classification, Field(discr
 """How a job learns."""
 Trainable = Annotated[Lora | Prefix | OutputLayers | Full, Field(discriminator="kind")]
 """What a job changes."""
-
-
 LrSchedule = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"]
 """What becomes of the learning rate, by the names that transformers has for it."""
 
@@ -210,10 +207,7 @@ class Start(Message):
 
 
 class Stop(Message):
-    """Stop before the next optimizer step.
-
-    "cancel" writes nothing; "checkpoint" writes a checkpoint of the last finished step first.
-    """
+    """Before the next optimizer step. "checkpoint" writes one of the last finished step first, "cancel" nothing."""
 
     kind: Literal["stop"] = "stop"
     job_id: str
