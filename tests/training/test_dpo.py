@@ -18,7 +18,7 @@ from dataset.examples import Example
 from dataset.tokenized import Dataset
 from modeling.artifacts import lora
 from tests.training import jobs
-from tests.training.test_tuning import KINDS
+from tests.training.tuning.test_kinds import KINDS
 from training.batches import MicroBatch, ScoredRow, micro_batches
 from training.course import Values
 from training.losses.dpo import PreferenceLoss, sums
