@@ -104,6 +104,10 @@ class Run:
             )
         )
         while self.ahead < SCRIPT.get("ahead", 0):
+            if link.stop_reason(job_id) is not None:
+                self.finish("stopped")
+                return
+            time.sleep(SCRIPT.get("step_s", 0))
             self.ahead += 1
             self.save()
             if self.ahead == SCRIPT.get("die_ahead"):

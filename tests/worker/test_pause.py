@@ -70,6 +70,22 @@ def test_job_paused_twice_ends_as_one_that_ran_through(
     assert scene.blob_keys("jobs/") == []
 
 
+def test_state_before_the_first_step_is_no_model_but_is_gone_on_from(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FAKE, script(ahead=600, step_s=0.1))
+    job_id = scene.job()
+    thread = run_on_thread(scene.worker())
+    wait_for(lambda: scene.row(job_id).resume_points, what="a state")
+    pause(scene, job_id)
+    thread.join(timeout=30)
+    job = scene.row(job_id)
+    assert (job.status, job.crashes) == ("paused", 0)
+    assert job.resume_points[0]["step"] == 0
+    assert scene.checkpoints(job_id) == []
+    assert scene.artifact_keys() == []
+
+
 def test_state_of_a_pause_is_a_model(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FAKE, script(step_s=0.1))
     job_id = scene.job(LONG_EPOCHS)
