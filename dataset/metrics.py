@@ -8,6 +8,7 @@ EPOCH_METRICS: dict[str, tuple[str, ...]] = {
         "full_valid_loss",
         "full_valid_mean_token_accuracy",
         "full_valid_perplexity",
+        "full_valid_bits_per_byte",
     ),
     "classification": (
         "full_valid_loss",

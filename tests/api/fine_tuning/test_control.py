@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import openai
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from api.fine_tuning.control import Control
+from foundation.invalid_parameters import explain
 from tests.factories import chat_row, jsonl
 
 PATH = "method.supervised.hyperparameters.luthier"
@@ -152,3 +158,33 @@ def test_no_noise_where_two_models_are_compared(
     with pytest.raises(openai.BadRequestError, match="compares two models") as caught:
         create(client, file, {knob: 0.1}, method="dpo")
     assert caught.value.param == f"method.dpo.hyperparameters.luthier.{knob}"
+
+
+NUMBERS = st.integers() | st.floats() | st.integers(0, 2000).map(lambda digits: 10**digits)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(knob=st.sampled_from(sorted(Control.model_fields)), value=ANYTHING)
+@example(knob="dropout", value=math.nan)
+@example(knob="warmup_steps", value=10**400)
+@example(knob="max_grad_norm", value=math.inf)
+def test_a_knob_takes_a_value_or_refuses_it_by_name(knob: str, value: Any) -> None:
+    try:
+        taken = Control.model_validate({knob: value}).asked()
+    except ValidationError as error:
+        refusal = explain(error.errors())
+        assert refusal.param is not None
+        assert refusal.param.split(".")[0] == knob
+        assert len(refusal.message) < 3000
+        return
+    assert taken.keys() <= {knob}
+    for number in taken.values():
+        assert not isinstance(number, float) or math.isfinite(number)
+    # What stands in a row can be asked for again.
+    assert Control.model_validate(taken).asked() == taken

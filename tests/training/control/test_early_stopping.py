@@ -7,8 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from dataset.metrics import EPOCH_METRICS
 from tests.training import jobs
-from training.messages import CheckpointSaved, EarlyStopping, Finished, Report, StepMetrics
+from training.messages import (
+    CheckpointSaved,
+    Classification,
+    Dpo,
+    EarlyStopping,
+    Finished,
+    Method,
+    Report,
+    StepMetrics,
+    Supervised,
+    Unsupervised,
+)
 from training.standing import Standing, after
 
 # Nothing falls by ten nats: each epoch but the first is without a gain.
@@ -84,3 +96,16 @@ def test_an_exploding_loss_ends_the_job(
     assert failed.kind == "failed"
     assert failed.code == "nan_loss"
     assert "The training loss exploded to 6 at step 1. Lower learning_rate_multi" in failed.message
+
+
+METHODS: list[Method] = [Supervised(), Unsupervised(), Classification(), Dpo()]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.kind)
+def test_what_a_job_may_be_stopped_by_is_measured(
+    base_path: Path, tmp_path: Path, method: Method
+) -> None:
+    job = jobs.start(base_path, tmp_path, method=method, n_epochs=1, batch_size=9)
+    last = steps(list(jobs.run(job)))[-1]
+    assert set(EPOCH_METRICS[method.kind]) <= last.values.keys()
+    assert {type(method).model_fields["kind"].default for method in METHODS} == set(EPOCH_METRICS)
