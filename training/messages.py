@@ -203,7 +203,9 @@ class Start(Message):
     share: str = ""
     """Jobs of one trainer take turns; those of a share have one together."""
     init_artifact: str | None = None
-    """A directory in the format of the trainable's kind, when the job continues from a tuned model."""
+    """A directory in the format of its kind, when the job continues from a tuned model."""
+    init_kind: str | None = None
+    """None for the trainable's own; what is of another is merged into the base first."""
 
 
 class Stop(Message):

@@ -111,7 +111,7 @@ def _restore(
     if start.resume_from:
         return learner.load(Path(start.resume_from))
     if start.init_artifact:
-        files = kinds.format_of(start.config.trainable.kind)
+        files = kinds.format_of(start.init_kind or start.config.trainable.kind)
         folder = Path(start.init_artifact)
         learner.begin_from(files.read(folder, model.config, base_model=start.config.base_model))
     else:

@@ -86,6 +86,8 @@ class AskedTuning(BaseModel):
         return self.model_dump(include={"type", *own})
 
 
+MERGED = {"lora": ("full",)}
+"""What a tuned model of a kind can become by merging it into its base first, beside what it is."""
 _SPEC_NAMES = {
     "rank": "rank",
     "alpha": "alpha",
@@ -98,10 +100,14 @@ _SPEC_NAMES = {
 
 
 def check_continues(tuning: AskedTuning, model: str, kind: str, spec: Mapping[str, Any]) -> None:
-    """Raises InvalidRequest unless the tuned model can be gone on with as asked: it stays of its kind and size."""
+    """Raises InvalidRequest unless the tuned model can be gone on with as asked: it stays of its kind and size, or is
+    merged into the base."""
+    if tuning.type in MERGED.get(kind, ()):
+        return
     if tuning.type != kind:
+        others = "".join(f" or '{other}'" for other in MERGED.get(kind, ()))
         raise InvalidRequest(
-            f"Model {model} is of the kind '{kind}' and can be gone on with as that only, not as "
+            f"Model {model} is of the kind '{kind}' and can be gone on with as '{kind}'{others} only, not as "
             f"'{tuning.type}'. Leave out 'tuning', or begin with the base.",
             param="tuning.type",
             code="invalid_value",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from modeling.artifacts import full as files
+from modeling.artifacts import lora
 from modeling.artifacts.artifact import Artifact
 
 from . import trainable
@@ -47,5 +49,13 @@ class FullTrainable:
     def artifact(self, base_model: str) -> Artifact:
         return files.artifact(self._model.config, self.parameters, base_model=base_model)
 
+    @torch.no_grad()
     def take_over(self, artifact: Artifact) -> None:
-        self._copies.take_over(artifact.tensors)
+        """An adapter is merged into what is the base's until then."""
+        if artifact.kind != lora.KIND:
+            self._copies.take_over(artifact.tensors)
+            return
+        for module, (a, b, scale) in lora.layers(artifact).items():
+            weight = self.parameters[f"{module}.weight"]
+            weight.add_((scale * (b @ a)).to(weight.device))
+        self.refresh()

@@ -54,7 +54,7 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
     # Another attempt goes by what was found and decided then.
     decided = job.train_config and resolve.from_json(job.train_config, base_path=str(base_path))
     asked_len = control.max_seq_len(job.hyperparameters, base.max_seq_len)
-    init_artifact, goes_on_with = _fetch_init_artifact(worker, lease, folder) or (None, None)
+    init_artifact, init_kind, goes_on_with = _fetch_init_artifact(worker, lease, folder)
     kept = trainables.num_virtual_tokens(job.tuning, goes_on_with, base.max_seq_len)
     max_seq_len = decided.max_seq_len if decided else min(asked_len, base.max_seq_len - kept)
     method = decided.method if decided else resolve.method_of(job.method, job.hyperparameters)
@@ -82,6 +82,7 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
         output_dir=str(output),
         resume_from=str(resume_from) if resume_from else None,
         init_artifact=str(init_artifact) if init_artifact else None,
+        init_kind=init_kind,
     )
 
 
@@ -188,11 +189,12 @@ def _base(worker: Worker, lease: Lease) -> BaseModel:
 
 def _fetch_init_artifact(
     worker: Worker, lease: Lease, folder: Path
-) -> tuple[Path, Trainable] | None:
-    """The unpacked weights of the tuned model that the job goes on from, and what they change of the base."""
+) -> tuple[Path | None, str | None, Trainable | None]:
+    """The unpacked weights of the tuned model that the job goes on from, their kind, and what of the base they change
+    unless the job changes something else."""
     job = lease.job
     if job.init_artifact_id is None:
-        return None
+        return None, None, None
     with worker.sessions() as session:
         row = artifacts.get(session, job.init_artifact_id)
     if row is None:
@@ -205,7 +207,9 @@ def _fetch_init_artifact(
         raise JobFailed("server_error", message, "model") from error
     unpacked = archive.unpack(tar, folder / "init_artifact")
     tar.unlink()
-    return unpacked, trainables.of_artifact(row.kind, row.spec, unpacked)
+    if job.tuning and job.tuning["type"] != row.kind:
+        return unpacked, row.kind, None
+    return unpacked, row.kind, trainables.of_artifact(row.kind, row.spec, unpacked)
 
 
 def _resolve(

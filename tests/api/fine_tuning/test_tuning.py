@@ -72,5 +72,11 @@ def test_a_tuned_model_is_gone_on_with_as_it_is() -> None:
             check_continues(asked(**other), "ft:m", "lora", spec)
         (name,) = other
         assert refused.value.param == f"tuning.{name}"
-    with pytest.raises(InvalidRequest, match="of the kind 'full'"):
+    with pytest.raises(InvalidRequest, match="gone on with as 'full' only, not as 'lora'"):
         check_continues(asked(), "ft:m", "full", {})
+    full, layers = (
+        AskedTuning.model_validate({"type": kind}) for kind in ("full", "output_layers")
+    )
+    check_continues(full, "ft:m", "lora", spec)  # merged into the base first
+    with pytest.raises(InvalidRequest, match="as 'lora' or 'full' only, not as 'output_layers'"):
+        check_continues(layers, "ft:m", "lora", spec)

@@ -75,3 +75,15 @@ def test_a_job_killed_at_crash_points_in_turn_makes_the_model_of_an_unbroken_one
     assert artifact_of(scene, on)[0] == kind
     first, began = scene.metrics(on)[0], scene.metrics(unbroken)[0]
     assert first["train_loss"] < began["train_loss"]
+    if kind == "lora":
+        full = scene.job(
+            rows,
+            model="ft:m",
+            init_artifact_id=artifact.id,
+            hyperparameters=NUMBERS,
+            tuning={"type": "full"},
+        )
+        run(worker)
+        assert artifact_of(scene, full)[0] == "full"
+        merged = scene.metrics(full)[0]["train_loss"]
+        assert merged == pytest.approx(first["train_loss"], rel=0.02)
