@@ -144,6 +144,25 @@ def test_what_goes_by_validation_needs_a_file(
     assert caught.value.param == f"{PATH}.{next(iter(luthier))}"
 
 
+@pytest.mark.parametrize(
+    ("knob", "words"),
+    [("dropout", "only LoRA has dropout"), ("loraplus_ratio", "has no LoRA matrices")],
+)
+def test_what_lora_alone_has_is_refused_for_other_tunings(
+    client: openai.OpenAI, file: str, knob: str, words: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=words) as caught:
+        client.fine_tuning.jobs.create(
+            model="tiny-random",
+            training_file=file,
+            extra_body={
+                "hyperparameters": {"luthier": {knob: 0.5}},
+                "tuning": {"type": "full"},
+            },
+        )
+    assert caught.value.param == f"hyperparameters.luthier.{knob}"
+
+
 def test_overlap_is_bounded_by_the_windows_that_were_asked_for(
     client: openai.OpenAI, file: str
 ) -> None:
