@@ -275,9 +275,10 @@ class Learner:
         """By what a short forward pass keeps; None where nobody says how much memory there is."""
         batch = memory.probe(len(_head(self._model))).to(self.device)
         kept = measure(self._model, lambda: self._score(batch))
-        num_tokens = max(self.micro_batch_tokens, longest) + self._config.num_virtual_tokens
+        num_virtual = self._config.num_virtual_tokens
+        num_tokens = max(self.micro_batch_tokens, longest) + num_virtual
         parameters = list(self.parameters.values())
-        return memory.need(self._model, parameters, kept, num_tokens, longest)
+        return memory.need(self._model, parameters, kept, num_tokens, num_virtual + longest)
 
     def make_room(self) -> bool:
         """After memory ran out: forget what was begun of a step and compute half as much at a time from now on.

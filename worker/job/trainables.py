@@ -20,7 +20,9 @@ TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"
 ALPHA = 32.0
 """With a scale of alpha / rank the best learning rate does not depend on the rank."""
 NUM_VIRTUAL_TOKENS = 16
+"""An estimate: 16 to 32 hold a tone or a format, and each is taken from every request's context."""
 MIN_VIRTUAL_TOKENS = 2
+"""The first one stays as it is."""
 NUM_BLOCKS = 2
 UNASKED = {"type": "lora"}
 
