@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from text.chat_template import TokenizedExample
+
 from .formats.labelled import Form
 from .formats.row_format import Problem
 
@@ -31,10 +33,14 @@ class Labels:
         self,
         known: Mapping[str, tuple[int, ...]] | None = None,
         form: Form | None = None,
+        *,
+        are_rows: bool = False,
     ) -> None:
+        """They are words to write, or if they `are_rows`, the rows of an output layer of their own."""
         self.classes = {text: Class(token_ids) for text, token_ids in (known or {}).items()}
         self.form = form
         """Of the rows: that of the first one, if it is not known."""
+        self.are_rows = are_rows
         self._is_closed = known is not None
         self._texts = {of.token_ids: text for text, of in self.classes.items()}
 
@@ -58,6 +64,8 @@ class Labels:
     def see(self, number: int, text: str, token_ids: tuple[int, ...]) -> Problem | None:
         """Row `number` has the label `text`, of which `token_ids` are learnt; what is wrong with that."""
         label = self.classes.get(text)
+        if self.are_rows:
+            token_ids = (len(self.classes),) if label is None else label.token_ids
         if label is None:
             if self._is_closed:
                 return _wrong(number, f"has the label {_quoted(text)}, {self._closed()}")
@@ -73,6 +81,15 @@ class Labels:
             )
         label.count += 1
         return None
+
+    def as_learnt(self, text: str, tokenized: TokenizedExample) -> TokenizedExample:
+        """A row with that label, which was seen, as what is learnt of it where labels are rows."""
+        # The place where the label would be written is where its row is the most probable one.
+        num_context_ids = tokenized.weights.index(1.0)
+        row = self.classes[text].token_ids
+        return TokenizedExample(
+            [*tokenized.input_ids[:num_context_ids], *row], [0.0] * num_context_ids + [1.0]
+        )
 
     def _new_problem(self, number: int, text: str, token_ids: tuple[int, ...]) -> Problem | None:
         if (same := self._texts.get(token_ids)) is not None:

@@ -142,7 +142,7 @@ class Tally:
             is_useful = self._append(example)
         if not is_useful:
             self._num_left_out += 1
-        elif _teaches_silence(example.sequences[0], self._eos_ids):
+        elif not self._are_whole and _teaches_silence(example.sequences[0], self._eos_ids):
             self._num_silent += 1
             self._first_silent = self._first_silent or number
 

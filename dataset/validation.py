@@ -139,7 +139,7 @@ class _Checker:
         if isinstance(tokenized, Problem):
             self._add(tokenized)
         elif not self.problems:
-            self._tally.add(number, tokenized)
+            self._tally.add(number, self._as_learnt(row, tokenized))
 
     def _form_problem(self, row_format: RowFormat) -> Problem | None:
         """Labels are asked for in one way: that of the first file."""
@@ -163,6 +163,18 @@ class _Checker:
             return None
         learnt = tuple(i for i, w in zip(tokenized.input_ids, tokenized.weights, strict=True) if w)
         return self._labels.see(number, self._format.label(row), learnt)
+
+    def _as_learnt(
+        self, row: Row, sequences: Sequence[TokenizedExample]
+    ) -> Sequence[TokenizedExample]:
+        labels, row_format = self._labels, self._format
+        if labels is None or not labels.are_rows or not isinstance(row_format, LabelledRows):
+            return sequences
+        (tokenized,) = sequences
+        if not self._tally.has_room_for(tokenized):
+            # It is left out, and so its label may not be known.
+            return sequences
+        return [labels.as_learnt(row_format.label(row), tokenized)]
 
     def _add(self, problem: Problem) -> None:
         self.problems.append(problem)

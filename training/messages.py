@@ -8,72 +8,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+# Part of what is said, and imported from here.
+from .methods import Classification as Classification
+from .methods import Dpo as Dpo
+from .methods import Label as Label
+from .methods import Message as Message
+from .methods import Method as Method
+from .methods import Supervised as Supervised
+from .methods import Unsupervised as Unsupervised
 
 StopReason = Literal["cancel", "checkpoint"]
 Table = dict[str, dict[str, float]]
 """Numbers by row and column."""
-
-
-class Message(BaseModel):
-    """Immutable; what is not known is refused, and a loss may be infinite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
-
-
-class Supervised(Message):
-    """Learn to write what the examples hold: each token has a weight of its own."""
-
-    kind: Literal["supervised"] = "supervised"
-
-
-class Unsupervised(Message):
-    """Learn to go on writing like the texts: each token from those before it in the same text."""
-
-    kind: Literal["unsupervised"] = "unsupervised"
-    overlap: int = 0
-    """Tokens that a long text's next window reads again, as context."""
-
-
-class Dpo(Message):
-    """Learn which of two answers is the better one, beside the model that training began with."""
-
-    kind: Literal["dpo"] = "dpo"
-    beta: float = 0.1
-    """How dearly it pays to go away from that model."""
-    loss_type: Literal["dpo", "ipo"] = "dpo"
-    label_smoothing: float = 0.0
-    """The share of pairs that are taken to be the wrong way round; of the loss dpo."""
-    sft_weight: float = 0.0
-    """How much writing the better answer counts besides, by its mean loss a token."""
-
-
-class Label(Message):
-    """A class of examples, as what is to be written for it."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    """All that is scored of it: the text's tokens and the end behind them."""
-    weight: float = 1.0
-    """How much its examples count in training."""
-
-
-class Classification(Message):
-    """Learn which of a few labels is the answer. The labels are found in the training file."""
-
-    kind: Literal["classification"] = "classification"
-    form: Literal["chat", "completion", "text"] = "chat"
-    """Of the rows: what a label is asked for with."""
-    labels: tuple[Label, ...] = ()
-    """In the order of their texts."""
-    class_weights: Literal["balanced"] | dict[str, float] | None = None
-    """As asked for; the labels have what became of it."""
-    n_classes: int | None = None
-    """So many labels there must be."""
-    positive_class: str | None = None
-    """Of two labels the one that is to be found; what is measured of a search is measured of it."""
-    betas: tuple[float, ...] = (1.0,)
-    """Of the F-scores of such a search."""
 
 
 class Lora(Message):
@@ -86,6 +34,18 @@ class Lora(Message):
     """The last names of the layers: q_proj, …, down_proj."""
     use_rslora: bool = False
     """The product counts by alpha / sqrt(rank), not by alpha / rank."""
+
+
+class Classifier(Message):
+    """LoRA, and beside the output layer one that has a row for each label."""
+
+    kind: Literal["classifier"] = "classifier"
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+    use_rslora: bool = False
+    labels: tuple[str, ...]
+    """In the order of the rows."""
 
 
 class Prefix(Message):
@@ -110,9 +70,7 @@ class Full(Message):
     kind: Literal["full"] = "full"
 
 
-Method = Annotated[Supervised | Unsupervised | Dpo | Classification, Field(discriminator="kind")]
-"""How a job learns."""
-Trainable = Annotated[Lora | Prefix | OutputLayers | Full, Field(discriminator="kind")]
+Trainable = Annotated[Lora | Classifier | Prefix | OutputLayers | Full, Field(discriminator="kind")]
 """What a job changes."""
 LrSchedule = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"]
 """What becomes of the learning rate, by the names that transformers has for it."""
@@ -301,7 +259,7 @@ class StepMetrics(Message):
     step_time_s: float
     values: dict[str, float]
     """What the method measured, under the names that users read: `train_loss`, `valid_loss` …"""
-    tables: dict[str, Table] = {}
+    tables: dict[str, Table] = Field(default_factory=dict)
     """What of it is no single number, likewise."""
 
 

@@ -22,6 +22,7 @@ from modeling import attention, base
 from modeling.artifacts.artifact import Artifact
 from modeling.base import Precision
 from modeling.recompute import measure, recomputed
+from modeling.trainable.classifier import ClassifierTrainable
 from modeling.trainable.full import FullTrainable
 from modeling.trainable.lora import LoraTrainable
 from modeling.trainable.output_layers import OutputLayersTrainable
@@ -33,7 +34,7 @@ from .batches import MicroBatch
 from .checkpoint import Checkpoint, Cursor
 from .logprobs import Scores, score
 from .losses import Loss
-from .messages import Full, Lora, OutputLayers, Prefix, TrainConfig
+from .messages import Classifier, Full, Lora, OutputLayers, Prefix, TrainConfig
 from .regularization import Regularization
 
 _BETAS = (0.9, 0.95)
@@ -86,14 +87,10 @@ def _attach(model: PreTrainedModel, config: TrainConfig, scratch: Path | None) -
     """Put what is to be trained onto the base."""
     match config.trainable:
         case Lora() as lora:
-            return LoraTrainable(
-                model,
-                rank=lora.rank,
-                alpha=lora.alpha,
-                target_modules=lora.target_modules,
-                use_rslora=lora.use_rslora,
-                seed=config.seed,
-            )
+            return _lora(model, lora, config.seed)
+        case Classifier() as classifier:
+            adapter = _lora(model, classifier, config.seed)
+            return ClassifierTrainable(adapter, classifier.labels, model, config.seed)
         case Prefix(num_virtual_tokens=number):
             return PrefixTrainable(model, num_virtual_tokens=number, seed=config.seed)
         case Full():
@@ -107,6 +104,17 @@ def _attach(model: PreTrainedModel, config: TrainConfig, scratch: Path | None) -
             )
         case other:
             raise ValueError(f"this version trains nothing of the kind '{other.kind}'")
+
+
+def _lora(model: PreTrainedModel, wanted: Lora | Classifier, seed: int) -> LoraTrainable:
+    return LoraTrainable(
+        model,
+        rank=wanted.rank,
+        alpha=wanted.alpha,
+        target_modules=wanted.target_modules,
+        use_rslora=wanted.use_rslora,
+        seed=seed,
+    )
 
 
 def _groups(parameters: Mapping[str, nn.Parameter], loraplus_ratio: float) -> list[dict[str, Any]]:
@@ -273,7 +281,7 @@ class Learner:
 
     def memory_need(self, longest: int) -> memory.Need | None:
         """By what a short forward pass keeps; None where nobody says how much memory there is."""
-        batch = memory.probe(len(_head(self._model))).to(self.device)
+        batch = memory.probe(len(self._output)).to(self.device)
         kept = measure(self._model, lambda: self._score(batch))
         num_virtual = self._config.num_virtual_tokens
         num_tokens = max(self.micro_batch_tokens, longest) + num_virtual
@@ -313,7 +321,17 @@ class Learner:
         """Take over what was trained before; the optimizer stays new. Raises ArtifactError."""
         self._trainable.take_over(artifact)
 
+    @property
+    def _output(self) -> Tensor:
+        """The layer whose rows are scored."""
+        head = self._trainable.head
+        if head is not None and isinstance(self._config.trainable, Classifier):
+            return head
+        return _head(self._model)
+
     def _score(self, batch: MicroBatch) -> Scores:
         row = PackedRow(batch.input_ids, batch.position_ids, batch.cu_seqlens, batch.num_shared)
         hidden = self._trainable.hidden_states(row).index_select(0, batch.positions)  # (S, D)
-        return score(hidden, _head(self._model), batch.labels, self._trainable.head)
+        # Of a classifier's few rows fp32 costs nothing.
+        hidden = hidden.to(self._output.dtype)
+        return score(hidden, self._output, batch.labels, self._trainable.head)

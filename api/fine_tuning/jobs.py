@@ -194,6 +194,7 @@ def _create(
     start = starting_point(session, caller, body.model, settings, catalogue, body.tuning)
     _check_control(body, start, settings, catalogue)
     _check_context(body, start, catalogue)
+    _check_head(body, start)
     data_sha256 = check_files(session, caller, body.training_file, body.validation_file)
     integrations = [i.model_dump(exclude_none=True) for i in body.integrations or ()]
     row = new_row(
@@ -253,6 +254,26 @@ def _check_context(body: CreateFineTuningJob, start: StartingPoint, catalogue: C
             f"The windows of {base.id} hold {room} tokens and may overlap by half of that: "
             f"expected an overlap of {room // 2} at most, but got {overlap} instead.",
             param="method.unsupervised.hyperparameters.overlap",
+            code="invalid_value",
+        )
+
+
+def _check_head(body: CreateFineTuningJob, start: StartingPoint) -> None:
+    """Raises InvalidRequest for a head on what cannot have one."""
+    if not body.merged_hyperparameters().get("head"):
+        return
+    param = "method.classification.hyperparameters.head"
+    if start.init_artifact_id is not None:
+        raise InvalidRequest(
+            f"A head begins with a base, and {body.model} is a tuned model; give {start.base_model} as the "
+            "model, or leave out 'head'.",
+            param=param,
+            code="invalid_value",
+        )
+    if body.tuning is not None and body.tuning.type != "lora":
+        raise InvalidRequest(
+            f"A head is trained with LoRA, not with the tuning '{body.tuning.type}'; leave out one of them.",
+            param=param,
             code="invalid_value",
         )
 

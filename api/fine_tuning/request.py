@@ -71,6 +71,8 @@ class ClassificationHyperparameters(Hyperparameters):
     """So many labels the training file must have."""
     positive_class: PositiveClass = "auto"
     """Of two labels the one that precision, recall, F, AUROC and AUPRC are measured of; by default the rarer one."""
+    head: Annotated[bool, Field(strict=True)] = False
+    """Labels are rows of an output layer of their own, not words that are written."""
     betas: Betas = "auto"
     """Of the F-scores; by default 1."""
 

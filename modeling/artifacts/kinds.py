@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from . import full, lora, output_layers, prefix
+from . import classifier, full, lora, output_layers, prefix
 from .artifact import ArtifactError, Format
 
 KINDS: dict[str, Format] = {
     lora.KIND: lora,
+    classifier.KIND: classifier,
     prefix.KIND: prefix,
     output_layers.KIND: output_layers,
     full.KIND: full,

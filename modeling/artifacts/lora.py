@@ -106,7 +106,7 @@ def artifact(config: AdapterConfig, tensors: Mapping[str, Tensor]) -> Artifact:
 
 def layers(artifact: Artifact) -> LoadedAdapter:
     """Module name -> A (R, in), B (out, R), scale."""
-    config, tensors = _config(artifact), artifact.tensors
+    config, tensors = config_of(artifact), artifact.tensors
     matches = filter(None, map(_KEY.fullmatch, tensors))
     return {
         module: (a, tensors[peft_name(module, "B")], config.scale_of(module))
@@ -116,11 +116,11 @@ def layers(artifact: Artifact) -> LoadedAdapter:
 
 def check(artifact: Artifact) -> None:
     """Refuses weights that no base could bear."""
-    check_magnitude(_config(artifact), artifact.tensors)
+    check_magnitude(config_of(artifact), artifact.tensors)
 
 
 def write(folder: Path, artifact: Artifact) -> None:
-    save(folder, _config(artifact), artifact.tensors)
+    save(folder, config_of(artifact), artifact.tensors)
 
 
 def read(
@@ -131,14 +131,19 @@ def read(
     base_revision: str | None = None,
 ) -> Artifact:
     """As `load`."""
-    config, adapter = load(folder, base_config, base_model=base_model, base_revision=base_revision)
+    found = load(folder, base_config, base_model=base_model, base_revision=base_revision)
+    return of_layers(*found)
+
+
+def of_layers(config: AdapterConfig, adapter: LoadedAdapter) -> Artifact:
+    """What was read, as an artifact."""
     tensors: dict[str, Tensor] = {}
     for module, (a, b, _) in adapter.items():
         tensors |= {peft_name(module, "A"): a, peft_name(module, "B"): b}
     return artifact(config, tensors)
 
 
-def _config(artifact: Artifact) -> AdapterConfig:
+def config_of(artifact: Artifact) -> AdapterConfig:
     spec = {**artifact.spec, "target_modules": tuple(artifact.spec["target_modules"])}
     base, revision = artifact.base_model, artifact.base_revision
     return AdapterConfig(**spec, base_model_name_or_path=base, base_revision=revision)
@@ -150,7 +155,7 @@ def save(path_dir: Path, config: AdapterConfig, tensors: Mapping[str, Tensor]) -
     unknown = [name for name in tensors if not _KEY.fullmatch(name)]
     if unknown:
         raise ArtifactError(f"{unknown[0]} is not a name of PEFT's")
-    peft_files.write(path_dir, _to_peft(config), tensors)
+    peft_files.write(path_dir, to_peft(config), tensors)
 
 
 def load(
@@ -165,11 +170,25 @@ def load(
     Tensors are fp32 on the CPU. `base_model` and `base_revision`, where given, must be the ones that the
     adapter names, if it names any. Raises `ArtifactError` for anything that could not be applied exactly.
     """
-    config = _read_config(path_dir)
+    raw = peft_files.read_config(path_dir, "LORA", "LoRA adapter", NEUTRAL_OPTIONS)
+    tensors = peft_files.read_tensors(path_dir)
+    return understood(raw, tensors, base_config, base_model=base_model, base_revision=base_revision)
+
+
+def understood(
+    raw: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    base_config: PretrainedConfig,
+    *,
+    base_model: str | None = None,
+    base_revision: str | None = None,
+) -> tuple[AdapterConfig, LoadedAdapter]:
+    """What `load` gives, of a configuration and tensors that were read already."""
+    config = _understood_config(raw)
     named, revision = config.base_model_name_or_path, config.base_revision
     peft_files.check_base(named, revision, base_model, base_revision)
     shapes = linear_shapes(base_config)
-    sides = _read_weights(path_dir)
+    sides = _sides(tensors)
     adapter: LoadedAdapter = {}
     for name, pair in sides.items():
         if name not in shapes:
@@ -244,7 +263,7 @@ def linear_shapes(base_config: PretrainedConfig) -> dict[str, tuple[int, int]]:
     }
 
 
-def _to_peft(config: AdapterConfig) -> dict[str, Any]:
+def to_peft(config: AdapterConfig) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -266,8 +285,7 @@ def _to_peft(config: AdapterConfig) -> dict[str, Any]:
     }
 
 
-def _read_config(folder: Path) -> AdapterConfig:
-    raw = peft_files.read_config(folder, "LORA", "LoRA adapter", NEUTRAL_OPTIONS)
+def _understood_config(raw: dict[str, Any]) -> AdapterConfig:
     if raw.get("init_lora_weights") not in NEUTRAL_INITS:
         raise ArtifactError(
             f"init_lora_weights={raw['init_lora_weights']!r} changes the base's weights; save the adapter "
@@ -304,10 +322,10 @@ def _from_peft(raw: dict[str, Any]) -> AdapterConfig:
     return config
 
 
-def _read_weights(folder: Path) -> dict[str, dict[str, Tensor]]:
+def _sides(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """module name -> side -> fp32 tensor."""
     sides: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in peft_files.read_tensors(folder).items():
+    for name, tensor in tensors.items():
         match = _KEY.fullmatch(name)
         if match is None:
             raise ArtifactError(

@@ -17,6 +17,7 @@ from training import batches
 from training.batches import MicroBatch, ScoredRow
 from training.messages import (
     Classification,
+    Classifier,
     Label,
     Lora,
     Report,
@@ -159,7 +160,7 @@ def start(base_path: Path, directory: Path, **changes: Any) -> Start:
     method, max_seq_len = job_config.method, job_config.max_seq_len
     overlap = method.overlap if isinstance(method, Unsupervised) else None
     write = WRITERS[method.kind]
-    labels = Labels() if isinstance(method, Classification) else None
+    labels = Labels(are_rows=method.head) if isinstance(method, Classification) else None
     files = {
         "training_set": write(directory / "training.jsonl"),
         "validation_set": write(directory / "validation.jsonl", 6, first=100),
@@ -178,11 +179,17 @@ def start(base_path: Path, directory: Path, **changes: Any) -> Start:
         for name, file in files.items()
     }
     if isinstance(method, Classification) and labels is not None:
+        order = (lambda of: of[1].token_ids) if method.head else (lambda of: of[0])
         found = tuple(
-            Label(text=text, token_ids=of.token_ids) for text, of in sorted(labels.classes.items())
+            Label(text=text, token_ids=of.token_ids)
+            for text, of in sorted(labels.classes.items(), key=order)
         )
         method = method.model_copy(update={"form": labels.form, "labels": found})
         job_config = job_config.model_copy(update={"method": method})
+        if method.head:
+            lora = job_config.trainable.model_dump(exclude={"kind"})
+            classifier = Classifier(**lora, labels=[label.text for label in found])
+            job_config = job_config.model_copy(update={"trainable": classifier})
     return Start(job_id="ftjob-1", config=job_config, output_dir=str(directory), **sets)
 
 

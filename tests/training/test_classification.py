@@ -10,13 +10,26 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 
 from dataset.examples import Example
 from dataset.labels import Labels
 from dataset.tokenized import Dataset
 from tests.training import jobs
-from training.messages import Classification, Label, Lora, Report, Start, StepMetrics
+from training.messages import (
+    CheckpointSaved,
+    Classification,
+    Label,
+    Lora,
+    Report,
+    Start,
+    StepMetrics,
+)
 from training.primitives import Learner, load_base
 from training.programs import program_of
 from training.programs.classification import ClassificationProgram
@@ -133,12 +146,13 @@ def test_a_step_goes_down_the_weighted_cross_entropy_of_the_labels(
     assert values["loss"] == pytest.approx(expected_loss / expected_weight, rel=1e-5)
 
 
-def test_labels_are_learnt_by_heart(base_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", [False, True])
+def test_labels_are_learnt_by_heart(base_path: Path, tmp_path: Path, head: bool) -> None:
     job = jobs.start(
         base_path,
         tmp_path / "all",
-        method=Classification(),
-        n_epochs=40,
+        method=Classification(head=head),
+        n_epochs=30,
         batch_size=6,
         learning_rate=1e-2,
         warmup_steps=5,
@@ -146,7 +160,9 @@ def test_labels_are_learnt_by_heart(base_path: Path, tmp_path: Path) -> None:
         eval_interval_steps=100,
     )
     rows = jobs.write_labelled(tmp_path / "few.jsonl", 6)
-    few = str(jobs.tokenized(rows, base_path, method="classification", labels=Labels()))
+    few = str(
+        jobs.tokenized(rows, base_path, method="classification", labels=Labels(are_rows=head))
+    )
     job = job.model_copy(update={"training_set": few, "validation_set": few})
     reports: list[Report] = list(jobs.run(job))
     steps = [report for report in reports if isinstance(report, StepMetrics)]
@@ -191,3 +207,35 @@ def test_of_two_classes_the_search_for_one_is_measured(
 
 def _learnt(example: Example) -> tuple[int, ...]:
     return tuple(example.input_ids[example.weights != 0].tolist())
+
+
+def test_a_head_says_what_a_classifier_of_transformers_says(
+    base_path: Path, tmp_path: Path
+) -> None:
+    job = jobs.start(base_path, tmp_path, method=Classification(head=True), learning_rate=2e-2)
+    reports: list[Report] = list(jobs.run(job))
+    steps = [report for report in reports if isinstance(report, StepMetrics)]
+    saved = [report for report in reports if isinstance(report, CheckpointSaved)][-1]
+    labels = labels_of(job)
+    named = json.loads((Path(saved.path) / "artifact" / "classifier.json").read_text())
+    assert list(named["id2label"].values()) == [label.text for label in labels]
+
+    assert job.validation_set is not None
+    examples = list(Dataset.open(Path(job.validation_set)).examples)
+    base = AutoModelForSequenceClassification.from_pretrained(
+        base_path, num_labels=len(labels), dtype=torch.float32
+    )
+    # transformers reads the last token that is not this one.
+    base.config.pad_token_id = 0
+    oracle = PeftModel.from_pretrained(base, str(Path(saved.path) / "artifact")).eval()
+    loss, guesses = 0.0, []
+    for example in examples:
+        *prompt, row = example.input_ids.tolist()
+        assert labels[row].token_ids == (row,)
+        with torch.inference_mode():
+            logits = oracle(torch.tensor([prompt])).logits[0].double()
+        loss -= logits.log_softmax(-1)[row].item() / len(examples)
+        guesses.append(int(logits.argmax()) == row)
+    values = steps[-1].values
+    assert values["full_valid_loss"] == pytest.approx(loss, rel=1e-5)
+    assert values["full_valid_accuracy"] == pytest.approx(sum(guesses) / len(guesses))

@@ -117,8 +117,8 @@ def test_losses_of_a_known_job_are_those_pinned(unbroken: list[Report]) -> None:
 
 @pytest.fixture(
     scope="module",
-    params=[Supervised(), Unsupervised(overlap=5), Classification()],
-    ids=lambda m: m.kind,
+    params=[Supervised(), Unsupervised(overlap=5), Classification(), Classification(head=True)],
+    ids=["supervised", "unsupervised", "classification", "head"],
 )
 def unbroken_of(
     request: pytest.FixtureRequest, base_path: Path, tmp_path_factory: pytest.TempPathFactory

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from dataset.labels import Labels
 from storage.jobs import events
-from training.messages import Classification, Label, Method
+from training.messages import Classification, Classifier, Label, Lora, Method
 from worker.endings import JobFailed
 from worker.lease import Lease
 
@@ -21,22 +21,27 @@ def labels_of(method: Method) -> Labels | None:
     """Where the file's labels are collected, or those that an earlier attempt found; None if there are none."""
     if not isinstance(method, Classification):
         return None
-    if not method.labels:
-        return Labels()
-    return Labels({label.text: label.token_ids for label in method.labels}, method.form)
+    known = {label.text: label.token_ids for label in method.labels} or None
+    return Labels(known, method.form if known else None, are_rows=method.head)
 
 
 def with_labels(job: Resolved, found: Labels) -> Resolved:
     """With those of the training file. Raises JobFailed for labels that were asked for and are not there."""
     method = job.config.method
     assert isinstance(method, Classification)
-    config = job.config.model_copy(update={"method": resolved(method, found)})
-    return dataclasses.replace(job, config=config)
+    method = resolved(method, found)
+    changes: dict[str, object] = {"method": method}
+    if method.head:
+        assert isinstance(job.config.trainable, Lora)
+        labels = [label.text for label in method.labels]
+        lora = job.config.trainable.model_dump(exclude={"kind"})
+        changes["trainable"] = Classifier(**lora, labels=labels)
+    return dataclasses.replace(job, config=job.config.model_copy(update=changes))
 
 
 def resolved(method: Classification, found: Labels) -> Classification:
     """Raises JobFailed likewise."""
-    texts = sorted(found.classes)
+    texts = list(found.classes) if method.head else sorted(found.classes)
     if method.n_classes not in (None, len(texts)):
         raise _wrong(
             f"has {len(texts)} labels ({_shown(texts)}), but n_classes is {method.n_classes}"

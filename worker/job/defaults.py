@@ -51,6 +51,7 @@ OF_LORA = TrainableDefaults()
 # numbers of size 1 to 10 and take steps to match, up to 3e-2, where their training begins to swing.
 OF_TRAINABLES = {
     "lora": OF_LORA,
+    "classifier": OF_LORA,
     "prefix": TrainableDefaults(
         learning_rate_factor=10.0,
         max_learning_rate=3e-2,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from foundation import memory
 from foundation.memory import gigabytes
-from training.messages import Full, Lora, OutputLayers, Prefix, Trainable
+from training.messages import Classifier, Full, Lora, OutputLayers, Prefix, Trainable
 from worker.endings import JobFailed
 
 from .architecture import Architecture
@@ -57,7 +57,7 @@ def needed_bytes(trainable: Trainable, architecture: Architecture) -> int:
 
 def _num_trained(trainable: Trainable, architecture: Architecture) -> int:
     match trainable:
-        case Lora(rank=rank):
+        case Lora(rank=rank) | Classifier(rank=rank):
             return rank * architecture.parameters_per_rank
         case Prefix(num_virtual_tokens=number):
             return number * architecture.parameters_per_virtual_token

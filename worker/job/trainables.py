@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from training.checkpoint_folder import lora_spec
-from training.messages import Full, Lora, OutputLayers, Prefix, Trainable
+from training.messages import Classifier, Full, Lora, OutputLayers, Prefix, Trainable
 from worker.endings import JobFailed
 
 from .architecture import Architecture
@@ -129,7 +129,7 @@ def num_virtual_tokens(
 def told(trainable: Trainable) -> dict[str, Any]:
     """As the job's `tuning` would have asked for it."""
     match trainable:
-        case Lora():
+        case Lora() | Classifier():
             return {
                 "type": "lora",
                 "rank": trainable.rank,

@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.api.stack import Api, Tenant
 from tests.factories import jsonl
 
 ROWS = jsonl({"text": f"Number {n}", "label": "ab"[n % 2]} for n in range(10))
@@ -21,11 +22,11 @@ NAMES = (
 )
 
 
-def create(client: openai.OpenAI, **asked: Any) -> Any:
+def create(client: openai.OpenAI, *, body: Any = None, **asked: Any) -> Any:
     file = client.files.create(file=("labelled.jsonl", ROWS), purpose="fine-tune")
     method = {"type": "classification", "classification": {"hyperparameters": asked}}
     return client.fine_tuning.jobs.create(
-        model="tiny-random", training_file=file.id, extra_body={"method": method}
+        model="tiny-random", training_file=file.id, extra_body={"method": method, **(body or {})}
     )
 
 
@@ -34,7 +35,11 @@ def test_what_was_asked_is_shown_again_and_the_rest_is_auto(client: openai.OpenA
     job = create(client, **asked)
     shown = client.fine_tuning.jobs.retrieve(job.id).model_dump()["method"]
     assert shown["type"] == "classification"
-    assert shown["classification"]["hyperparameters"] == dict.fromkeys(NAMES, "auto") | asked
+    assert shown["classification"]["hyperparameters"] == {
+        **dict.fromkeys(NAMES, "auto"),
+        "head": False,
+        **asked,
+    }
 
 
 @pytest.mark.parametrize(
@@ -60,3 +65,25 @@ def test_values_out_of_bounds_are_refused(
         create(client, **{name: value})
     assert words in caught.value.message
     assert caught.value.param == f"method.classification.hyperparameters.{name}"
+
+
+def test_a_head_is_lora_s_on_a_base(client: openai.OpenAI, api: Api, tenant: Tenant) -> None:
+    shown = create(client, head=True).model_dump()["method"]
+    assert shown["classification"]["hyperparameters"]["head"] is True
+    tuned = api.tuned_model(tenant).name
+    for body, words in (
+        ({"tuning": {"type": "full"}}, "A head is trained with LoRA, not with the tuning 'full'"),
+        ({"model": tuned}, "A head begins with a base"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=words) as caught:
+            create(client, head=True, body=body)
+        assert caught.value.param == "method.classification.hyperparameters.head"
+
+
+def test_a_model_with_a_head_says_that_it_is_not_served(
+    client: openai.OpenAI, api: Api, tenant: Tenant
+) -> None:
+    name = api.tuned_model(tenant, kind="classifier").name
+    with pytest.raises(openai.BadRequestError, match="of the kind 'classifier'") as caught:
+        client.post("/luthier/classifications", body={"model": name, "input": "x"}, cast_to=object)
+    assert caught.value.code == "model_not_servable"

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tests.training import jobs
 from training.messages import (
     CheckpointSaved,
+    Classification,
     Failed,
     Full,
     OutputLayers,
@@ -106,6 +107,15 @@ def test_raw_text_is_learnt_too(base_path: Path, tmp_path: Path, kind: Trainable
     job = jobs.start(base_path, tmp_path, trainable=kind, method=Unsupervised(overlap=5))
     first, *_, last = steps_of(list(jobs.run(job)))
     assert last.values["train_perplexity"] < 0.9 * first.values["train_perplexity"]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_labels_are_learnt_too(base_path: Path, tmp_path: Path, kind: Trainable) -> None:
+    job = jobs.start(base_path, tmp_path, trainable=kind, method=Classification())
+    first, *_, last = steps_of(list(jobs.run(job)))
+    assert last.values["train_loss"] < 0.9 * first.values["train_loss"]
+    confusion = last.tables["full_valid_confusion"]
+    assert sum(n for row in confusion.values() for n in row.values()) == 6
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)

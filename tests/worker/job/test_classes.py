@@ -103,13 +103,15 @@ def test_a_validation_file_with_another_label_fails_the_job(scene: Scene) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_legacy", [False, True])
-def test_a_job_that_classifies_becomes_a_model(scene: Scene, is_legacy: bool) -> None:
+@pytest.mark.parametrize(
+    ("is_legacy", "head"), [(False, False), (True, False), (False, True)], ids=str
+)
+def test_a_job_that_classifies_becomes_a_model(scene: Scene, is_legacy: bool, head: bool) -> None:
     job_id = scene.job(
         rows(*["ham", "ham", "spam"] * 8, "eggs"),
         validation=rows("ham", "spam", "spam"),
         method="classification",
-        hyperparameters=ASKED | {"class_weights": "balanced", "n_classes": 3},
+        hyperparameters=ASKED | {"class_weights": "balanced", "n_classes": 3, "head": head},
         legacy={"model": "curie", "name": "curie"} if is_legacy else None,
     )
     run(scene.worker(trainer.COMMAND))
@@ -120,7 +122,12 @@ def test_a_job_that_classifies_becomes_a_model(scene: Scene, is_legacy: bool) ->
         method = job.train_config["config"]["method"]
         (file_id,) = job.result_files
         file = files.get(session, scene.project_id, file_id)
-    assert [label["text"] for label in method["labels"]] == ["eggs", "ham", "spam"]
+    order = ["ham", "spam", "eggs"] if head else ["eggs", "ham", "spam"]
+    assert [label["text"] for label in method["labels"]] == order
+    assert job.fine_tuned_model is not None
+    _, artifact = scene.model(job.fine_tuned_model)
+    assert artifact.kind == ("classifier" if head else "lora")
+    assert artifact.spec.get("labels") == (order if head else None)
     assert method["form"] == "text"
     assert job.hyperparameters["betas"] == [1.0]
     assert "labels" not in job.hyperparameters

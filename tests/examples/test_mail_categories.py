@@ -1,0 +1,42 @@
+"""The labelled mails: what their README promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dataset.labels import Labels
+from dataset.validation import validate
+from examples import tickets
+from examples.mail_categories import rule
+from text.chat_template import ChatTemplate
+
+
+@pytest.mark.parametrize("split", rule.SPLITS)
+def test_the_files_are_what_the_rule_makes_and_a_base_can_learn_from_them(
+    split: str, smollm_path: Path, tmp_path: Path
+) -> None:
+    content = (rule.FOLDER / f"{split}.jsonl").read_bytes()
+    assert content == rule.text(split).encode()
+    labels = Labels()
+    counted = validate(
+        [content],
+        tmp_path / split,
+        ChatTemplate.load(smollm_path),
+        max_seq_len=512,
+        role="training",
+        file_id="file-X",
+        method="classification",
+        labels=labels,
+    )
+    assert counted.num_examples == len(content.splitlines())
+    assert (counted.num_too_long, counted.num_left_out) == (0, 0)
+    assert set(labels.classes) == set(tickets.FIELDS["category"])
+    assert labels.once == {}
+
+
+def test_no_mail_is_in_both_files() -> None:
+    train, validation = (set(rule.text(split).splitlines()) for split in rule.SPLITS)
+    assert (len(train), len(validation)) == (240, 72)
+    assert not train & validation
