@@ -348,7 +348,11 @@ async def unload_adapter(adapter_id: str, served: Served) -> Response:
 
 async def _find(served: ServedBase, model: str, headers: AdapterHeaders) -> ServedModel:
     return await served.find(
-        model, sha256=headers.sha256, size_bytes=headers.size_bytes, kind=headers.kind
+        model,
+        sha256=headers.sha256,
+        size_bytes=headers.size_bytes,
+        kind=headers.kind,
+        project=headers.cache_salt,
     )
 
 

@@ -74,7 +74,13 @@ class ServedBase:
             pass
 
     async def find(
-        self, model: str, *, sha256: str | None, size_bytes: int | None, kind: str = lora.KIND
+        self,
+        model: str,
+        *,
+        sha256: str | None,
+        size_bytes: int | None,
+        kind: str = lora.KIND,
+        project: str = "",
     ) -> ServedModel:
         """What `model` names, loaded if need be.
 
@@ -87,9 +93,9 @@ class ServedBase:
         if sha256 is not None and size_bytes is not None:
             ref = AdapterRef(model, sha256, size_bytes, kind)
             if kind in WHOLE_KINDS:
-                return ServedModel(await self.whole_models.get(ref))
+                return ServedModel(await self.whole_models.get(ref, project))
             return ServedModel(self.thread, await self.adapters.get(ref))
-        adapter, whole = self.adapters.peek(model), self.whole_models.peek(model)
+        adapter, whole = self.adapters.peek(model), self.whole_models.peek(model, project)
         if adapter is None and whole is None:
             raise ModelNotFound(model)
         return ServedModel(whole or self.thread, adapter)

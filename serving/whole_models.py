@@ -1,7 +1,8 @@
 """Models that are bases of their own: fully tuned ones, and those whose output layers were.
 
-Each has an engine, whose thread takes turns with the base's. One is loaded when it is first asked for, one after the other
-and in a thread, and stays as long as there is memory; the least recently used goes first, but none at work.
+Each has an engine, whose thread takes turns with the base's. One is loaded when it is first asked for, one after the other,
+in turns by project and in a thread, and stays as long as there is memory. Of the project that takes most of that the least
+recently used goes first, but none at work.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import asyncio
 import gc
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from transformers import PretrainedConfig
 
@@ -62,12 +64,17 @@ class WholeModel:
     id: str
     thread: EngineThread
     size_bytes: int
-    asked_for_s: float
+    project: str
+    """Who asked for it last."""
+    asked_for_s: float = field(default_factory=time.monotonic)
 
     @property
     def may_go(self) -> bool:
         is_on_its_way = time.monotonic() < self.asked_for_s + MIN_IDLE_S
         return not self.thread.is_alive or (self.thread.is_idle and not is_on_its_way)
+
+    def note_asked(self, project: str) -> None:
+        self.project, self.asked_for_s = project, time.monotonic()
 
 
 class WholeModels:
@@ -94,6 +101,8 @@ class WholeModels:
         self._models: OrderedDict[str, WholeModel] = OrderedDict()
         self._loading: dict[AdapterRef, asyncio.Task[WholeModel]] = {}
         self._one_at_a_time = asyncio.Lock()
+        # Of a project, one waits for its turn, so that they are in turns by project.
+        self._one_of_project: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
 
     @property
@@ -104,26 +113,26 @@ class WholeModels:
     def size_bytes(self) -> int:
         return sum(model.size_bytes for model in self._models.values())
 
-    def peek(self, model_id: str) -> EngineThread | None:
+    def peek(self, model_id: str, project: str) -> EngineThread | None:
         """Whoever computes the model, if it is in memory."""
         model = self._models.get(model_id)
         if model is None or not model.thread.is_alive:
             return None
         self._models.move_to_end(model_id)
-        model.asked_for_s = time.monotonic()
+        model.note_asked(project)
         return model.thread
 
-    async def get(self, ref: AdapterRef) -> EngineThread:
+    async def get(self, ref: AdapterRef, project: str) -> EngineThread:
         """Whoever computes the model, loaded first if need be.
 
         Raises what `AdapterCache.read` raises, and `Unavailable` if it cannot be loaded, or not in time.
         """
-        thread = self.peek(ref.id)
+        thread = self.peek(ref.id, project)
         if thread is not None:
             return thread
         task = self._loading.get(ref)
         if task is None:
-            task = asyncio.create_task(self._load(ref))
+            task = asyncio.create_task(self._load(ref, project))
             self._loading[ref] = task
             task.add_done_callback(lambda _: self._loading.pop(ref, None))
         try:
@@ -134,7 +143,7 @@ class WholeModels:
             raise NotLoadedInTime(
                 f"The model {ref.id} is still being loaded, or waits for its turn. Please try again."
             ) from None
-        model.asked_for_s = time.monotonic()
+        model.note_asked(project)
         return model.thread
 
     async def unload(self, model_id: str) -> bool:
@@ -156,8 +165,9 @@ class WholeModels:
         for model in self._models.values():
             await model.thread.close()
 
-    async def _load(self, ref: AdapterRef) -> WholeModel:
-        async with self._one_at_a_time:
+    async def _load(self, ref: AdapterRef, project: str) -> WholeModel:
+        turn = self._one_of_project.setdefault(project, asyncio.Lock())
+        async with turn, self._one_at_a_time:
             started_s = time.monotonic()
             if (broken := self._models.get(ref.id)) is not None:
                 await self._remove(broken)
@@ -165,11 +175,11 @@ class WholeModels:
             config = self._config_of(artifact)
             served = self._base_thread.engine.model
             size_bytes = own_bytes(served, config, artifact.tensors) + self._kv_bytes
-            await self._make_room(ref, size_bytes)
+            await self._make_room(ref, size_bytes, project)
             engine = await self._in_thread(lambda: self._build(artifact, config))
             thread = EngineThread(engine, self._base_thread.admission, self._base_thread.turns)
             thread.start()
-            model = WholeModel(ref.id, thread, size_bytes, time.monotonic())
+            model = WholeModel(ref.id, thread, size_bytes, project)
             self._models[ref.id] = model
             log.info("%s is ready after %.1f s", ref.id, time.monotonic() - started_s)
             return model
@@ -197,7 +207,7 @@ class WholeModels:
             beside=beside,
         )
 
-    async def _make_room(self, ref: AdapterRef, size_bytes: int) -> None:
+    async def _make_room(self, ref: AdapterRef, size_bytes: int, project: str) -> None:
         """Have models go until so much more fits. Raises `Unavailable`."""
         budget_mib, needed_mib = self._budget_bytes // MIB, -(-size_bytes // MIB)
         told = (
@@ -208,13 +218,21 @@ class WholeModels:
             raise ModelTooLarge(f"{told}.", code="model_too_large")
         waits_until_s = time.monotonic() + MAX_WAIT_S
         while self.size_bytes + size_bytes > self._budget_bytes:
-            going = next((model for model in self._models.values() if model.may_go), None)
+            going = self._next_to_go(project, size_bytes)
             if going is not None:
                 await self._remove(going)
             elif time.monotonic() > waits_until_s:
                 raise NoRoom(f"{told}; all of it is taken by models at work. Please try again.")
             else:
                 await asyncio.sleep(LOOK_INTERVAL_S)
+
+    def _next_to_go(self, project: str, size_bytes: int) -> WholeModel | None:
+        """Of the project that would take most; the least recently used of those that may go."""
+        taken = Counter({project: size_bytes})
+        for model in self._models.values():
+            taken[model.project] += model.size_bytes
+        going = (model for model in self._models.values() if model.may_go)
+        return max(going, key=lambda model: taken[model.project], default=None)
 
     async def _remove(self, model: WholeModel) -> None:
         del self._models[model.id]

@@ -200,6 +200,40 @@ async def test_what_is_at_work_stays_and_the_others_wait_or_are_told(
     await streams[1].close()
 
 
+async def test_a_project_with_many_models_makes_room_for_another_s_from_its_own(
+    running: Running, base_path: Path, tmp_path: Path
+) -> None:
+    refs = [
+        store(running, write_full(base_path, tmp_path / f"{i}", i), f"artifact-fair{i}", full.KIND)
+        for i in range(3)
+    ]
+    await ask(running, refs[0], "small")
+    models = running.served.whole_models
+    for ref in (*refs[1:], refs[1]):
+        await ask(running, ref, "greedy")
+        assert models.ids == [refs[0].id, ref.id]
+
+
+async def test_an_engine_that_failed_is_replaced_and_the_server_goes_on(
+    running: Running, base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = store(running, write_full(base_path, tmp_path / "f"), "artifact-broken", full.KIND)
+    text = (await ask(running, ref)).choices[0].text
+    broken = running.served.whole_models.peek(ref.id, "")
+    assert broken is not None
+
+    def fail() -> None:
+        raise RuntimeError("everything failed")
+
+    monkeypatch.setattr(broken.engine, "step", fail)
+    with pytest.raises(openai.InternalServerError, match="is being restarted"):
+        await ask(running, ref)
+    assert (await ask(running, ref)).choices[0].text == text
+    assert running.served.whole_models.peek(ref.id, "") is not broken
+    assert (await ask(running, None)).choices[0].text
+    assert (await running.http.get("/readyz")).status_code == 200
+
+
 async def test_many_who_ask_at_once_have_it_loaded_once(
     running: Running, base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,7 +303,7 @@ async def test_projects_share_neither_prefixes_nor_quotas_of_a_whole_model(
 
     assert [await cached("a"), await cached("b")] == [0, 0]
     assert await cached("a") > 100
-    whole = running.served.whole_models.peek(ref.id)
+    whole = running.served.whole_models.peek(ref.id, "a")
     assert whole is not None
     assert whole.admission is running.served.thread.admission
 
