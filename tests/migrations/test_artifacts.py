@@ -161,3 +161,16 @@ def test_the_version_before_does_not_get_jobs_that_it_could_not_go_on_with(
     with psycopg.connect(url) as connection:
         connection.execute("UPDATE jobs SET status = 'cancelled' WHERE status = 'queued'")
     with_connection(url, "downgrade", "0009")
+
+
+def test_the_version_before_does_not_train_otherwise_than_was_asked(migrated: Settings) -> None:
+    url = migrated.database_url
+    with psycopg.connect(url) as connection:
+        found = connection.execute("SELECT DISTINCT tuning FROM jobs")
+        assert found.fetchall() == [(None,)]
+        connection.execute("UPDATE jobs SET tuning = %s", [Jsonb({"type": "full"})])
+    with pytest.raises(RuntimeError, match="would train 1 jobs in another way"):
+        with_connection(url, "downgrade", "0010")
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE jobs SET status = 'cancelled' WHERE status = 'queued'")
+    with_connection(url, "downgrade", "0010")

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from tests.training import jobs
-from training.messages import CheckpointSaved, Finished, Heartbeat, Prefix, Report, Start
+from training.messages import (
+    CheckpointSaved,
+    Finished,
+    Full,
+    Heartbeat,
+    OutputLayers,
+    Prefix,
+    Report,
+    Start,
+)
 from training.process import JobRunner
 from training.turns import Turns
 
@@ -84,7 +93,8 @@ def test_a_job_that_is_over_is_closed_and_gone() -> None:
 
 def _artifact(reports: list[Report]) -> bytes:
     (last,) = [r for r in reports if isinstance(r, CheckpointSaved) and r.is_last]
-    return (Path(last.path) / "artifact" / "adapter_model.safetensors").read_bytes()
+    (weights,) = (Path(last.path) / "artifact").glob("*.safetensors")
+    return weights.read_bytes()
 
 
 def _run(starts: list[Start]) -> dict[str, list[Report]]:
@@ -103,11 +113,13 @@ def _run(starts: list[Start]) -> dict[str, list[Report]]:
 
 
 def test_jobs_that_take_turns_make_what_each_makes_alone(base_path: Path, tmp_path: Path) -> None:
-    """On one base in memory, with ranks and seeds of their own, or a prefix; the base stays as it is."""
+    """On one base in memory, whatever they change of it; the base stays as it is."""
     changes: dict[str, dict[str, Any]] = {
         "ftjob-1": {"rank": 4, "seed": 7},
         "ftjob-2": {"rank": 8, "seed": 8},
         "ftjob-3": {"trainable": Prefix(num_virtual_tokens=4)},
+        "ftjob-4": {"trainable": Full()},
+        "ftjob-5": {"trainable": OutputLayers(num_blocks=1, train_head=True)},
     }
 
     def starts(folder: Path) -> list[Start]:

@@ -159,3 +159,17 @@ def test_full_tuning_goes_on_from_an_adapter_that_is_merged_and_resumes(
     resumed = list(jobs.run(job.model_copy(update={"resume_from": checkpoints_of(whole)[2].path})))
     assert steps_of(whole)[3:] == steps_of(resumed)
     assert checkpoints_of(whole)[-1].step == checkpoints_of(resumed)[-1].step
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("rate", [1e2, 1e30])
+def test_a_rate_out_of_all_bounds_fails_the_job_and_leaves_nothing(
+    base_path: Path, tmp_path: Path, kind: Trainable, rate: float
+) -> None:
+    numbers = {"learning_rate": rate, "learning_rate_multiplier": 1e3, "warmup_steps": 0}
+    job = jobs.start(base_path, tmp_path, trainable=kind, **numbers)
+    reports = list(jobs.run(job.model_copy(update={"validation_set": None})))
+    failed = reports[-1]
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.is_user_error) == ("nan_loss", True)
+    assert checkpoints_of(reports) == []
