@@ -13,6 +13,7 @@ from .aliases import Aliases
 from .exports import Exports
 from .imports import Imports
 from .jobs import Jobs
+from .reproductions import Reproductions
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
 
@@ -63,6 +64,11 @@ class Luthier(OpenAI):
     def imports(self) -> Imports:
         """Adapters that were trained elsewhere."""
         return Imports(self)
+
+    @cached_property
+    def reproductions(self) -> Reproductions:
+        """Training a job again, and comparing the weights."""
+        return Reproductions(self)
 
 
 def base_url_from_env() -> str:

@@ -38,7 +38,7 @@ from worker.lease import Lease
 from worker.trainer import Trainer, TrainerDied
 from worker.worker import Worker
 
-from . import progress, publish, wandb_runs
+from . import environment, progress, publish, wandb_runs
 
 POLL_S = 0.25
 STOP_S = 6.0
@@ -173,7 +173,11 @@ class _Supervision:
                 events.warn(session, started.job_id, warning)
 
         known = self._lease.job.train_config or {}
-        train_config = {**known, "num_examples": started.num_examples}
+        train_config = {
+            **known,
+            "num_examples": started.num_examples,
+            "environment": environment.read(),
+        }
         self._lease.write(write, status="running", train_config=train_config)
         crash_point("after_start")
 

@@ -62,7 +62,7 @@ def create(
         return
     if not as_json:
         typer.echo(f"Created {job.id}")
-    _show_until_end(client, job.id, after=None, as_json=as_json)
+    show_until_end(client, job.id, after=None, as_json=as_json)
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -140,10 +140,10 @@ def follow(
     as_json: AsJson = False,
 ) -> None:
     """Show a job's progress until it ends; fails unless it succeeds."""
-    _show_until_end(client, job_id, after=after, as_json=as_json)
+    show_until_end(client, job_id, after=after, as_json=as_json)
 
 
-def _show_until_end(client: Luthier, job_id: str, *, after: str | None, as_json: bool) -> None:
+def show_until_end(client: Luthier, job_id: str, *, after: str | None, as_json: bool) -> None:
     try:
         with event_display(as_json=as_json) as show_event:
             for event in client.jobs.follow(job_id, after=after):
