@@ -133,6 +133,7 @@ class _Asker:
                     return
                 await self._ask_all(client, due)
                 if is_last:
+                    self._tell_missed()
                     return
                 await self._wait()
 
@@ -165,7 +166,7 @@ class _Asker:
         if "num_examples" not in config:
             # The files are still being read.
             return []
-        steps_per_epoch = -(-config["num_examples"] // config["config"]["batch_size"])
+        steps_per_epoch = self._steps_per_epoch()
         with self._worker.sessions() as session:
             known = checkpoints.all(session, job.id)
             answered = probes.told(session, job.id)
@@ -178,6 +179,26 @@ class _Asker:
             for number, prompt in enumerate(self._prompts, start=1)
         ]
         return [question for question in questions if question.key not in answered]
+
+    def _tell_missed(self) -> None:
+        """Of epochs that were over so soon that newer checkpoints had replaced theirs."""
+        with self._worker.sessions() as session:
+            last = events.last_metrics(session, self._lease.job.id) or {"step": 0}
+            answered = probes.told(session, self._lease.job.id)
+        missed = [
+            step
+            for step in range(0, last["step"] + 1, self._steps_per_epoch())
+            if probes.key(step, 1) not in answered
+        ]
+        if missed and not self._is_leaving.is_set():
+            steps = ", ".join(map(str, missed[:10])) + (", …" if len(missed) > 10 else "")
+            text = f"Newer checkpoints had replaced those of step {steps} before their probes were asked"
+            self._warn(text)
+
+    def _steps_per_epoch(self) -> int:
+        """Once the files are read."""
+        config = self._lease.job.train_config or {}
+        return -(-int(config["num_examples"]) // int(config["config"]["batch_size"]))
 
     async def _answer(
         self, client: httpx.AsyncClient, turns: asyncio.Semaphore, question: _Question

@@ -156,6 +156,25 @@ def test_a_server_that_hangs_does_not_hold_up_the_end_for_long(
     assert any("Probes had no answer within" in m for m in scene.messages(job_id))
 
 
+def test_epochs_that_were_over_too_soon_are_told(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing is asked before training is over.
+    monkeypatch.setattr(probes, "POLL_S", 100.0)
+    with api(scene, well):
+        luthier = {"probes": [TEXT]}
+        hyperparameters = {"n_epochs": 5, "batch_size": 2, "luthier": luthier}
+        job_id = scene.job(hyperparameters=hyperparameters)
+        run(scene.worker())
+    assert sorted(step for step, _ in answers(scene, job_id)) == [0, 15, 20, 25]
+    assert (
+        scene.messages(job_id).count(
+            "Newer checkpoints had replaced those of step 5, 10 before their probes were asked"
+        )
+        == 1
+    )
+
+
 def test_a_worker_that_knows_no_api_says_so(scene: Scene) -> None:
     job_id = job(scene)
     run(scene.worker())
