@@ -129,6 +129,8 @@ class Course:
                 is_saved = False
                 if metrics is not None:
                     yield metrics
+                if self._must_save:
+                    yield self._memory_alert()
                 yield from self._alerts()
                 due_at_s = time.monotonic()
                 is_due = due_at_s - saved_at_s >= interval_s or self._must_save
@@ -157,6 +159,14 @@ class Course:
             if key not in self._alerted:
                 self._alerted.add(key)
                 yield Alert(job_id=self.job_id, step=self.cursor.step, key=key, text=text)
+
+    def _memory_alert(self) -> Alert:
+        text = (
+            f"Memory ran out at step {self.cursor.step}, which was computed once more in parts of "
+            f"{self.learner.micro_batch_tokens} tokens, as those that follow will be. It takes longer and changes nothing "
+            "else but last digits"
+        )
+        return Alert(job_id=self.job_id, step=self.cursor.step, key="memory", text=text)
 
     def _step(self) -> StepMetrics:
         """One optimizer step and the validation that is due after it; moves the cursor."""

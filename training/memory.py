@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from foundation import memory
@@ -101,12 +99,12 @@ def probe(vocab_size: int) -> MicroBatch:
 
 def need(
     model: PreTrainedModel,
-    parameters: Sequence[nn.Parameter],
+    num_parameters: int,
     kept: Kept,
     num_tokens: int,
     longest: int,
 ) -> Need | None:
-    """By what a probe kept. `longest` is the longest sequence. None where nobody says how much memory there is."""
+    """By what a probe kept. `num_parameters` train, `num_tokens` are computed at a time. `longest` is the longest sequence. None where nobody says how much memory there is."""
     available = available_bytes(model.device)
     if available is None:
         return None
@@ -119,7 +117,6 @@ def need(
         in_blocks += num_blocks * config.num_attention_heads * seen * itemsize
     elsewhere = kept.elsewhere / PROBE_TOKENS
     read = num_blocks * config.hidden_size * itemsize
-    num_parameters = sum(parameter.numel() for parameter in parameters)
     return Need(
         state_bytes=STATE_BYTES * num_parameters,
         kept_per_token=_BACKWARD_FACTOR * (in_blocks + elsewhere),
@@ -127,6 +124,22 @@ def need(
         num_tokens=num_tokens,
         available_bytes=available,
     )
+
+
+def is_ample(model: PreTrainedModel, num_parameters: int, num_tokens: int) -> bool:
+    """Whether there is so much memory that nothing need be measured.
+
+    A block keeps about twelve vectors of the model's width for a token, six of its inner width and the weights of
+    its attention; twice that is far on the safe side.
+    """
+    available = available_bytes(model.device)
+    if available is None:
+        return True
+    config = model.config
+    seen = config.num_attention_heads * (MAX_WRITTEN_TOKENS + TILE_TOKENS) / 2
+    block = 12 * config.hidden_size + 6 * config.intermediate_size + seen
+    kept = 2 * config.num_hidden_layers * block * model.dtype.itemsize * num_tokens
+    return kept + STATE_BYTES * num_parameters + _WORKSPACE_BYTES < _COMFORTABLE / 2 * available
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -272,6 +272,8 @@ class Learner:
 
         `longest` is the size of the largest example. Raises OutOfMemory for a job that cannot fit even so.
         """
+        if memory.is_ample(self._model, self._num_parameters, self._num_tokens(longest)):
+            return
         need = self.memory_need(longest)
         if need is None:
             return
@@ -283,10 +285,18 @@ class Learner:
         """By what a short forward pass keeps; None where nobody says how much memory there is."""
         batch = memory.probe(len(self._output)).to(self.device)
         kept = measure(self._model, lambda: self._score(batch))
-        num_virtual = self._config.num_virtual_tokens
-        num_tokens = max(self.micro_batch_tokens, longest) + num_virtual
-        parameters = list(self.parameters.values())
-        return memory.need(self._model, parameters, kept, num_tokens, num_virtual + longest)
+        num_tokens, num_virtual = self._num_tokens(longest), self._config.num_virtual_tokens
+        return memory.need(
+            self._model, self._num_parameters, kept, num_tokens, num_virtual + longest
+        )
+
+    @property
+    def _num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+    def _num_tokens(self, longest: int) -> int:
+        """Of the largest micro-batch, if the largest example has `longest`."""
+        return max(self.micro_batch_tokens, longest) + self._config.num_virtual_tokens
 
     def make_room(self) -> bool:
         """After memory ran out: forget what was begun of a step and compute half as much at a time from now on.

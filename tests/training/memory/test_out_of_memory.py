@@ -13,7 +13,7 @@ from foundation import memory as machine
 from tests.training import jobs
 from training import memory
 from training.batches import MicroBatch
-from training.messages import CheckpointSaved, Failed, Report, StepMetrics
+from training.messages import Alert, CheckpointSaved, Failed, Report, StepMetrics
 from training.primitives import Learner
 
 NO_ROOM = "[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory"
@@ -66,6 +66,9 @@ def test_memory_that_runs_out_halves_what_is_computed_at_a_time_once(
         for name, value in values.items():
             assert values_of(reports)[step][name] == pytest.approx(value, rel=2e-3)
     assert all(values_of(reports)[step] == values_of(plain)[step] for step in (1, 2))
+    (alert,) = (report for report in reports if isinstance(report, Alert))
+    assert (alert.step, alert.key) == (3, "memory")
+    assert "in parts of 130 tokens" in alert.text
     # It is saved at once, and goes on from there as it did, whatever memory there is then.
     first = saved_of(reports)[0]
     assert first.step == 3

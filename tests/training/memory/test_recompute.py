@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from foundation import memory as machine
 from modeling import attention, recompute
 from tests.training import jobs
 from training import memory
 from training.losses.cross_entropy import cross_entropy
-from training.messages import Full, Prefix
+from training.messages import Full, OutputLayers, Prefix
 from training.primitives import Learner, load_base
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -22,6 +23,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora with noise": {"dropout": 0.3, "neftune_noise_alpha": 5.0},
     "prefix": {"trainable": Prefix(num_virtual_tokens=4)},
     "full": {"trainable": Full()},
+    "output layers": {"trainable": OutputLayers(num_blocks=1, train_head=True)},
 }
 
 
@@ -76,7 +78,7 @@ def test_gradients_are_the_same_to_the_last_bit(
 
 
 def test_less_is_kept_and_a_probe_tells_of_longer_rows(
-    model: PreTrainedModel, base_path: Path, tmp_path: Path
+    model: PreTrainedModel, base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = Learner(model, jobs.config(base_path))
     try:
@@ -89,7 +91,7 @@ def test_less_is_kept_and_a_probe_tells_of_longer_rows(
         longest = max(len(example.input_ids) for example in examples)
         need = memory.need(
             model,
-            list(learner.parameters.values()),
+            learner._num_parameters,
             recompute.measure(model, lambda: learner._score(memory.probe(256))),
             len(batch.input_ids),
             longest,
@@ -98,6 +100,11 @@ def test_less_is_kept_and_a_probe_tells_of_longer_rows(
         guessed = need.kept_per_token * need.num_tokens / 1.25
         assert 0.6 < guessed / sum(kept) < 1.6
         assert need.recomputed_per_token < need.kept_per_token
-        assert need.state_bytes == 12 * sum(p.numel() for p in learner.parameters.values())
+        assert need.state_bytes == 12 * learner._num_parameters
+        # A bound that is looked at first lies above what is measured, and not far above.
+        monkeypatch.setattr(machine, "available_bytes", lambda: need.kept_bytes / 0.4)
+        assert not memory.is_ample(model, learner._num_parameters, need.num_tokens)
+        monkeypatch.setattr(machine, "available_bytes", lambda: need.kept_bytes / 0.4 * 4)
+        assert memory.is_ample(model, learner._num_parameters, need.num_tokens)
     finally:
         learner.close()
