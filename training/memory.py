@@ -138,7 +138,7 @@ def is_ample(model: PreTrainedModel, num_parameters: int, num_tokens: int) -> bo
     config = model.config
     seen = config.num_attention_heads * (MAX_WRITTEN_TOKENS + TILE_TOKENS) / 2
     block = 12 * config.hidden_size + 6 * config.intermediate_size + seen
-    kept = 2 * config.num_hidden_layers * block * model.dtype.itemsize * num_tokens
+    kept: float = 2 * config.num_hidden_layers * block * model.dtype.itemsize * num_tokens
     return kept + STATE_BYTES * num_parameters + _WORKSPACE_BYTES < _COMFORTABLE / 2 * available
 
 
