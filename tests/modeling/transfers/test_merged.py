@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
 
 from modeling import gguf_files
-from modeling.artifacts import lora, output_layers
+from modeling.artifacts import full, lora, model_tensors, output_layers
 from modeling.artifacts.artifact import Artifact
 from modeling.transfers import gguf_export, gguf_vocabulary, merged_folder
 from modeling.transfers.gguf_export import Quantization
@@ -177,6 +177,21 @@ def test_tensors_that_stand_in_the_base_s_place_untie_its_head(
         assert bool((model.get_parameter(name) == 0.25).all())
     before = AutoModelForCausalLM.from_pretrained(base).model.embed_tokens.weight
     assert torch.equal(model.model.embed_tokens.weight, before.to(torch.bfloat16))
+
+
+def test_a_fully_tuned_model_leaves_as_gguf(base_path: Path, tmp_path: Path) -> None:
+    config = base_config(base_path)
+    torch.manual_seed(1)
+    tensors = {
+        name: torch.randn(shape) * 0.1 for name, shape in model_tensors.shapes_of(config).items()
+    }
+    full.write(tmp_path / "artifact", full.artifact(config, tensors))
+    merged = Merged(base_path, read(tmp_path / "artifact", full.KIND, base_path))
+    gguf_export.write(merged, tmp_path / "m.gguf", "f16", lambda _: None, name="x", license=None)
+    expected = logits(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "artifact", dtype=torch.float32)
+    )
+    torch.testing.assert_close(from_gguf(tmp_path / "m.gguf"), expected, atol=0.01, rtol=0.02)
 
 
 def test_the_default_base_s_vocabulary_is_the_one_that_its_gguf_had(
