@@ -17,7 +17,7 @@ from storage.worker_folder import Folder
 from . import trainer
 from .bases import Bases
 from .lease import Lease
-from .places import Places
+from .occupancy import Occupancy
 from .trainer import Trainer
 
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ class Worker:
         self.is_stopping = threading.Event()
         resident = str(settings.resident_bytes)
         self._trainer_command = trainer_command or (*trainer.COMMAND, "--resident-bytes", resident)
-        self.places = Places()
+        self.occupancy = Occupancy()
         self._starting = threading.Lock()
         self._trainer: Trainer | None = None
 

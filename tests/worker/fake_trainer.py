@@ -5,7 +5,8 @@ which it kills itself, "die_once": folder (each of them once), "hang_at": a step
 "epoch_losses": the full validation loss of each epoch, "stop_early_at": the step at whose end it stops,
 "stuck_at": one after which its main thread hangs, "ask_at": one after which it asks its supervisor,
 "alert_at": one after which it alerts, "ahead": pieces that it computes and saves ahead of the first step, "die_ahead": one
-behind which it kills itself, "refuse": steps of states that it cannot resume from, "failed": the fields of a Failed that follows the Start, "fail_at": the step that it waits
+behind which it kills itself, "hold_at": steps after which it waits to be told to stop,
+"refuse": steps of states that it cannot resume from, "failed": the fields of a Failed that follows the Start, "fail_at": the step that it waits
 for}.
 """
 
@@ -139,6 +140,8 @@ class Run:
         ):
             self.save()
         self.have_an_accident()
+        while self.step in SCRIPT.get("hold_at", []) and not link.stop_reason(self.start.job_id):
+            time.sleep(0.01)
 
     def have_an_accident(self) -> None:
         if self.step == SCRIPT.get("hang_at"):

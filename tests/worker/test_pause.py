@@ -39,7 +39,7 @@ def run_until_paused(scene: Scene, job_id: str, step: int = 2) -> JobRow:
 def test_job_paused_twice_ends_as_one_that_ran_through(
     scene: Scene, finished: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(FAKE, script(step_s=0.1))
+    monkeypatch.setenv(FAKE, script(hold_at=[2, 9]))
     job_id = scene.job(validation=colour_rows(10))
     worker = scene.worker()
     trainer = worker.trainer().pid

@@ -18,7 +18,7 @@ from tests.worker.scene import (
     wait_for,
 )
 from worker.job.run import run
-from worker.places import Places
+from worker.occupancy import Occupancy
 
 
 def nothing() -> None:
@@ -28,17 +28,19 @@ def nothing() -> None:
 class Guest:
     """A job that has a place until it is told to leave."""
 
-    def __init__(self, places: Places, name: str, base: str, *, is_alone: bool = False) -> None:
+    def __init__(
+        self, occupancy: Occupancy, name: str, base: str, *, is_alone: bool = False
+    ) -> None:
         self.name = name
         self.is_inside = threading.Event()
         self.leave = threading.Event()
-        self._arguments = (places, base, is_alone)
+        self._arguments = (occupancy, base, is_alone)
         self.thread = threading.Thread(target=self._stay, daemon=True)
         self.thread.start()
 
     def _stay(self) -> None:
-        places, base, is_alone = self._arguments
-        with places.taken(self.name, base, is_alone=is_alone, check=nothing):
+        occupancy, base, is_alone = self._arguments
+        with occupancy.taken(self.name, base, is_alone=is_alone, check=nothing):
             self.is_inside.set()
             self.leave.wait(20)
 
@@ -47,18 +49,18 @@ class Guest:
         self.thread.join(20)
 
 
-def arrive(places: Places, name: str, base: str, *, is_alone: bool = False) -> Guest:
-    guest = Guest(places, name, base, is_alone=is_alone)
-    wait_for(lambda: guest.is_inside.is_set() or name in places._waiting, what=name)
+def arrive(occupancy: Occupancy, name: str, base: str, *, is_alone: bool = False) -> Guest:
+    guest = Guest(occupancy, name, base, is_alone=is_alone)
+    wait_for(lambda: guest.is_inside.is_set() or name in occupancy._waiting, what=name)
     return guest
 
 
 def test_jobs_on_one_base_share_and_those_on_another_wait() -> None:
-    places = Places()
-    first, second = (arrive(places, name, "a") for name in ("1", "2"))
+    occupancy = Occupancy()
+    first, second = (arrive(occupancy, name, "a") for name in ("1", "2"))
     assert first.is_inside.wait(20)
     assert second.is_inside.wait(20)
-    other = arrive(places, "3", "b")
+    other = arrive(occupancy, "3", "b")
     first.go()
     assert not other.is_inside.is_set()
     second.go()
@@ -67,23 +69,23 @@ def test_jobs_on_one_base_share_and_those_on_another_wait() -> None:
 
 
 def test_a_job_under_suspicion_is_alone_once() -> None:
-    places = Places()
-    places.suspect("1")
-    suspect = arrive(places, "1", "a")
+    occupancy = Occupancy()
+    occupancy.suspect("1")
+    suspect = arrive(occupancy, "1", "a")
     assert suspect.is_inside.wait(20)
-    other = arrive(places, "2", "a")
+    other = arrive(occupancy, "2", "a")
     assert not other.is_inside.is_set()
     suspect.go()
     assert other.is_inside.wait(20)
-    again = arrive(places, "1", "a")
+    again = arrive(occupancy, "1", "a")
     assert again.is_inside.wait(20)
     again.go()
     other.go()
 
 
 def test_who_waits_may_be_told_to_stop_waiting() -> None:
-    places = Places()
-    inside = arrive(places, "1", "a", is_alone=True)
+    occupancy = Occupancy()
+    inside = arrive(occupancy, "1", "a", is_alone=True)
     assert inside.is_inside.wait(20)
 
     def stop() -> None:
@@ -91,11 +93,11 @@ def test_who_waits_may_be_told_to_stop_waiting() -> None:
 
     with (
         pytest.raises(InterruptedError),
-        places.taken("2", "a", is_alone=False, check=stop),
+        occupancy.taken("2", "a", is_alone=False, check=stop),
     ):
         raise AssertionError("there is no place")
     inside.go()
-    with places.taken("3", "b", is_alone=True, check=stop):
+    with occupancy.taken("3", "b", is_alone=True, check=stop):
         """Nobody is left over from before."""
 
 

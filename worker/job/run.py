@@ -90,7 +90,7 @@ def _attempt(worker: Worker, lease: Lease) -> None:
 def _set_back(worker: Worker, lease: Lease, setback: Setback) -> None:
     if isinstance(setback, TrainerDied) and setback.was_shared:
         # Alone it shows whether it was to blame; as long as that is open, it does not count.
-        worker.places.suspect(lease.job.id)
+        worker.occupancy.suspect(lease.job.id)
         finish.give_back(lease)
         queue.ring(lease.job.id)
     elif finish.set_back(worker, lease, setback):

@@ -55,7 +55,7 @@ def train(worker: Worker, lease: Lease, start: Start) -> None:
     LostLease, Paused and Stopped.
     """
     job = lease.job
-    with worker.places.taken(
+    with worker.occupancy.taken(
         job.id,
         start.config.base_path,
         is_alone=job.crashes > 0,

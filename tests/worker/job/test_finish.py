@@ -64,7 +64,7 @@ def test_engines_of_the_base_load_the_model_before_its_job_succeeds(scene: Scene
         (
             f"/v1/luthier/adapters/{adapter.id}/prefetch",
             "Bearer internal",
-            {"sha256": adapter.sha256, "size_bytes": adapter.size_bytes},
+            {"sha256": adapter.sha256, "size_bytes": adapter.size_bytes, "kind": "lora"},
         )
     ]
     assert good.statuses == ["running"]

@@ -10,7 +10,7 @@ LOOK_S = 0.25
 """Between two looks at whether a job that waits may go on waiting."""
 
 
-class Places:
+class Occupancy:
     """Jobs on one base share the trainer; those on another wait until it is free, in the order in which they came.
 
     A job that has something to prove is alone.
