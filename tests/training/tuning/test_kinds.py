@@ -149,7 +149,12 @@ def test_full_tuning_goes_on_from_an_adapter_that_is_merged_and_resumes(
     lora = list(jobs.run(jobs.start(base_path, tmp_path / "lora", learning_rate=1e-2)))
     tuned = Path(checkpoints_of(lora)[-1].path) / "artifact"
     began = {"init_artifact": str(tuned), "init_kind": "lora"}
-    changes = {"trainable": Full(), "learning_rate": 1e-4, "checkpoint_interval_s": 0}
+    changes = {
+        "trainable": Full(),
+        "learning_rate": 1e-4,
+        "checkpoint_interval_s": 0,
+        "n_epochs": 1,
+    }
     job = jobs.start(base_path, tmp_path / "full", **changes).model_copy(update=began)
     whole = list(jobs.run(job))
     first = steps_of(whole)[0].values["train_loss"]
