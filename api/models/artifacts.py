@@ -24,7 +24,8 @@ router = APIRouter(prefix="/v1/luthier/models", tags=["luthier"])
         200: {
             "description": "An uncompressed tar of a folder in the format of the artifact's kind; of `lora` and "
             "`prefix`: adapter_config.json, adapter_model.safetensors; of `full`: config.json, model.safetensors; of "
-            "`output_layers`: output_layers.json, output_layers.safetensors",
+            "`output_layers`: output_layers.json, output_layers.safetensors; of `classifier`: as `lora`, and "
+            "classifier.json",
             "headers": {KIND_HEADER: {"schema": {"type": "string"}, "description": "lora, …"}},
             "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}},
         }
