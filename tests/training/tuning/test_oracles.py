@@ -91,7 +91,7 @@ def of_the_last_block_and_head(name: str) -> bool:
         (OutputLayers(num_blocks=1), of_the_last_block),
         (OutputLayers(num_blocks=1, train_head=True), of_the_last_block_and_head),
     ],
-    ids=str,
+    ids=["full", "block", "block and head"],
 )
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_three_steps_are_those_of_transformers_and_adamw(
