@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+DEFAULT_METRIC = "full_valid_loss"
+"""What a job goes by that says nothing else; every method measures it."""
 EPOCH_METRICS: dict[str, tuple[str, ...]] = {
     "supervised": ("full_valid_loss", "full_valid_mean_token_accuracy"),
     "unsupervised": (

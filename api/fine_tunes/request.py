@@ -6,13 +6,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from api.fine_tuning.classes import MAX_BETA, MAX_BETAS, MAX_CLASSES
+from api.fine_tuning.classes import MAX_BETA, MAX_BETAS
 from api.fine_tuning.request import (
     AVAILABLE_METHODS,
     MAX_LEARNING_RATE_MULTIPLIER,
     Suffix,
 )
 from api.requests.fields import Name
+from dataset.labels import MAX_LABELS
 from foundation.errors import InvalidRequest
 
 DEFAULT_MODEL = "curie"
@@ -39,7 +40,7 @@ class CreateFineTune(BaseModel):
     ) = None
     prompt_loss_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     compute_classification_metrics: bool | None = None
-    classification_n_classes: Annotated[int, Field(ge=2, le=MAX_CLASSES)] | None = None
+    classification_n_classes: Annotated[int, Field(ge=2, le=MAX_LABELS)] | None = None
     classification_positive_class: Name | None = None
     classification_betas: (
         Annotated[

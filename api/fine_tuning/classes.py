@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from dataset.labels import MAX_LABELS
+
 from .numbers import auto_or, is_number
 
-MAX_CLASSES = 100
-"""As many labels as a training file may have (`dataset.labels`)."""
 MAX_CLASS_WEIGHT = 1000.0
 MAX_BETAS = 10
 MAX_BETA = 100.0
@@ -19,7 +19,7 @@ def _are_class_weights(value: Any) -> bool:
         return bool(value == "balanced")
     weights = value.values()
     are_within = all(is_number(weight) and 0 < weight <= MAX_CLASS_WEIGHT for weight in weights)
-    return 0 < len(value) <= MAX_CLASSES and are_within
+    return 0 < len(value) <= MAX_LABELS and are_within
 
 
 def _is_label(value: Any) -> bool:

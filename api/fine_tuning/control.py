@@ -5,16 +5,17 @@ An unknown name is refused here, unlike elsewhere: a misspelt knob would be one 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.requests.fields import NoNul
-from dataset.metrics import EPOCH_METRICS
+from dataset.metrics import DEFAULT_METRIC, EPOCH_METRICS
 from foundation.errors import InvalidRequest
+
+from .numbers import number
 
 MAX_STEPS = 1_000_000
 MAX_PROBES = 20
@@ -24,49 +25,14 @@ MAX_PROBE_MESSAGES = 64
 MIN_SEQ_LEN = 16
 
 
-def _number(
-    minimum: float, maximum: float, *, is_whole: bool = False, is_above: bool = False
-) -> BeforeValidator:
-    """`minimum` to `maximum`; `is_above`: and not `minimum` itself. No booleans, no words, no NaN."""
-    kind = "an integer" if is_whole else "a number"
-    expected = (
-        f"{kind} above {minimum:g}, {maximum:g} at most"
-        if is_above
-        else f"{kind} between {minimum:g} and {maximum:,.10g}".replace(",", "")
-    )
-
-    def check(value: Any) -> object:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and math.isfinite(_float(value)) and minimum <= value <= maximum:
-            if is_whole and value == int(value):
-                return int(value)
-            if not is_whole and not (is_above and value == minimum):
-                return float(value)
-        raise PydanticCustomError(
-            "hyperparameter",
-            "expected {expected}, but got {got} instead.",
-            {"expected": expected, "got": repr(value)[:50]},
-        )
-
-    return BeforeValidator(check)
-
-
-def _float(value: int | float) -> float:
-    """Infinite where the number is larger than any float."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
 class StrictFields(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
 class StopEarly(StrictFields):
-    metric: Annotated[str, Field(max_length=64)] = "full_valid_loss"
-    patience: Annotated[int, _number(1, 50, is_whole=True)] = 1
-    min_delta: Annotated[float, _number(0, 1000)] = 0.0
+    metric: Annotated[str, Field(max_length=64)] = DEFAULT_METRIC
+    patience: Annotated[int, number(1, 50, is_whole=True)] = 1
+    min_delta: Annotated[float, number(0, 1000)] = 0.0
 
 
 class ProbeMessage(StrictFields):
@@ -81,7 +47,7 @@ class Probe(StrictFields):
         Annotated[list[ProbeMessage], Field(min_length=1, max_length=MAX_PROBE_MESSAGES)] | None
     ) = None
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROBE_CHARS), NoNul] | None = None
-    max_tokens: Annotated[int, _number(1, MAX_PROBE_TOKENS, is_whole=True)] = 64
+    max_tokens: Annotated[int, number(1, MAX_PROBE_TOKENS, is_whole=True)] = 64
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -96,14 +62,14 @@ class Control(StrictFields):
     lr_schedule: Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"] = (
         "linear"
     )
-    warmup_steps: Annotated[int, _number(0, MAX_STEPS, is_whole=True)] | None = None
-    warmup_ratio: Annotated[float, _number(0, 1)] | None = None
-    weight_decay: Annotated[float, _number(0, 1)] = 0.0
-    max_grad_norm: Annotated[float, _number(0, 1e6)] = 1.0
-    max_seq_len: Annotated[int, _number(MIN_SEQ_LEN, 2**31 - 1, is_whole=True)] | None = None
-    dropout: Annotated[float, _number(0, 0.9)] = 0.0
-    neftune_noise_alpha: Annotated[float, _number(0, 100)] = 0.0
-    loraplus_ratio: Annotated[float, _number(0, 100, is_above=True)] = 1.0
+    warmup_steps: Annotated[int, number(0, MAX_STEPS, is_whole=True)] | None = None
+    warmup_ratio: Annotated[float, number(0, 1)] | None = None
+    weight_decay: Annotated[float, number(0, 1)] = 0.0
+    max_grad_norm: Annotated[float, number(0, 1e6)] = 1.0
+    max_seq_len: Annotated[int, number(MIN_SEQ_LEN, 2**31 - 1, is_whole=True)] | None = None
+    dropout: Annotated[float, number(0, 0.9)] = 0.0
+    neftune_noise_alpha: Annotated[float, number(0, 100)] = 0.0
+    loraplus_ratio: Annotated[float, number(0, 100, is_above=True)] = 1.0
     early_stopping: StopEarly | None = None
     keep: Literal["last", "best"] = "last"
     best_metric: Annotated[str, Field(max_length=64)] | None = None
@@ -186,7 +152,7 @@ def _check_metrics(
     wanted = {}
     if "early_stopping" in asked:
         stopping = asked["early_stopping"]
-        wanted["early_stopping"] = stopping.get("metric", "full_valid_loss")
+        wanted["early_stopping"] = stopping.get("metric", DEFAULT_METRIC)
     if asked.get("keep") == "best":
         wanted["best_metric" if "best_metric" in asked else "keep"] = asked.get("best_metric")
     for knob, metric in wanted.items():

@@ -18,9 +18,10 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from api.requests.fields import Metadata, Name, NoNul
+from dataset.labels import MAX_LABELS
 from foundation.errors import InvalidRequest
 
-from .classes import MAX_CLASSES, Betas, ClassWeights, PositiveClass
+from .classes import Betas, ClassWeights, PositiveClass
 from .control import Control
 from .numbers import auto_or, auto_or_above, auto_or_whole, is_number
 from .tuning import AskedTuning
@@ -67,7 +68,7 @@ class UnsupervisedHyperparameters(Hyperparameters):
 class ClassificationHyperparameters(Hyperparameters):
     class_weights: ClassWeights = "auto"
     """How much an example of each class counts; by default all examples count alike."""
-    n_classes: Annotated[Literal["auto"] | int, auto_or_whole(MAX_CLASSES, minimum=2)] = "auto"
+    n_classes: Annotated[Literal["auto"] | int, auto_or_whole(MAX_LABELS, minimum=2)] = "auto"
     """So many labels the training file must have."""
     positive_class: PositiveClass = "auto"
     """Of two labels the one that precision, recall, F, AUROC and AUPRC are measured of; by default the rarer one."""

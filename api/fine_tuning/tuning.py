@@ -9,39 +9,35 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
 from foundation.errors import InvalidRequest
+from storage.models.artifacts import LORA_TARGETS, MIN_PREFIX_TOKENS
 
 from .numbers import auto_or_above, auto_or_whole
 
 MAX_RANK = 512
 """As much as an adapter that is read may have (modeling/artifacts/lora.py)."""
 MAX_ALPHA = 4096.0
-MIN_PREFIX_TOKENS = 2
-"""The first one stays as it is (modeling/trainable/prefix.py)."""
 MAX_PREFIX_TOKENS = 512
 MAX_BLOCKS = 1024
 """How many the base has is known where its files are: the worker refuses more than that."""
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "lora": ("rank", "alpha", "targets", "rslora"),
     "prefix": ("length",),
     "output_layers": ("blocks", "head"),
     "full": (),
 }
-AVAILABLE_TUNINGS = ("lora", "prefix", "output_layers", "full")
-"""Those of them that a job can be trained by."""
 
 
 def _targets(value: object) -> object:
     if value is None or value == "auto":
         return "auto"
-    is_list = isinstance(value, list) and 0 < len(value) <= len(TARGETS)
-    if is_list and all(name in TARGETS for name in value):  # type: ignore[attr-defined]
+    is_list = isinstance(value, list) and 0 < len(value) <= len(LORA_TARGETS)
+    if is_list and all(name in LORA_TARGETS for name in value):  # type: ignore[attr-defined]
         # In one order, whichever they were given in: it is part of what makes a run repeatable.
-        return [name for name in TARGETS if name in value]  # type: ignore[operator]
+        return [name for name in LORA_TARGETS if name in value]  # type: ignore[operator]
     raise PydanticCustomError(
         "targets",
         "expected 'auto' or an array of some of {known}, but got {got} instead.",
-        {"known": ", ".join(TARGETS), "got": repr(value)[:50]},
+        {"known": ", ".join(LORA_TARGETS), "got": repr(value)[:50]},
     )
 
 
@@ -66,14 +62,7 @@ class AskedTuning(BaseModel):
     """The output layer too; where it is the embedding, a copy of that."""
 
     def options(self) -> dict[str, Any]:
-        """The type with its options. Raises InvalidRequest for those of no or another type."""
-        if self.type not in AVAILABLE_TUNINGS:
-            raise InvalidRequest(
-                f"The tuning '{self.type}' is not available yet; use "
-                f"{' or '.join(map(repr, AVAILABLE_TUNINGS))}.",
-                param="tuning.type",
-                code="invalid_value",
-            )
+        """The type with its options. Raises InvalidRequest for those of no type or of another."""
         own = OPTIONS[self.type]
         for name in sorted(self.model_fields_set | (self.model_extra or {}).keys()):
             if name != "type" and name not in own:

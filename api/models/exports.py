@@ -23,6 +23,7 @@ from api.wiring import Wired
 from foundation.errors import InvalidRequest, ModelNotFound
 from storage import queue
 from storage.models import models, transfers
+from storage.models.artifacts import MERGEABLE_KINDS, PEFT_KINDS
 from storage.models.base_models import Catalogue
 from storage.models.transfers import TransferRow
 from storage.organization.api_keys import Caller
@@ -33,10 +34,6 @@ router = APIRouter(prefix="/v1/luthier", tags=["luthier"], route_class=CreatesOn
 
 Format = Literal["peft", "safetensors", "gguf"]
 Quantization = Literal["f16", "q8_0"]
-ADAPTERS = frozenset({"lora", "prefix", "classifier"})
-"""Kinds that PEFT has a format for."""
-MERGEABLE = frozenset({"lora", "full", "output_layers"})
-"""Kinds that are a change of the base's weights."""
 
 
 class CreateExport(BaseModel):
@@ -196,14 +193,14 @@ def _create(
 
 def _check_format(kind: str, body: CreateExport) -> None:
     """Raises InvalidRequest for a form that a model of that kind does not have."""
-    if body.format == "peft" and kind not in ADAPTERS:
+    if body.format == "peft" and kind not in PEFT_KINDS:
         raise InvalidRequest(
             f"A model of the kind '{kind}' is no adapter, so PEFT has no format for it; export it as "
             "'safetensors' or 'gguf'.",
             param="format",
             code="invalid_value",
         )
-    if body.format != "peft" and kind not in MERGEABLE:
+    if body.format != "peft" and kind not in MERGEABLE_KINDS:
         raise InvalidRequest(
             f"A model of the kind '{kind}' is not a change of its base's weights, so it cannot be merged into "
             "them; export it as 'peft'.",

@@ -15,6 +15,7 @@ from storage.jobs.checkpoints import CheckpointRow
 from storage.jobs.jobs import JobRow
 from storage.leases import LostLease
 from storage.models import models, signing_keys, transfers
+from storage.models.artifacts import PEFT_KINDS
 from storage.models.base_models import BaseModel
 from storage.models.transfers import TransferRow
 
@@ -22,9 +23,6 @@ from . import bases, card, manifest, process
 from .card import Facts
 from .lease import TransferLease
 from .process import TransferRefused
-
-PEFT_KINDS = ("lora", "prefix", "classifier")
-"""Kinds of artifacts that PEFT has a format for."""
 
 
 def make(errands: Errands, lease: TransferLease, folder: Path) -> None:

@@ -13,6 +13,14 @@ SERVED_KINDS = frozenset({"lora", "prefix", "output_layers", "full"})
 """Kinds that the inference servers serve, on top of a base or in its place."""
 TRAINABLE_FROM = frozenset({"lora", "prefix", "output_layers", "full"})
 """Kinds that training goes on from."""
+PEFT_KINDS = frozenset({"lora", "prefix", "classifier"})
+"""Kinds that PEFT has a format for."""
+MERGEABLE_KINDS = frozenset({"lora", "output_layers", "full"})
+"""Kinds that are a change of the base's weights."""
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The last names of the layers that an adapter can reach."""
+MIN_PREFIX_TOKENS = 2
+"""Virtual tokens of a prefix that is trained: the first one stays as it is."""
 
 
 def served_kinds() -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dataset.metrics import is_lower_better
+from dataset.metrics import DEFAULT_METRIC, is_lower_better
 from training.messages import EarlyStopping, TrainConfig
 
 Json = Mapping[str, Any]
@@ -20,7 +20,6 @@ _PLAIN = (
     "loraplus_ratio",
 )
 """Fields of the config that are what was asked for."""
-DEFAULT_METRIC = "full_valid_loss"
 
 
 def max_seq_len(hyperparameters: Mapping[str, Any], base_max_seq_len: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from storage.models.artifacts import LORA_TARGETS, MIN_PREFIX_TOKENS
 from training.checkpoint_folder import lora_spec
 from training.messages import Classifier, Full, Lora, OutputLayers, Prefix, Trainable
 from worker.endings import JobFailed
@@ -16,13 +17,10 @@ from worker.endings import JobFailed
 from .architecture import Architecture
 from .defaults import DEFAULTS, Defaults
 
-TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ALPHA = 32.0
 """With a scale of alpha / rank the best learning rate does not depend on the rank."""
 NUM_VIRTUAL_TOKENS = 16
 """An estimate: 16 to 32 hold a tone or a format, and each is taken from every request's context."""
-MIN_VIRTUAL_TOKENS = 2
-"""The first one stays as it is."""
 NUM_BLOCKS = 2
 UNASKED = {"type": "lora"}
 
@@ -54,7 +52,7 @@ def chosen(
             return Lora(
                 rank=given("rank", rank(architecture, num_supervised_tokens, defaults), reason),
                 alpha=given("alpha", ALPHA, "the default"),
-                target_modules=given("targets", TARGET_MODULES, "all linear layers"),
+                target_modules=given("targets", LORA_TARGETS, "all linear layers"),
                 use_rslora=tuning.get("rslora", False),
             )
         case "prefix":
@@ -110,7 +108,7 @@ def num_virtual_tokens(
             number = NUM_VIRTUAL_TOKENS if asked == "auto" else asked
         case _:
             return 0
-    if number < MIN_VIRTUAL_TOKENS:
+    if number < MIN_PREFIX_TOKENS:
         raise JobFailed(
             "invalid_tuning",
             "The model is a prefix of a single virtual token, which stays as it is in training: there is nothing "

@@ -13,6 +13,8 @@ from transformers import AutoConfig
 from modeling.artifacts import kinds, lora, peft_files
 from modeling.artifacts.artifact import Artifact, ArtifactError
 from modeling.artifacts.lora import AdapterConfig, linear_shapes, peft_name
+from serving import artifact_files
+from storage.models import artifacts
 
 
 def an_adapter(base_path: Path) -> Artifact:
@@ -74,3 +76,11 @@ def test_a_tensor_of_any_type_and_shape_has_a_digest() -> None:
 def test_an_unknown_kind_is_refused_by_name() -> None:
     with pytest.raises(ArtifactError, match="kind 'spell' are not known here; known: lora"):
         kinds.format_of("spell")
+
+
+def test_the_control_plane_which_knows_no_model_speaks_of_the_same_kinds() -> None:
+    known = kinds.KINDS.keys()
+    assert known == artifacts.PEFT_KINDS | artifacts.MERGEABLE_KINDS
+    assert known >= artifacts.TRAINABLE_FROM
+    assert artifact_files.MAX_FILE_BYTES.keys() == artifacts.SERVED_KINDS <= known
+    assert artifacts.LORA_TARGETS == lora.TARGET_MODULES

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from storage.models.artifacts import LORA_TARGETS
 from training.messages import Full, Lora, OutputLayers, Prefix, Supervised, Trainable
 from worker.endings import JobFailed
 from worker.job import resolve as config
@@ -130,7 +131,7 @@ def test_everything_automatic_has_its_reason() -> None:
     assert resolved.config.batch_size == 1
     assert resolved.config.learning_rate_multiplier == 1.0
     assert resolved.config.warmup_steps == 5
-    assert lora_of(resolved).target_modules == trainables.TARGET_MODULES
+    assert lora_of(resolved).target_modules == LORA_TARGETS
     assert resolved.reasons.keys() == {
         *("n_epochs", "batch_size", "learning_rate_multiplier", "learning_rate"),
         *("rank", "alpha", "targets"),
