@@ -17,6 +17,11 @@ def total_bytes() -> int | None:
     return min((limit for limit, _ in _limits()), default=None)
 
 
+def machine_bytes() -> int:
+    """The same as a share of it is wanted: what the system has, where nobody says less."""
+    return total_bytes() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def available_bytes() -> int | None:
     """What is left of it now, files that are only kept in memory not counted; None where nobody says."""
     return min((max(limit - used, 0) for limit, used in _limits()), default=None)

@@ -17,6 +17,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from . import memory
 from .connection_limits import Network
 from .errors import LuthierError
 
@@ -117,7 +118,7 @@ def _without_slash(url: str) -> str:
 
 
 def _half_of_memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return memory.machine_bytes() // 2
 
 
 class Settings(EnvironmentSettings):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from foundation import memory
 from foundation.settings import EnvironmentSettings
 from serving.engine.limits import Limits
 
@@ -60,11 +60,7 @@ class ServingSettings(EnvironmentSettings):
     def kv_bytes_or_default(self) -> int:
         if self.kv_bytes:
             return self.kv_bytes
-        return min(_machine_bytes() // 8, MAX_DEFAULT_KV_BYTES)
+        return min(memory.machine_bytes() // 8, MAX_DEFAULT_KV_BYTES)
 
     def whole_model_bytes_or_default(self) -> int:
-        return self.whole_model_bytes or _machine_bytes() // 4
-
-
-def _machine_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return self.whole_model_bytes or memory.machine_bytes() // 4
