@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .llama_files import llama_config, tokenizer_config, tokenizer_definition
+from .safetensors_header import header
 
 Float32s = npt.NDArray[np.float32]
 
 # tokenizer.ggml.pre -> whether each digit is a token of its own before byte-level BPE.
 SPLITS_DIGITS = {"smollm": True, "gpt-2": False}
 CONTROL_TOKEN = 3
-CACHE_LINE_BYTES = 64
 
 TENSOR_NAMES = {
     "token_embd": "model.embed_tokens",
@@ -146,32 +146,22 @@ def _shortest(value: float) -> float:
 
 
 def write_weights(reader: Reader, folder: Path, on_progress: Callable[[int, int], None]) -> None:
-    """The safetensors layout: header length (u64), JSON header, then the tensors.
-
-    The header is padded so that tensors start on cache lines: models compute straight from the mapped file.
-    """
+    """As safetensors, each tensor as it is read."""
     metadata = _Metadata(reader)
     names = {_name_of(tensor.name): tensor for tensor in reader.tensors}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, tensor in names.items():
-        shape = [int(size) for size in reversed(tensor.shape)]
-        end = offset + 4 * int(np.prod(shape))
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}
-        offset = end
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-(8 + len(encoded)) % CACHE_LINE_BYTES)
+    shapes = {
+        name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in names.items()
+    }
+    beginning, total_bytes = header(shapes, "F32")
     done_bytes = 0
     with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        file.write(beginning)
         for name, values in _dequantised(names, metadata):
-            if list(values.shape) != header[name]["shape"]:
-                raise UnsupportedGGUF(
-                    f"{name} has shape {values.shape}, not {header[name]['shape']}"
-                )
+            if values.shape != shapes[name]:
+                raise UnsupportedGGUF(f"{name} has shape {values.shape}, not {shapes[name]}")
             np.ascontiguousarray(values, dtype="<f4").tofile(file)
             done_bytes += values.nbytes
-            on_progress(done_bytes, offset)
+            on_progress(done_bytes, total_bytes)
         file.flush()
         os.fsync(file.fileno())
 

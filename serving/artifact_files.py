@@ -7,19 +7,18 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from modeling.artifacts import full, lora, output_layers, prefix
+from modeling.artifacts import full, lora, output_layers, peft_files, prefix
 from modeling.artifacts.artifact import ArtifactError
+from modeling.artifacts.files import MAX_CONFIG_BYTES
 
-_MAX_CONFIG_BYTES = 1 << 20
-_PEFT = {"adapter_config.json": _MAX_CONFIG_BYTES, "adapter_model.safetensors": 8 << 30}
 MAX_FILE_BYTES = {
-    lora.KIND: _PEFT,
-    prefix.KIND: _PEFT,
+    lora.KIND: peft_files.MAX_FILE_BYTES,
+    prefix.KIND: peft_files.MAX_FILE_BYTES,
     output_layers.KIND: {
-        output_layers.CONFIG_NAME: _MAX_CONFIG_BYTES,
+        output_layers.CONFIG_NAME: MAX_CONFIG_BYTES,
         output_layers.WEIGHTS_NAME: 64 << 30,
     },
-    full.KIND: {full.CONFIG_NAME: _MAX_CONFIG_BYTES, full.WEIGHTS_NAME: 512 << 30},
+    full.KIND: {full.CONFIG_NAME: MAX_CONFIG_BYTES, full.WEIGHTS_NAME: 512 << 30},
 }
 """By kind the files that an artifact consists of, with the size beyond which they are refused."""
 # Beside them: what they were when they were unpacked, in the form of sha256sum.

@@ -62,6 +62,18 @@ class Format(Protocol):
         """What lies there may come from anyone: what cannot be applied exactly to that base is refused."""
 
 
+def check_base(
+    named: str, named_revision: str, base_model: str | None, base_revision: str | None
+) -> None:
+    """Refuses an adapter that names another base than the given one, as far as both are known."""
+    if base_model and named and named != base_model:
+        raise ArtifactError(f"the adapter was made for {named}, not for {base_model}")
+    if base_revision and named_revision and named_revision != base_revision:
+        raise ArtifactError(
+            f"the adapter was made for revision {named_revision} of {named or 'its base'}, not {base_revision}"
+        )
+
+
 def _sha256(tensor: Tensor) -> str:
     content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.sha256(content.numpy().data).hexdigest()

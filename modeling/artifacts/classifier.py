@@ -16,10 +16,10 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from . import lora, peft_files
+from . import files, lora, peft_files
 from .artifact import Artifact, ArtifactError
 from .lora import AdapterConfig
-from .peft_files import CONFIG_NAME, MAX_CONFIG_BYTES, WEIGHTS_NAME
+from .peft_files import CONFIG_NAME, WEIGHTS_NAME
 
 KIND = "classifier"
 
@@ -103,13 +103,10 @@ def read(
 
 
 def _read_labels(folder: Path) -> list[str]:
-    path = folder / LABELS_NAME
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ArtifactError(f"{LABELS_NAME} is too large")
-        named: Any = json.loads(path.read_text(encoding="utf-8"))["id2label"]
+        named: Any = files.read_json(folder / LABELS_NAME)["id2label"]
         labels = [named[str(row)] for row in range(len(named))]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise ArtifactError(f"{LABELS_NAME} cannot be read: {error}") from error
     are_texts = all(isinstance(label, str) for label in labels)
     if not are_texts or len(set(labels)) != len(labels) or not 2 <= len(labels) <= MAX_LABELS:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from . import model_tensors
+from . import files, model_tensors
 from .artifact import Artifact, ArtifactError
 
 KIND = "full"
@@ -53,7 +53,7 @@ def check(artifact: Artifact) -> None:
 
 def write(folder: Path, artifact: Artifact) -> None:
     model_tensors.save(folder / WEIGHTS_NAME, artifact.tensors)
-    model_tensors.write_json(folder / CONFIG_NAME, artifact.config)
+    files.write_json(folder / CONFIG_NAME, artifact.config)
 
 
 def read(
@@ -64,7 +64,7 @@ def read(
     base_revision: str | None = None,
 ) -> Artifact:
     """Which base it began as, such a folder does not say: the config must be the base's own."""
-    raw = model_tensors.read_json(folder / CONFIG_NAME)
+    raw = files.read_json(folder / CONFIG_NAME)
     config = copy.deepcopy(base_config)
     is_tied = raw.get(_TIED, config.tie_word_embeddings)
     if not isinstance(is_tied, bool):

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from . import peft_files
-from .artifact import Artifact, ArtifactError
+from .artifact import Artifact, ArtifactError, check_base
 from .peft_files import CONFIG_NAME, WEIGHTS_NAME
 
 T = TypeVar("T")
@@ -186,7 +186,7 @@ def understood(
     """What `load` gives, of a configuration and tensors that were read already."""
     config = _understood_config(raw)
     named, revision = config.base_model_name_or_path, config.base_revision
-    peft_files.check_base(named, revision, base_model, base_revision)
+    check_base(named, revision, base_model, base_revision)
     shapes = linear_shapes(base_config)
     sides = _sides(tensors)
     adapter: LoadedAdapter = {}

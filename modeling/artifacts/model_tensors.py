@@ -7,11 +7,9 @@ the values such as a base bears.
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -19,12 +17,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from . import files
 from .artifact import ArtifactError
 from .lora import MAX_GAIN, MAX_WEIGHT
-from .peft_files import MAX_CONFIG_BYTES, MAX_HEADER_BYTES
 
 DTYPE = torch.bfloat16
 HEAD = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -59,10 +58,7 @@ def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def load(path: Path, shapes: Shapes) -> dict[str, Tensor]:
     """The tensors of exactly these names and shapes. Raises `ArtifactError`."""
     try:
-        with path.open("rb") as file:
-            header_bytes = int.from_bytes(file.read(8), "little")
-        if header_bytes > MAX_HEADER_BYTES:
-            raise ArtifactError(f"{path.name} has a header of {header_bytes} bytes: too large")
+        files.check_header(path)
         # Told before anything is read: what does not fit may be as large as it likes.
         with safetensors.safe_open(path, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
@@ -91,24 +87,6 @@ def check_values(tensors: Mapping[str, Tensor]) -> None:
                     f"{name} has {what} of {value:.3g} where {limit:g} is more than any base bears: "
                     "the training it comes from diverged"
                 )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object of a bounded size. Raises `ArtifactError`."""
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ArtifactError(f"{path.name} is too large")
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(raw, dict):
-        raise ArtifactError(f"{path.name} does not hold an object")
-    return raw
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _check_names(file: str, found: Shapes, expected: Shapes) -> None:

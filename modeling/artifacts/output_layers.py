@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from . import full, model_tensors, peft_files
-from .artifact import Artifact, ArtifactError
+from . import files, full, model_tensors
+from .artifact import Artifact, ArtifactError, check_base
 from .model_tensors import HEAD, Shapes
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ def check(artifact: Artifact) -> None:
 def write(folder: Path, artifact: Artifact) -> None:
     model_tensors.save(folder / WEIGHTS_NAME, artifact.tensors)
     named = {"base_model": artifact.base_model, "base_revision": artifact.base_revision}
-    model_tensors.write_json(folder / CONFIG_NAME, artifact.spec | named)
+    files.write_json(folder / CONFIG_NAME, artifact.spec | named)
 
 
 def read(
@@ -98,12 +98,12 @@ def read(
     base_model: str | None = None,
     base_revision: str | None = None,
 ) -> Artifact:
-    raw = model_tensors.read_json(folder / CONFIG_NAME)
+    raw = files.read_json(folder / CONFIG_NAME)
     num_blocks = _typed(raw, "num_blocks", int)
     train_head = _typed(raw, "train_head", bool)
     base = _typed(raw, "base_model", str)
     revision = _typed(raw, "base_revision", str)
-    peft_files.check_base(base, revision, base_model, base_revision)
+    check_base(base, revision, base_model, base_revision)
     shapes = trained_shapes(base_config, num_blocks=num_blocks, train_head=train_head)
     return artifact(
         model_tensors.load(folder / WEIGHTS_NAME, shapes),

@@ -6,7 +6,6 @@ numbers raises `ArtifactError`. What the options mean is the kind's own affair.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from . import files
 from .artifact import ArtifactError
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
-# A header holds some hundred bytes a tensor; more than this is an attack or another kind of file.
-MAX_HEADER_BYTES = 4 << 20
-MAX_CONFIG_BYTES = 1 << 20
+MAX_FILE_BYTES = {CONFIG_NAME: files.MAX_CONFIG_BYTES, WEIGHTS_NAME: 8 << 30}
+"""Beyond which they are refused."""
 
 
 def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -30,25 +29,16 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
     folder.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     safetensors.torch.save_file(contiguous, folder / WEIGHTS_NAME, metadata={"format": "pt"})
-    text = json.dumps(config, indent=2, sort_keys=True)
-    (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+    files.write_json(folder / CONFIG_NAME, config)
 
 
 def read_config(
     folder: Path, peft_type: str, what: str, neutral_options: Mapping[str, tuple[Any, ...]]
 ) -> dict[str, Any]:
     """The configuration of `what`, whose `neutral_options`, where given, have one of those values."""
-    path = folder / CONFIG_NAME
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ArtifactError(f"{CONFIG_NAME} is too large")
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{CONFIG_NAME} cannot be read: {error}") from error
-    if not isinstance(raw, dict) or raw.get("peft_type") != peft_type:
-        found = ""
-        if isinstance(raw, dict) and "peft_type" in raw:
-            found = f": its peft_type is {raw['peft_type']!r}"
+    raw = files.read_json(folder / CONFIG_NAME)
+    if raw.get("peft_type") != peft_type:
+        found = f": its peft_type is {raw['peft_type']!r}" if "peft_type" in raw else ""
         raise ArtifactError(f"{CONFIG_NAME} does not describe a {what}{found}")
     for option, neutral in neutral_options.items():
         if option in raw and raw[option] not in neutral:
@@ -59,12 +49,7 @@ def read_config(
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All the tensors, fp32 on the CPU."""
     try:
-        with (folder / WEIGHTS_NAME).open("rb") as file:
-            header_bytes = int.from_bytes(file.read(8), "little")
-        if header_bytes > MAX_HEADER_BYTES:
-            raise ArtifactError(
-                f"{WEIGHTS_NAME} has a header of {header_bytes} bytes, which is too large"
-            )
+        files.check_header(folder / WEIGHTS_NAME)
         tensors = safetensors.torch.load_file(folder / WEIGHTS_NAME)
     except (OSError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"{WEIGHTS_NAME} cannot be read: {error}") from error
@@ -75,15 +60,3 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         if not tensor.is_floating_point() or not bool(torch.isfinite(found[name]).all()):
             raise ArtifactError(f"{name} holds values that are not finite numbers")
     return found
-
-
-def check_base(
-    named: str, named_revision: str, base_model: str | None, base_revision: str | None
-) -> None:
-    """Refuses an adapter that names another base than the given one, as far as both are known."""
-    if base_model and named and named != base_model:
-        raise ArtifactError(f"the adapter was made for {named}, not for {base_model}")
-    if base_revision and named_revision and named_revision != base_revision:
-        raise ArtifactError(
-            f"the adapter was made for revision {named_revision} of {named or 'its base'}, not {base_revision}"
-        )

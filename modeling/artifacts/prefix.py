@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from . import peft_files
-from .artifact import Artifact, ArtifactError
+from .artifact import Artifact, ArtifactError, check_base
 from .peft_files import CONFIG_NAME, WEIGHTS_NAME
 
 KIND = "prefix"
@@ -92,7 +92,7 @@ def read(
     named, revision = (
         str(config.get(key) or "") for key in ("base_model_name_or_path", "revision")
     )
-    peft_files.check_base(named, revision, base_model, base_revision)
+    check_base(named, revision, base_model, base_revision)
     num_virtual_tokens = config.get("num_virtual_tokens")
     if type(num_virtual_tokens) is not int or not 1 <= num_virtual_tokens <= MAX_VIRTUAL_TOKENS:
         raise ArtifactError(

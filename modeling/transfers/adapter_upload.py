@@ -17,13 +17,10 @@ from typing import IO, Any
 
 from modeling.artifacts import lora, peft_files
 from modeling.artifacts.artifact import ArtifactError
+from modeling.artifacts.peft_files import MAX_FILE_BYTES
 
 from .merged import TransferFailed, base_config
 
-MAX_FILE_BYTES = {
-    peft_files.CONFIG_NAME: peft_files.MAX_CONFIG_BYTES,
-    peft_files.WEIGHTS_NAME: 8 << 30,
-}
 MAX_ENTRIES = 1000
 PICKLE_NAME = "adapter_model.bin"
 _BLOCK_BYTES = 1 << 20

@@ -15,10 +15,8 @@ from transformers import AutoConfig, PretrainedConfig
 from modeling.artifacts import lora
 from modeling.artifacts.artifact import Artifact
 from modeling.artifacts.kinds import format_of
+from modeling.artifacts.model_tensors import HEAD
 from modeling.base_folder import weight_files
-
-HEAD = "lm_head.weight"
-EMBEDDING = "model.embed_tokens.weight"
 
 OnProgress = Callable[[float], None]
 """Gets the share that is done."""

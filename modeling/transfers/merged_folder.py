@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from modeling.safetensors_header import header
+
 from .merged import Merged, OnProgress
 
 WEIGHTS = "model.safetensors"
-CACHE_LINE_BYTES = 64
 COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -59,18 +60,10 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def _write_weights(merged: Merged, path: Path, on_progress: OnProgress) -> None:
-    """The safetensors layout: header length (u64), JSON header, then the tensors, each as it is made."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name in merged.names:
-        shape = merged.shape(name)
-        end = offset + 2 * torch.Size(shape).numel()
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-(8 + len(encoded)) % CACHE_LINE_BYTES)
+    """Each tensor as it is made."""
+    beginning, _ = header({name: merged.shape(name) for name in merged.names}, "BF16")
     with path.open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        file.write(beginning)
         for _, value in merged.tensors(on_progress):
             file.write(_bytes(value.to(torch.bfloat16)))
         file.flush()

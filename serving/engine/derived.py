@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from modeling.artifacts.model_tensors import HEAD, without_weights
+from modeling.artifacts.model_tensors import EMBEDDING, HEAD, without_weights
 
 from . import attention
 from .slots.linear import PackedLinear, Part, fused_names, put_parts
@@ -57,10 +57,9 @@ def own_bytes(
 ) -> int:
     """Memory that a derived model's own weights take."""
     num_numbers = sum(tensor.numel() for tensor in tensors.values())
-    embedding = "model.embed_tokens.weight"
-    if config.tie_word_embeddings and embedding in tensors and HEAD not in tensors:
+    if config.tie_word_embeddings and EMBEDDING in tensors and HEAD not in tensors:
         # The head's product has a layout of its own.
-        num_numbers += tensors[embedding].numel()
+        num_numbers += tensors[EMBEDDING].numel()
     return num_numbers * served.dtype.itemsize
 
 

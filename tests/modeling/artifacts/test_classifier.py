@@ -94,7 +94,7 @@ def test_configurations_that_mean_something_else_are_refused(
         ({"id2label": {"0": "a", "1": "b", "3": "c"}}, "cannot be read"),
         ({"id2label": {"0": "a", "1": "b", "2": 3}}, "different labels"),
         ({"id2label": {"0": "a"}}, "2 to 10000 different labels"),
-        ([], "cannot be read"),
+        ([], "does not hold an object"),
     ],
 )
 def test_labels_that_do_not_name_each_row_are_refused(
