@@ -24,10 +24,7 @@ Table = dict[str, dict[str, float]]
 """Numbers by row and column."""
 
 
-class Lora(Message):
-    """Matrices of a low rank beside linear layers."""
-
-    kind: Literal["lora"] = "lora"
+class _LowRank(Message):
     rank: int
     alpha: float
     target_modules: tuple[str, ...]
@@ -36,14 +33,16 @@ class Lora(Message):
     """The product counts by alpha / sqrt(rank), not by alpha / rank."""
 
 
-class Classifier(Message):
+class Lora(_LowRank):
+    """Matrices of a low rank beside linear layers."""
+
+    kind: Literal["lora"] = "lora"
+
+
+class Classifier(_LowRank):
     """LoRA, and beside the output layer one that has a row for each label."""
 
     kind: Literal["classifier"] = "classifier"
-    rank: int
-    alpha: float
-    target_modules: tuple[str, ...]
-    use_rslora: bool = False
     labels: tuple[str, ...]
     """In the order of the rows."""
 

@@ -6,7 +6,7 @@ reads once a step: a device need not wait between micro-batches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +29,8 @@ from modeling.trainable.output_layers import OutputLayersTrainable
 from modeling.trainable.prefix import PrefixTrainable
 from modeling.trainable.trainable import PackedRow, Trainable
 
-from . import checkpoint, memory
-from .batches import MicroBatch
+from . import batches, checkpoint, memory
+from .batches import MicroBatch, ScoredRow
 from .checkpoint import Checkpoint, Cursor
 from .logprobs import Scores, score
 from .losses import Loss
@@ -151,7 +151,7 @@ class Learner:
         self._step, self._num_passes = 1, 0
         """The step that is being made, and its passes up to now."""
         self.micro_batch_tokens = config.micro_batch_tokens
-        """What programs compute at a time."""
+        """What is computed at a time."""
         self._recomputes = False
         """Whether blocks are computed again in backward instead of kept: it takes time and changes no bit."""
         self._is_half_stepped = False
@@ -168,6 +168,20 @@ class Learner:
         """Give the model back as it was."""
         self._regularization.close()
         self._trainable.detach()
+
+    def micro_batches(
+        self, units: Sequence[Sequence[ScoredRow]], *, num_beginning: int = 0
+    ) -> Iterator[MicroBatch]:
+        """The rows of units, which stay together, in as few passes as memory is planned for, on the device.
+
+        `num_beginning` tokens are what all of them begin with and come on top.
+        """
+        for batch in batches.micro_batches(
+            units,
+            self.micro_batch_tokens + num_beginning,
+            num_virtual_tokens=self._config.num_virtual_tokens,
+        ):
+            yield batch.to(self.device)
 
     @torch.no_grad()
     def logprobs(self, batch: MicroBatch, who: Who = "policy") -> Scores:

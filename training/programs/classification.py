@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dataset.examples import Example
 from training import class_metrics
-from training.batches import ScoredRow, micro_batches
+from training.batches import ScoredRow
 from training.class_metrics import Floats, Ints
 from training.course import Diverged, Measured, Program, Values
 from training.messages import Classification, Table, TrainConfig
@@ -33,7 +33,6 @@ class ClassificationProgram(Program):
 
     def __init__(self, config: TrainConfig, method: Classification, learner: Learner) -> None:
         self._supervised = SupervisedProgram(config, learner)
-        self._config = config
         self._method = method
         self._learner = learner
         self._places = {label.token_ids: place for place, label in enumerate(method.labels)}
@@ -84,13 +83,9 @@ class ClassificationProgram(Program):
         scores = torch.zeros(len(units), dtype=torch.float64, device=self._learner.device)
         num_right = torch.zeros((), dtype=torch.int64, device=self._learner.device)
         # The prompt is there once, and the budget is for what stands behind it.
-        for batch in micro_batches(
-            units,
-            self._learner.micro_batch_tokens + len(prompt),
-            num_virtual_tokens=self._config.num_virtual_tokens,
-        ):
+        for batch in self._learner.micro_batches(units, num_beginning=len(prompt)):
             check_stop()
-            found = self._learner.logprobs(batch.to(self._learner.device))
+            found = self._learner.logprobs(batch)
             rows = zip(
                 batch.units,
                 batch.of_rows(found.logprobs),

@@ -14,7 +14,7 @@ from torch import Tensor
 from dataset.examples import Example
 from dataset.tokenized import Dataset
 from training import batches
-from training.batches import MicroBatch, ScoredRow, micro_batches
+from training.batches import MicroBatch, ScoredRow
 from training.checkpoint import CheckpointError
 from training.course import Diverged, Program, Values
 from training.losses.dpo import PreferenceLoss, sums
@@ -204,11 +204,7 @@ class DpoProgram(Program):
 
     def _batches(self, examples: Sequence[Example]) -> Iterator[MicroBatch]:
         units = [[ScoredRow.of(each) for each in example.sequences] for example in examples]
-        config = self._config
-        for batch in micro_batches(
-            units, self._learner.micro_batch_tokens, num_virtual_tokens=config.num_virtual_tokens
-        ):
-            yield batch.to(self._learner.device)
+        return self._learner.micro_batches(units)
 
     def _loss(self, role: str, examples: Sequence[Example], batch: MicroBatch) -> PreferenceLoss:
         indices = [examples[unit].index for unit in batch.units]

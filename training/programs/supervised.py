@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dataset.examples import Example
-from training.batches import MicroBatch, ScoredRow, micro_batches
+from training.batches import MicroBatch, ScoredRow
 from training.course import Diverged, Program, Values
 from training.losses.cross_entropy import cross_entropy
 from training.messages import TrainConfig
@@ -72,12 +72,7 @@ class SupervisedProgram(Program):
         return torch.zeros(2, dtype=torch.float64, device=self._learner.device)
 
     def _batches(self, examples: Sequence[Example]) -> Iterator[MicroBatch]:
-        units = [[ScoredRow.of(example)] for example in examples]
-        config = self._config
-        for batch in micro_batches(
-            units, self._learner.micro_batch_tokens, num_virtual_tokens=config.num_virtual_tokens
-        ):
-            yield batch.to(self._learner.device)
+        return self._learner.micro_batches([[ScoredRow.of(example)] for example in examples])
 
 
 def _means(
