@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from . import files, full, model_tensors
+from . import files, model_tensors
 from .artifact import Artifact, ArtifactError, check_base
 from .model_tensors import HEAD, Shapes
 
@@ -55,29 +55,6 @@ def trained_shapes(base_config: PretrainedConfig, *, num_blocks: int, train_head
     beginnings += ["model.norm."] + [HEAD] * train_head
     shapes = model_tensors.shapes_of(untied(base_config, train_head=train_head))
     return {name: shape for name, shape in shapes.items() if name.startswith(tuple(beginnings))}
-
-
-def merged(
-    artifact: Artifact, base_config: PretrainedConfig, base_tensors: Mapping[str, Tensor]
-) -> Artifact:
-    """The artifact put into its base's weights, as one of the kind `full`: a folder that transformers loads.
-
-    `base_tensors` are the base's parameters by name; its tied head need not be there.
-    """
-    config = untied(base_config, train_head=artifact.spec["train_head"])
-    tensors = {
-        name: artifact.tensors.get(name, base_tensors.get(name))
-        for name in model_tensors.shapes_of(config)
-    }
-    lacking = [name for name, tensor in tensors.items() if tensor is None]
-    if lacking:
-        raise ArtifactError(f"the base lacks {lacking[0]}")
-    return full.artifact(
-        config,
-        {name: tensor for name, tensor in tensors.items() if tensor is not None},
-        base_model=artifact.base_model,
-        base_revision=artifact.base_revision,
-    )
 
 
 def check(artifact: Artifact) -> None:

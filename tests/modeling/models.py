@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from modeling.artifacts import full, model_tensors, output_layers
+from modeling.artifacts.artifact import Artifact
 from modeling.base import load_base
 from modeling.trainable.lora import LoraLinear
 
@@ -65,3 +68,13 @@ def token_ids(*shape: int, seed: int = 0, vocab_size: int = 256) -> Tensor:
 
 def backward(loss: Tensor) -> None:
     torch.autograd.backward(loss)
+
+
+def with_output_layers(
+    base_config: PretrainedConfig, base_tensors: Mapping[str, Tensor], artifact: Artifact
+) -> Artifact:
+    """The base with these output layers, as an artifact of the kind `full`."""
+    config = output_layers.untied(base_config, train_head=artifact.spec["train_head"])
+    tensors = {**base_tensors, **artifact.tensors}
+    shapes = model_tensors.shapes_of(config)
+    return full.artifact(config, {name: tensors[name] for name in shapes})

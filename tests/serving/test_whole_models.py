@@ -24,6 +24,7 @@ from serving.engine.derived import derive, own_bytes
 from serving.engine.engine import Engine
 from serving.engine.slots.linear import PackedLinear, Part
 from serving.engine.slots.slot_linear import SlotLinear
+from tests.modeling.models import with_output_layers
 from tests.serving.parts import expected_ids, load_model, make_engine, prompt_of
 from tests.serving.server import SETTINGS, Running, running_server, store, store_adapter
 from text.tokenizer import Tokenizer
@@ -75,7 +76,7 @@ def write_layers(base_path: Path, folder: Path, *, train_head: bool) -> tuple[Pa
         base_model="tiny-random",
     )
     output_layers.write(folder / "layers", artifact)
-    merged = output_layers.merged(artifact, base.config, dict(base.named_parameters()))
+    merged = with_output_layers(base.config, dict(base.named_parameters()), artifact)
     # The trunk as the server has it, which has not been rounded.
     merged.tensors.update(  # type: ignore[attr-defined]
         {n: p for n, p in base.named_parameters() if n not in shapes}

@@ -19,8 +19,6 @@ from luthier.manifests import verify as verify_manifest
 from .connection import connected, find
 from .output import printable
 
-ShowShare = Callable[[float], object]
-
 
 @connected
 def export(

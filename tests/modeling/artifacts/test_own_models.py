@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from modeling.artifacts import full, kinds, output_layers
 from modeling.artifacts.artifact import Artifact, ArtifactError
 from modeling.base import load_base
-from tests.modeling.models import tiny_model, token_ids
+from tests.modeling.models import tiny_model, token_ids, with_output_layers
 
 HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
@@ -98,7 +98,7 @@ def test_output_layers_merged_into_their_base_load_with_the_head_that_was_traine
     read = files.read(tmp_path / "layers", base_config, base_model="tiny-random")
     assert read.manifest() == saved.manifest()
 
-    merged = output_layers.merged(read, base_config, dict(model.named_parameters()))
+    merged = with_output_layers(base_config, dict(model.named_parameters()), read)
     full.write(tmp_path / "merged", merged)
     written = json.loads((tmp_path / "merged" / "config.json").read_text())
     assert written["tie_word_embeddings"] == config.tie_word_embeddings
