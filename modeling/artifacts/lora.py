@@ -293,7 +293,7 @@ def _understood_config(raw: dict[str, Any]) -> AdapterConfig:
         )
     try:
         return _from_peft(raw)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ArtifactError(f"{CONFIG_NAME} is not understood: {error}") from error
 
 

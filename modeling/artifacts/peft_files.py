@@ -55,8 +55,9 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         raise ArtifactError(f"{WEIGHTS_NAME} cannot be read: {error}") from error
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        found[name] = tensor.to(torch.float32)
-        # Of a float64, what is too large for fp32 is an infinity only now.
-        if not tensor.is_floating_point() or not bool(torch.isfinite(found[name]).all()):
+        # Of a float64, what is too large for fp32 is an infinity only then.
+        numbers = tensor.to(torch.float32) if tensor.is_floating_point() else None
+        if numbers is None or not bool(torch.isfinite(numbers.flatten()).all()):
             raise ArtifactError(f"{name} holds values that are not finite numbers")
+        found[name] = numbers
     return found

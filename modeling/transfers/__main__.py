@@ -11,7 +11,6 @@ import json
 import re
 import sys
 import time
-import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from . import adapter_upload, gguf_export, merged_folder
 from .merged import Merged, TransferFailed, read
 
 PROGRESS_INTERVAL_S = 0.25
+MAX_TOLD_CHARS = 1000
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 GGUF_NAME = "model-{quantization}.gguf"
 
@@ -107,14 +107,20 @@ def main(path: str) -> int:
     request = adapter.validate_json(Path(path).read_bytes())
     try:
         _say(done=run(request, _Progress()))
-    except (TransferFailed, ArtifactError, zlib.error) as error:
-        _say(failed=str(error), code="invalid_model")
+    except (TransferFailed, ArtifactError) as error:
+        _say(failed=_tellable(str(error)), code="invalid_model")
     except (OSError, SafetensorError, ImportFailed) as error:
         if not _is_for_want_of_room(error):
             # Its text names paths of this machine: it is for the log.
             raise
         _say(failed="The server's disk is full.", code="storage_full")
     return 0
+
+
+def _tellable(text: str) -> str:
+    """What may quote a stranger's file, at a length that a person reads and without what no database keeps."""
+    cut = text if len(text) <= MAX_TOLD_CHARS else f"{text[:MAX_TOLD_CHARS]}…"
+    return cut.replace("\0", "\\0")
 
 
 def _is_for_want_of_room(error: BaseException) -> bool:

@@ -5,25 +5,44 @@ Of the upload nothing is kept but the numbers: no name, no file and no option of
 
 from __future__ import annotations
 
+import errno
 import json
+import lzma
 import shutil
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from modeling.artifacts import lora, peft_files
+from transformers import PretrainedConfig
+
+from modeling.artifacts import files, lora, peft_files
 from modeling.artifacts.artifact import ArtifactError
-from modeling.artifacts.peft_files import MAX_FILE_BYTES
 
 from .merged import TransferFailed, base_config
 
 MAX_ENTRIES = 1000
 PICKLE_NAME = "adapter_model.bin"
 _BLOCK_BYTES = 1 << 20
+_DAMAGED = (
+    *(
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        shutil.ReadError,
+        struct.error,
+    ),
+    *(EOFError, IndexError, NotImplementedError, RuntimeError, ValueError),
+)
+"""What Python's readers of archives raise for bytes that are none."""
+_DAMAGED_ERRNOS = (None, errno.EINVAL)
+"""Of the OSErrors that they raise for the same reason; those of a disk have numbers of their own."""
 
 
 def convert(upload: Path, base: Path, base_id: str, folder: Path) -> dict[str, Any]:
@@ -33,7 +52,7 @@ def convert(upload: Path, base: Path, base_id: str, folder: Path) -> dict[str, A
     """
     unpacked = folder.with_name("unpacked")
     unpacked.mkdir()
-    _unpack(upload, unpacked)
+    _unpack(upload, unpacked, max_file_bytes(base_config(base)))
     _check_task(unpacked)
     try:
         # Its own name for the base is another than ours, so the shapes have to say whether it fits.
@@ -49,6 +68,16 @@ def convert(upload: Path, base: Path, base_id: str, folder: Path) -> dict[str, A
     return lora.read(folder, base_config(base), base_model=base_id).manifest()
 
 
+def max_file_bytes(config: PretrainedConfig) -> dict[str, int]:
+    """By name, what the files of an adapter may have: more than the highest rank of every layer as float64 holds no
+    adapter for that base, however small it is packed."""
+    numbers = sum(lora.MAX_RANK * sum(shape) for shape in lora.linear_shapes(config).values())
+    return {
+        **peft_files.MAX_FILE_BYTES,
+        peft_files.WEIGHTS_NAME: 8 * numbers + files.MAX_HEADER_BYTES,
+    }
+
+
 def _check_task(folder: Path) -> None:
     """The strict reader looks at weights; what they are for, it does not ask."""
     try:
@@ -62,7 +91,7 @@ def _check_task(folder: Path) -> None:
         )
 
 
-def _unpack(upload: Path, folder: Path) -> None:
+def _unpack(upload: Path, folder: Path, max_bytes: dict[str, int]) -> None:
     """The two files that count, wherever they lie in the archive; their places and owners are nobody's business."""
     found: set[str] = set()
     names: list[str] = []
@@ -72,13 +101,13 @@ def _unpack(upload: Path, folder: Path) -> None:
                 raise TransferFailed(f"The archive has more than {MAX_ENTRIES} entries.")
             own = PurePosixPath(name.replace("\\", "/")).name
             names.append(own)
-            if own not in MAX_FILE_BYTES:
+            if own not in max_bytes:
                 continue
             if own in found:
                 raise TransferFailed(f"The archive holds {own} twice.")
             found.add(own)
-            _copy(file, folder / own, size_bytes, MAX_FILE_BYTES[own])
-    for missing in MAX_FILE_BYTES:
+            _copy(file, folder / own, size_bytes, max_bytes[own])
+    for missing in max_bytes:
         if missing not in found:
             raise TransferFailed(f"The archive lacks {missing}.{_advice(names)}")
 
@@ -115,17 +144,18 @@ def _entries(upload: Path) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
         else:
             with tarfile.open(upload) as tar:
                 yield _of_tar(tar)
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        NotImplementedError,
-        RuntimeError,
-        EOFError,
-        shutil.ReadError,
-    ) as error:
-        raise TransferFailed(
-            f"The file is no tar or zip of an adapter's folder that can be read: {error}"
-        ) from error
+    except _DAMAGED as error:
+        raise _no_archive(error) from error
+    except OSError as error:
+        if error.errno not in _DAMAGED_ERRNOS:
+            raise
+        raise _no_archive(error) from error
+
+
+def _no_archive(error: Exception) -> TransferFailed:
+    return TransferFailed(
+        f"The file is no tar or zip of an adapter's folder that can be read: {error}"
+    )
 
 
 def _of_zip(archive: zipfile.ZipFile) -> Iterator[tuple[str, int, IO[bytes]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import shutil
 import tarfile
 import zipfile
@@ -16,7 +17,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from foundation import leash
 from modeling.artifacts import lora
+from modeling.transfers import __main__ as transfers_main
 from modeling.transfers import adapter_upload
 from modeling.transfers.merged import TransferFailed, base_config
 from tests.errands.transfers.scene import adapter
@@ -176,6 +179,10 @@ def test_what_peft_saves_means_the_same_afterwards(
         ({"peft_type": "IA3"}, "its peft_type is 'IA3'"),
         ({"r": 8}, "it was made for another base model"),
         ({"alpha_pattern": {"layers\\.[0-9]+": 4}}, "is a regular expression"),
+        ({"rank_pattern": ["q_proj"]}, "is not understood"),
+        ({"alpha_pattern": {"q_proj": 10**400}}, "is not understood"),
+        ({"lora_alpha": 10**400}, "is not understood"),
+        ({"r": float("inf")}, "is not understood"),
     ],
 )
 def test_what_cannot_be_applied_exactly_is_refused_by_name(
@@ -227,3 +234,114 @@ def test_archives_that_are_something_else(
     refused(zipped({CONFIG: b" " * (2 << 20), WEIGHTS: files[WEIGHTS]}), "2097152 bytes")
     refused(tarred({str(n): b"" for n in range(1002)}), "more than 1000 entries")
     refused(tarred({CONFIG: b"[" * 100_000, WEIGHTS: files[WEIGHTS]}), "cannot be read")
+
+
+@pytest.mark.parametrize(
+    "compression",
+    [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA],
+)
+def test_a_damaged_zip_is_told_of(
+    files: dict[str, bytes], tmp_path: Path, compression: int
+) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    assert_told_of_damage(buffer.getvalue(), tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_a_damaged_tar_is_told_of(files: dict[str, bytes], tmp_path: Path, mode: Any) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    assert_told_of_damage(buffer.getvalue(), tmp_path)
+
+
+def assert_told_of_damage(archive: bytes, tmp_path: Path) -> None:
+    """Whatever a reader of archives raises, nothing but TransferFailed comes out."""
+    dice = random.Random(0)
+    told = 0
+    for number in range(100):
+        damaged = bytearray(archive)
+        for _ in range(3):
+            # At both ends are what says how the rest is to be read.
+            place = dice.choice((dice.randrange(700), -1 - dice.randrange(300)))
+            damaged[place] = dice.randrange(256)
+        upload, folder = tmp_path / "damaged", tmp_path / f"out-{number}"
+        upload.write_bytes(damaged)
+        folder.mkdir()
+        try:
+            adapter_upload._unpack(upload, folder, {CONFIG: 1 << 20, WEIGHTS: 1 << 20})
+        except TransferFailed:
+            told += 1
+    assert told
+
+
+def test_a_disk_s_own_errors_are_no_damage(files: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes(tarred(files))
+    with pytest.raises(FileNotFoundError):
+        adapter_upload._unpack(
+            tmp_path / "upload", tmp_path / "gone", {CONFIG: 1 << 20, WEIGHTS: 1 << 20}
+        )
+
+
+def test_what_is_packed_small_may_not_become_larger_than_any_adapter_of_the_base(
+    files: dict[str, bytes], convert: Convert, base_path: Path
+) -> None:
+    limit = adapter_upload.max_file_bytes(base_config(base_path))[WEIGHTS]
+    assert limit < 32 << 20
+    with pytest.raises(TransferFailed, match=f"it may have {limit}"):
+        convert(zipped({**files, WEIGHTS: files[WEIGHTS] + bytes(limit)}))
+
+
+@pytest.mark.parametrize(
+    ("entry", "content", "message"),
+    [
+        ({"dtype": "C64", "shape": [1], "data_offsets": [0, 8]}, bytes(8), "not finite numbers"),
+        (
+            {"dtype": "F32", "shape": [1] * 70, "data_offsets": [0, 4]},
+            bytes(4),
+            "lacks one of lora_A",
+        ),
+    ],
+)
+def test_tensors_that_no_adapter_has_are_refused(
+    files: dict[str, bytes], convert: Convert, entry: Any, content: bytes, message: str
+) -> None:
+    header = json.dumps({lora.peft_name("model.layers.0.mlp.up_proj", "A"): entry}).encode()
+    weights = len(header).to_bytes(8, "little") + header + content
+    with pytest.raises(TransferFailed, match=message):
+        convert(tarred({**files, WEIGHTS: weights}))
+
+
+def test_what_is_told_quotes_no_more_of_a_stranger_s_file_than_a_row_can_keep(
+    files: dict[str, bytes],
+    base_path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transfers_main, "ensure_imported", lambda *_: base_path)
+    monkeypatch.setattr(leash, "exit_with_parent", lambda: None)
+    name = "layer\0" * 100_000
+    header = json.dumps({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    weights = len(header).to_bytes(8, "little") + header + bytes(4)
+    (tmp_path / "upload").write_bytes(tarred({**files, WEIGHTS: weights}))
+    request = {
+        "kind": "import",
+        "base": {"id": "tiny-random", "source": "tiny-random", "revision": ""},
+        "bases_dir": str(tmp_path),
+        "upload": str(tmp_path / "upload"),
+        "folder": str(tmp_path / "adapter"),
+    }
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    assert transfers_main.main(str(tmp_path / "request.json")) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert f"{WEIGHTS} holds layer\\0layer" in told["failed"]
+    assert told["failed"].endswith("…")
+    assert len(told["failed"]) < 2 * transfers_main.MAX_TOLD_CHARS
+    assert "\0" not in told["failed"]
