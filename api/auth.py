@@ -16,6 +16,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from foundation.errors import PermissionDenied, Unauthenticated
+from foundation.headers import PROJECT
 from storage.organization import api_keys
 from storage.organization.api_keys import Caller
 
@@ -26,8 +27,6 @@ API_KEY = "ApiKey"
 
 _bearer = HTTPBearer(auto_error=False, scheme_name=API_KEY, description="A project's API key.")
 
-PROJECT_HEADER = "x-luthier-project"
-BATCH_HEADER = "x-luthier-batch"
 """The batch that a request is a line of; believed of an internal caller only."""
 
 _NO_KEY = (
@@ -48,7 +47,7 @@ async def authenticate(
     # A header's bytes come as Latin-1; keys are hashed as UTF-8. A key may hold spaces.
     key = credentials.credentials.encode("latin-1").decode("utf-8", "surrogateescape")
     if _is_internal(key, wiring.settings.internal_key):
-        project_id = request.headers.get(PROJECT_HEADER, "")
+        project_id = request.headers.get(PROJECT, "")
         caller = await wiring.database.read(api_keys.internal_caller, project_id)
     else:
         caller = await wiring.callers.ask(key)

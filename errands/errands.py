@@ -9,11 +9,18 @@ from __future__ import annotations
 import threading
 from importlib.util import find_spec
 
+import structlog
+from sqlalchemy import exc
+
 from errands.batches.gateway import Gateway
 from foundation.settings import Settings
+from storage import leases
 from storage.blobs.blobs import open_store
 from storage.database import Refusal, refuse, sessions, sync_engine
+from storage.leases import Claim, LostLease, R
 from storage.worker_folder import Folder
+
+log = structlog.get_logger()
 
 TRANSFER_SLOTS = 1
 """Exports read and write gigabytes, and compute: one at a time."""
@@ -50,6 +57,18 @@ class Errands:
     def stop(self) -> None:
         """Tell the tasks at hand to let go."""
         self.is_stopping.set()
+
+    def let_go(self, held: Claim[R], *, after_s: float = 0, is_crash: bool = False) -> bool:
+        """Give a lease back, to be taken again after `after_s`. False if it is lost already, or runs out by itself."""
+        try:
+            with self.sessions.begin() as session:
+                leases.release(session, held, after_s=after_s, is_crash=is_crash)
+        except LostLease:
+            return False
+        except exc.SQLAlchemyError as error:
+            log.warning("errands.not_let_go", id=held.row.id, error=str(error))
+            return False
+        return True
 
     def close(self) -> None:
         self.stop()

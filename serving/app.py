@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from pydantic import BaseModel, Field
 
 from foundation.errors import Unauthenticated, Unavailable
+from foundation.headers import ARTIFACT_BYTES, ARTIFACT_KIND, ARTIFACT_SHA256, CACHE_SALT
 from modeling.artifacts import lora
 from serving.chat.completions import ChatCompletion
 from serving.chat.request import ChatCompletionRequest
@@ -132,10 +133,10 @@ Served = Annotated[ServedBase, Depends(_served)]
 class AdapterHeaders(BaseModel):
     """What the gateway says about the model that it resolved."""
 
-    sha256: str | None = Field(None, alias="x-luthier-adapter-sha256")
-    size_bytes: int | None = Field(None, alias="x-luthier-adapter-bytes")
-    kind: str = Field(lora.KIND, alias="x-luthier-artifact-kind")
-    cache_salt: str = Field("", alias="x-luthier-cache-salt")
+    sha256: str | None = Field(None, alias=ARTIFACT_SHA256)
+    size_bytes: int | None = Field(None, alias=ARTIFACT_BYTES)
+    kind: str = Field(lora.KIND, alias=ARTIFACT_KIND)
+    cache_salt: str = Field("", alias=CACHE_SALT)
 
 
 Headers = Annotated[AdapterHeaders, Header()]

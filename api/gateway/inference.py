@@ -15,10 +15,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 from api import errors
-from api.auth import BATCH_HEADER, ProjectCaller
+from api.auth import ProjectCaller
 from api.requests import bodies
 from api.wiring import Wired, Wiring
 from foundation.bodies import MAX_LONG_BODY_BYTES
+from foundation.headers import BATCH
 from foundation.invalid_parameters import refuse_large_objects
 from storage.organization.api_keys import Caller
 
@@ -116,7 +117,7 @@ async def pass_on(
                 body,
                 path=path,
                 request_id=request.state.request_id,
-                is_batch=caller.is_internal and BATCH_HEADER in request.headers,
+                is_batch=caller.is_internal and BATCH in request.headers,
             )
             # Nothing but what is to be sent remains of it.
             del body

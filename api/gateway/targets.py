@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from api.wiring import Wiring
 from foundation.errors import InvalidRequest, NotFound
+from foundation.headers import ARTIFACT_BYTES, ARTIFACT_KIND, ARTIFACT_SHA256, CACHE_SALT
 from storage.models import aliases, artifacts, models
 from storage.models.artifacts import ArtifactRow
 from storage.models.base_models import BaseModel, Catalogue
@@ -38,7 +39,7 @@ class Target:
 async def resolve(wiring: Wiring, caller: Caller, name: str) -> Target:
     """Raises NotFound, with the same text for another project's model as for none, and InvalidRequest for one
     of a kind that is not served."""
-    salt = {"x-luthier-cache-salt": caller.project_id}
+    salt = {CACHE_SALT: caller.project_id}
     catalogue = wiring.catalogue()
     base, found = catalogue.get(name), None
     if base is None:
@@ -68,9 +69,9 @@ async def resolve(wiring: Wiring, caller: Caller, name: str) -> Target:
         artifact.id,
         salt
         | {
-            "x-luthier-adapter-sha256": artifact.sha256,
-            "x-luthier-adapter-bytes": str(artifact.size_bytes),
-            "x-luthier-artifact-kind": artifact.kind,
+            ARTIFACT_SHA256: artifact.sha256,
+            ARTIFACT_BYTES: str(artifact.size_bytes),
+            ARTIFACT_KIND: artifact.kind,
         },
     )
 

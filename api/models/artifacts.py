@@ -10,9 +10,8 @@ from api.auth import ProjectCaller
 from api.blobs import blob_response
 from api.wiring import Wired
 from foundation.errors import InvalidRequest, ModelNotFound
+from foundation.headers import ARTIFACT_KIND
 from storage.models import models
-
-KIND_HEADER = "x-luthier-artifact-kind"
 
 router = APIRouter(prefix="/v1/luthier/models", tags=["luthier"])
 
@@ -23,10 +22,10 @@ router = APIRouter(prefix="/v1/luthier/models", tags=["luthier"])
     responses={
         200: {
             "description": "An uncompressed tar of a folder in the format of the artifact's kind; of `lora` and "
-            "`prefix`: adapter_config.json, adapter_model.safetensors; of `full`: config.json, model.safetensors; of "
+            "`prefix`: adapter_config.json, adapter_model.safetensors; of `classifier` classifier.json besides; of `full`: config.json, model.safetensors; of "
             "`output_layers`: output_layers.json, output_layers.safetensors; of `classifier`: as `lora`, and "
             "classifier.json",
-            "headers": {KIND_HEADER: {"schema": {"type": "string"}, "description": "lora, …"}},
+            "headers": {ARTIFACT_KIND: {"schema": {"type": "string"}, "description": "lora, …"}},
             "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}},
         }
     },
@@ -49,5 +48,5 @@ async def download_adapter(model: str, caller: ProjectCaller, wiring: Wired) -> 
         # ":" may not stand in a file's name everywhere.
         filename=row.name.replace(":", "-") + ".tar",
         media_type="application/x-tar",
-        headers={KIND_HEADER: artifact.kind},
+        headers={ARTIFACT_KIND: artifact.kind},
     )

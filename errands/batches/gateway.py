@@ -19,6 +19,8 @@ import httpx
 import orjson
 import structlog
 
+from foundation.headers import BATCH, PROJECT
+
 from .line_turns import LineTurns
 
 CONNECT_TIMEOUT_S = 5.0
@@ -70,7 +72,7 @@ class Gateway:
 
     def ask(self, project_id: str, batch_id: str, path: str, body: bytes) -> Future[ApiReply]:
         """The future raises TimedOut; cancelling it breaks the request off."""
-        headers = {"x-luthier-project": project_id, "x-luthier-batch": batch_id}
+        headers = {PROJECT: project_id, BATCH: batch_id}
         return self._run(self._ask(project_id, path, body, headers))
 
     def close(self) -> None:

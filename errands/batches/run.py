@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
-from sqlalchemy import exc
 
 from errands.errands import BATCH_SLOTS, Errands
 from errands.patience import Patience
@@ -97,16 +96,8 @@ def _attempt(errands: Errands, lease: BatchLease) -> None:
 def _release(
     errands: Errands, lease: BatchLease, *, after_s: float = 0, is_crash: bool = False
 ) -> None:
-    try:
-        with errands.sessions.begin() as session:
-            leases.release(session, lease.claim, after_s=after_s, is_crash=is_crash)
-    except LostLease:
-        return
-    except exc.SQLAlchemyError as error:
-        # The lease runs out by itself.
-        log.warning("batch.not_released", batch_id=lease.batch.id, error=str(error))
-        return
-    if errands.is_stopping.is_set():
+    is_free = errands.let_go(lease.claim, after_s=after_s, is_crash=is_crash)
+    if is_free and errands.is_stopping.is_set():
         queue.run_errand(queue.RUN_BATCH, lease.batch.id)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-from sqlalchemy import exc
 
 from errands.errands import TRANSFER_SLOTS, Errands
 from errands.patience import Patience
@@ -66,14 +65,14 @@ def _attempt(errands: Errands, lease: TransferLease) -> None:
         log.info("transfer.done", id=transfer.id)
     except (LostLease, Stopped) as reason:
         log.info("transfer.let_go", id=transfer.id, reason=type(reason).__name__)
-        _release(errands, lease)
+        errands.let_go(lease.claim)
     except (Unavailable, *OUT_OF_REACH) as error:
         # It can do nothing about it, and waits for it as long as it takes.
         log.warning("transfer.storage_unavailable", id=transfer.id, error=str(error))
-        _release(errands, lease, after_s=STORAGE_RETRY_S)
+        errands.let_go(lease.claim, after_s=STORAGE_RETRY_S)
     except Exception:
         log.exception("transfer.unexpected_error", id=transfer.id)
-        _release(errands, lease, after_s=CRASH_RETRY_S, is_crash=True)
+        errands.let_go(lease.claim, after_s=CRASH_RETRY_S, is_crash=True)
 
 
 def _work(errands: Errands, lease: TransferLease, folder: Path) -> None:
@@ -102,16 +101,3 @@ def _work(errands: Errands, lease: TransferLease, folder: Path) -> None:
 
 def _fail(lease: TransferLease, code: str, message: str) -> None:
     lease.end(lambda session: transfers.fail(session, lease.claim, code, message))
-
-
-def _release(
-    errands: Errands, lease: TransferLease, *, after_s: float = 0, is_crash: bool = False
-) -> None:
-    try:
-        with errands.sessions.begin() as session:
-            leases.release(session, lease.claim, after_s=after_s, is_crash=is_crash)
-    except LostLease:
-        return
-    except exc.SQLAlchemyError as error:
-        # The lease runs out by itself.
-        log.warning("transfer.not_released", id=lease.transfer.id, error=str(error))

@@ -19,6 +19,7 @@ import httpx
 import structlog
 from sqlalchemy.orm import Session
 
+from foundation.headers import PROJECT
 from storage.database import Json
 from storage.jobs import checkpoints, events, probes
 from storage.leases import LostLease
@@ -116,7 +117,7 @@ class _Asker:
         settings = self._worker.settings
         headers = {
             "authorization": f"Bearer {settings.internal_key}",
-            "x-luthier-project": self._lease.job.project_id,
+            PROJECT: self._lease.job.project_id,
         }
         async with httpx.AsyncClient(
             base_url=settings.api_url,

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from api.auth import BATCH_HEADER, PROJECT_HEADER
 from api.database import Database
 from api.gateway.metering import Meter
+from foundation.headers import BATCH, PROJECT
 from storage.organization.api_keys import Caller
 from storage.organization.usage import UsageRow
 from storage.schema import OtherSchema
@@ -114,8 +114,8 @@ def test_a_batch_s_requests_are_counted_apart_if_luthier_itself_says_so(
     api: Api, tenant: Tenant
 ) -> None:
     body = {"model": "tiny-random", "messages": MESSAGES}
-    batch = {BATCH_HEADER: "batch_1"}
-    internal = {"authorization": "Bearer internal", PROJECT_HEADER: tenant.project_id}
+    batch = {BATCH: "batch_1"}
+    internal = {"authorization": "Bearer internal", PROJECT: tenant.project_id}
     with gateway(api, FakeBackend()) as front:
         url = f"{front.url}/v1/chat/completions"
         for headers in (internal | batch, tenant.headers | batch):
