@@ -74,6 +74,15 @@ def check_base(
         )
 
 
+def check_bound(name: str, what: str, value: float, limit: float) -> None:
+    """Refuses what no base could bear: beyond the limit, or not a number."""
+    if not value <= limit:  # NaN is not, either
+        raise ArtifactError(
+            f"{name} has {what} of {value:.3g} where {limit:g} is more than any base bears: the "
+            "training it comes from diverged"
+        )
+
+
 def _sha256(tensor: Tensor) -> str:
     content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.sha256(content.numpy().data).hexdigest()

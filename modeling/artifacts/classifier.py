@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from . import files, lora, peft_files
-from .artifact import Artifact, ArtifactError
+from .artifact import Artifact, ArtifactError, check_bound
 from .lora import AdapterConfig
 from .peft_files import CONFIG_NAME, WEIGHTS_NAME
 
@@ -51,12 +51,7 @@ def adapter_of(artifact: Artifact) -> Artifact:
 def check(artifact: Artifact) -> None:
     """Refuses weights that no base could bear."""
     lora.check(adapter_of(artifact))
-    largest = float(artifact.tensors[SCORE].abs().max())
-    if not largest <= MAX_VALUE:  # NaN is not, either
-        raise ArtifactError(
-            f"{SCORE} has values of {largest:.3g} where {MAX_VALUE:g} is more than any base bears: the "
-            "training it comes from diverged"
-        )
+    check_bound(SCORE, "values", float(artifact.tensors[SCORE].abs().max()), MAX_VALUE)
 
 
 def write(folder: Path, artifact: Artifact) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from . import peft_files
-from .artifact import Artifact, ArtifactError, check_base
+from .artifact import Artifact, ArtifactError, check_base, check_bound
 from .peft_files import CONFIG_NAME, WEIGHTS_NAME
 
 T = TypeVar("T")
@@ -229,16 +229,9 @@ def _check_layer(name: str, a: Tensor, b: Tensor, scale: float) -> None:
         math.sqrt(max(float(((b.T @ b) * (a @ a.T)).sum()), 0.0)) if weight <= MAX_WEIGHT else 0.0
     )
     gain = abs(scale) * norm / math.sqrt(b.shape[0])
-    for what, value, limit in (
-        ("weights", weight, MAX_WEIGHT),
-        ("scale", abs(scale), MAX_SCALE),
-        ("gain", gain, MAX_GAIN),
-    ):
-        if not value <= limit:  # NaN is not, either
-            raise ArtifactError(
-                f"{name} has {what} of {value:.3g} where {limit:g} is more than any base bears: the "
-                "training it comes from diverged"
-            )
+    check_bound(name, "weights", weight, MAX_WEIGHT)
+    check_bound(name, "scale", abs(scale), MAX_SCALE)
+    check_bound(name, "gain", gain, MAX_GAIN)
 
 
 def linear_shapes(base_config: PretrainedConfig) -> dict[str, tuple[int, int]]:

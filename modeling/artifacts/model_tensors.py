@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from . import files
-from .artifact import ArtifactError
+from .artifact import ArtifactError, check_bound
 from .lora import MAX_GAIN, MAX_WEIGHT
 
 DTYPE = torch.bfloat16
@@ -81,12 +81,8 @@ def check_values(tensors: Mapping[str, Tensor]) -> None:
         # What a layer does to the size (RMS) of a random input.
         rows = tensor.shape[0] if tensor.ndim > 1 else tensor.numel()
         gain = float(values.norm()) / math.sqrt(rows)
-        for what, value, limit in (("weights", weight, MAX_WEIGHT), ("gain", gain, MAX_GAIN)):
-            if not value <= limit:  # NaN is not, either
-                raise ArtifactError(
-                    f"{name} has {what} of {value:.3g} where {limit:g} is more than any base bears: "
-                    "the training it comes from diverged"
-                )
+        check_bound(name, "weights", weight, MAX_WEIGHT)
+        check_bound(name, "gain", gain, MAX_GAIN)
 
 
 def _check_names(file: str, found: Shapes, expected: Shapes) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from . import peft_files
-from .artifact import Artifact, ArtifactError, check_base
+from .artifact import Artifact, ArtifactError, check_base, check_bound
 from .peft_files import CONFIG_NAME, WEIGHTS_NAME
 
 KIND = "prefix"
@@ -54,12 +54,7 @@ def keys_values(artifact: Artifact) -> Tensor:
 
 def check(artifact: Artifact) -> None:
     """Refuses weights that no base could bear."""
-    largest = float(artifact.tensors[TENSOR].abs().max())
-    if not largest <= MAX_VALUE:  # NaN is not, either
-        raise ArtifactError(
-            f"{TENSOR} has values of {largest:.3g} where {MAX_VALUE:g} is more than any base bears: the "
-            "training it comes from diverged"
-        )
+    check_bound(TENSOR, "values", float(artifact.tensors[TENSOR].abs().max()), MAX_VALUE)
 
 
 def write(folder: Path, artifact: Artifact) -> None:
