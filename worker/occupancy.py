@@ -13,7 +13,8 @@ LOOK_S = 0.25
 class Occupancy:
     """Jobs on one base share the trainer; those on another wait until it is free, in the order in which they came.
 
-    A job that has something to prove is alone.
+    A job that has something to prove is alone. One that was lost and claimed anew waits until its former attempt has left:
+    the two would share what goes by the job's name.
     """
 
     def __init__(self) -> None:
@@ -39,7 +40,7 @@ class Occupancy:
             is_alone = is_alone or job_id in self._suspects
             self._waiting.append(job_id)
             try:
-                while self._waiting[0] != job_id or not self._has_room(base, is_alone):
+                while self._waiting[0] != job_id or not self._has_room(job_id, base, is_alone):
                     self._changed.wait(LOOK_S)
                     check()
                 self._inside[job_id] = base
@@ -56,7 +57,9 @@ class Occupancy:
                 self._suspects.discard(job_id)
                 self._changed.notify_all()
 
-    def _has_room(self, base: str, is_alone: bool) -> bool:
+    def _has_room(self, job_id: str, base: str, is_alone: bool) -> bool:
+        if job_id in self._inside:
+            return False
         if is_alone:
             return not self._inside
         return not self._is_closed and all(other == base for other in self._inside.values())

@@ -73,6 +73,7 @@ class Trainer:
             )
         self.log_file = log_file
         self._channels = {"": _Channel()}
+        self._listening = threading.Lock()
         self._sending = threading.Lock()
         self._has_spoken = False
         self._has_ended = False
@@ -97,11 +98,14 @@ class Trainer:
     @contextlib.contextmanager
     def listening(self, job_id: str) -> Iterator[None]:
         """Within, what the trainer says of the job is kept for `receive`; elsewhere nobody cares."""
-        self._channels = {**self._channels, job_id: _Channel()}
+        # Replaced, not changed, for the reader looks at it meanwhile.
+        with self._listening:
+            self._channels = {**self._channels, job_id: _Channel()}
         try:
             yield
         finally:
-            self._channels = {name: c for name, c in self._channels.items() if name != job_id}
+            with self._listening:
+                self._channels = {name: c for name, c in self._channels.items() if name != job_id}
 
     def send(self, command: Command) -> None:
         """Raises TrainerDied."""

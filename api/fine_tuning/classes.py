@@ -19,7 +19,7 @@ def _are_class_weights(value: Any) -> bool:
         return bool(value == "balanced")
     weights = value.values()
     are_within = all(is_number(weight) and 0 < weight <= MAX_CLASS_WEIGHT for weight in weights)
-    return 0 < len(value) <= MAX_LABELS and are_within
+    return 0 < len(value) <= MAX_LABELS and are_within and all(map(_is_label, value))
 
 
 def _is_label(value: Any) -> bool:

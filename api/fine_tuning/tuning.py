@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from foundation.errors import InvalidRequest
@@ -50,7 +50,7 @@ class AskedTuning(BaseModel):
     alpha: Annotated[Literal["auto"] | float, auto_or_above(0, MAX_ALPHA)] = "auto"
     targets: Annotated[Literal["auto"] | list[str], BeforeValidator(_targets)] = "auto"
     """The last names of the layers that get an adapter."""
-    rslora: bool = False
+    rslora: Annotated[bool, Field(strict=True)] = False
     """An adapter counts by alpha / sqrt(rank), not by alpha / rank."""
     length: Annotated[
         Literal["auto"] | int, auto_or_whole(MAX_PREFIX_TOKENS, minimum=MIN_PREFIX_TOKENS)
@@ -58,7 +58,7 @@ class AskedTuning(BaseModel):
     """Virtual tokens."""
     blocks: Annotated[Literal["auto"] | int, auto_or_whole(MAX_BLOCKS)] = "auto"
     """So many of the last ones, and the norm behind them."""
-    head: bool = False
+    head: Annotated[bool, Field(strict=True)] = False
     """The output layer too; where it is the embedding, a copy of that."""
 
     def options(self) -> dict[str, Any]:

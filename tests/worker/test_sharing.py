@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func
 
 from tests.factories import colour_rows
 from tests.worker.scene import (
@@ -17,8 +19,13 @@ from tests.worker.scene import (
     script,
     wait_for,
 )
+from training.messages import Start
+from worker.endings import JobFailed
+from worker.job import run as run_module
 from worker.job.run import run
+from worker.lease import Lease
 from worker.occupancy import Occupancy
+from worker.worker import Worker
 
 
 def nothing() -> None:
@@ -66,6 +73,40 @@ def test_jobs_on_one_base_share_and_those_on_another_wait() -> None:
     second.go()
     assert other.is_inside.wait(20)
     other.go()
+
+
+def test_a_job_claimed_anew_waits_until_its_former_attempt_has_left() -> None:
+    occupancy = Occupancy()
+    former = arrive(occupancy, "1", "a")
+    assert former.is_inside.wait(20)
+    again = Guest(occupancy, "1", "a")
+    wait_for(lambda: occupancy._waiting or again.is_inside.is_set(), what="the second attempt")
+    assert not again.is_inside.is_set()
+    former.go()
+    assert again.is_inside.wait(20)
+    assert occupancy._inside == {"1": "a"}
+    again.go()
+    assert occupancy._inside == {}
+
+
+def test_attempts_at_a_job_have_folders_of_their_own(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that lost the job may still be in its folder when the next begins in the same worker."""
+    folders: list[Path] = []
+
+    def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
+        assert all(former.exists() for former in folders)
+        folders.append(folder)
+        if len(folders) == 1:
+            scene.set(lease_expires_at=func.clock_timestamp() - timedelta(seconds=1))
+            run(worker)
+        raise JobFailed("invalid_training_file", "Enough", "training_file")
+
+    monkeypatch.setattr(run_module, "prepare", prepare)
+    scene.job()
+    run(scene.worker())
+    assert len(set(folders)) == 2
 
 
 def test_a_job_under_suspicion_is_alone_once() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,30 @@ def test_what_was_said_before_death_is_heard_first(tmp_path: Path) -> None:
                 it.receive(10)
         with pytest.raises(TrainerDied, match="died of SIGSEGV"):
             it.send(Stop(job_id="x", reason="cancel"))
+
+
+def test_jobs_that_come_and_go_at_a_time_do_not_lose_each_other_s_reports(tmp_path: Path) -> None:
+    lost: list[str] = []
+
+    def come_and_go(name: str) -> None:
+        for _ in range(300):
+            with it.listening(name):
+                if name not in it._channels:
+                    lost.append(name)
+
+    interval_s = sys.getswitchinterval()
+    with started(tmp_path) as it:
+        sys.setswitchinterval(1e-6)
+        try:
+            threads = [threading.Thread(target=come_and_go, args=(f"job-{n}",)) for n in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            sys.setswitchinterval(interval_s)
+        assert lost == []
+        assert it.num_jobs == 0
 
 
 def test_trainer_that_speaks_nonsense_is_ended(tmp_path: Path) -> None:

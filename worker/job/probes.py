@@ -23,6 +23,7 @@ from foundation.headers import PROJECT
 from storage.database import Json
 from storage.jobs import checkpoints, events, probes
 from storage.leases import LostLease
+from storage.transactions import OUT_OF_REACH
 from worker.lease import Lease
 from worker.worker import Worker
 
@@ -126,17 +127,29 @@ class _Asker:
             # A proxy of the environment is meant for the world outside.
             trust_env=False,
         ) as client:
-            while not self._is_leaving.is_set():
-                is_last = self._is_last.is_set()
-                due = self._due()
-                if due and not (settings.api_url and settings.internal_key):
-                    self._warn("Probes are not asked: this worker is not told of LUTHIER_API_URL")
-                    return
-                await self._ask_all(client, due)
-                if is_last:
-                    self._tell_missed()
-                    return
-                await self._wait()
+            is_over = False
+            while not (is_over or self._is_leaving.is_set()):
+                try:
+                    is_over = await self._ask_what_is_due(client)
+                except OUT_OF_REACH as error:
+                    # Training goes on without the database for a while, and so do its probes.
+                    log.warning("probes.database_out_of_reach", error=str(error))
+                    await asyncio.sleep(LOOK_S)
+
+    async def _ask_what_is_due(self, client: httpx.AsyncClient) -> bool:
+        """True when there will be nothing more to ask."""
+        settings = self._worker.settings
+        is_last = self._is_last.is_set()
+        due = self._due()
+        if due and not (settings.api_url and settings.internal_key):
+            self._warn("Probes are not asked: this worker is not told of LUTHIER_API_URL")
+            return True
+        await self._ask_all(client, due)
+        if is_last:
+            self._tell_missed()
+            return True
+        await self._wait()
+        return False
 
     async def _wait(self) -> None:
         """Until there may be something new."""

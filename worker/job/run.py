@@ -106,7 +106,8 @@ def _work(worker: Worker, lease: Lease) -> None:
         )
     with probes.asked(worker, lease):
         if finish.last_metrics(worker, lease) is None:
-            with worker.folder.job(lease.job.id) as folder:
+            # An earlier attempt that lost the job may still be on its way out of a folder of its own.
+            with worker.folder.job(f"{lease.job.id}-{lease.claim.lease_token}") as folder:
                 start = prepare(worker, lease, folder)
                 supervise.train(worker, lease, start)
     finish.succeed(worker, lease)

@@ -40,6 +40,7 @@ def test_options_are_those_of_the_type_with_what_was_left_out() -> None:
         ({"targets": ["lm_head"]}, "tuning.targets", "some of q_proj"),
         ({"targets": [[]]}, "tuning.targets", "some of q_proj"),
         ({"rslora": 3}, "tuning.rslora", "boolean"),
+        ({"rslora": "yes"}, "tuning.rslora", "boolean"),
         ({"length": 8}, "tuning.length", "it has rank, alpha, targets, rslora"),
         ({"ranks": 8}, "tuning.ranks", "has no option 'ranks'"),
     ],

@@ -10,7 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
+from storage.jobs import checkpoints
 from tests.worker.scene import FAKE, Scene, script
 from worker.job import probes
 from worker.job.run import run
@@ -173,6 +175,28 @@ def test_epochs_that_were_over_too_soon_are_told(
         )
         == 1
     )
+
+
+def test_a_database_out_of_reach_costs_no_answers(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, "LOOK_S", 0.01)
+    looks = []
+
+    def out_of_reach_at_first(*arguments: Any) -> Any:
+        looks.append(arguments)
+        if len(looks) < 4:
+            raise OperationalError("SELECT", {}, ConnectionError("the server is starting up"))
+        return all_checkpoints(*arguments)
+
+    all_checkpoints = checkpoints.all
+    monkeypatch.setattr(checkpoints, "all", out_of_reach_at_first)
+    with api(scene, well):
+        job_id = job(scene)
+        run(scene.worker())
+    assert scene.row(job_id).status == "succeeded"
+    assert len(looks) >= 4
+    assert {step for step, _ in answers(scene, job_id)} >= {0, 15}
 
 
 def test_a_worker_that_knows_no_api_says_so(scene: Scene) -> None:
