@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import openai
+import pytest
 
 from tests.e2e import jobs
 from tests.factories import colour_rows
+
+pytestmark = pytest.mark.slow
 
 QUESTION = "Question number 99?"
 

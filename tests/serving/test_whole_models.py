@@ -151,6 +151,7 @@ async def test_models_of_all_kinds_answer_side_by_side(
     assert [reply.choices[0].text for reply in together] == alone * 4
 
 
+@pytest.mark.slow
 async def test_the_least_recently_used_makes_room_and_leaves_no_memory(
     running: Running, base_path: Path, tmp_path: Path
 ) -> None:

@@ -220,14 +220,8 @@ def test_a_process_that_dies_is_tried_again_and_then_given_up(
             client.exports.wait(made.id)
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        run.CRASH_POINTS[0],
-        run.CRASH_POINTS[2],
-        *(pytest.param(point, marks=pytest.mark.slow) for point in run.CRASH_POINTS[1::2]),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("point", run.CRASH_POINTS)
 def test_killed_anywhere_it_comes_out_the_same(scene: TransferScene, point: str) -> None:
     with scene.client() as client:
         made = client.exports.create(scene.model().name, "peft")

@@ -15,6 +15,7 @@ from storage.models import models
 from tests.errands.transfers.scene import TransferScene, adapter
 
 
+@pytest.mark.slow
 def test_an_adapter_becomes_a_model_that_is_downloaded_and_trained_from(
     scene: TransferScene,
 ) -> None:
