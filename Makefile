@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo serve test test-all conformance check fix bench clean
+.PHONY: help setup demo examples serve test test-all conformance check fix bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -25,6 +25,9 @@ $(READY): pyproject.toml client/pyproject.toml constraints.txt
 
 demo: $(READY) ## fine-tune the default base on examples/ and compare it with the base
 	$(BIN)/python -m examples.demo
+
+examples: $(READY) ## every method and kind of tuning on small data; ONLY=dpo for one of them
+	$(BIN)/python -m examples $(ONLY)
 
 serve: $(READY) ## run the server on port 8000
 	$(BIN)/luthier serve --data .luthier --host 127.0.0.1 --port 8000
@@ -52,4 +55,4 @@ bench: $(READY) ## measure against peers
 	$(BIN)/python -m bench
 
 clean: ## remove what the commands above made
-	rm -rf $(VENV) .cache .demo .luthier
+	rm -rf $(VENV) .cache .demo .examples .luthier
