@@ -22,3 +22,10 @@ def test_an_example_trains_and_measures(client: openai.OpenAI, example: Example)
     assert math.isfinite(outcome.before)
     assert math.isfinite(outcome.after)
     assert outcome.line.endswith(("ok", "not ok"))
+
+
+def test_an_example_whose_job_fails_says_why(client: openai.OpenAI) -> None:
+    outcome = run(client, "tiny-random", replace(EXAMPLES[0], max_rows=3))
+    assert not outcome.is_ok
+    assert "not ok, job ftjob-" in outcome.line
+    assert "at least 10" in str(outcome.problem)
