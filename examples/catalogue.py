@@ -62,7 +62,7 @@ EXAMPLES = (
         hyperparameters={"n_epochs": 1, "batch_size": 8, "learning_rate_multiplier": 2},
         figure="fields right",
         measure=measures.right_fields,
-        bound=Bound(at_least=0.45),
+        bound=Bound(at_least=0.6),
     ),
     Example(
         name="unsupervised",
@@ -71,7 +71,7 @@ EXAMPLES = (
         hyperparameters={"n_epochs": 1, "batch_size": 8, "learning_rate_multiplier": 2},
         figure="bits per byte",
         measure=measures.bits_per_byte,
-        bound=Bound(at_most=0.95),
+        bound=Bound(at_most=1.0),
     ),
     Example(
         name="classification",
@@ -81,7 +81,7 @@ EXAMPLES = (
         hyperparameters={"n_epochs": 1, "batch_size": 8, "learning_rate_multiplier": 2},
         figure="labels right",
         measure=measures.right_labels,
-        bound=Bound(at_least=0.4),
+        bound=Bound(at_least=0.35),
     ),
     Example(
         name="dpo",
@@ -92,7 +92,7 @@ EXAMPLES = (
         hyperparameters={"n_epochs": 1, "batch_size": 8, "learning_rate_multiplier": 2},
         figure="pairs in order",
         measure=measures.right_order,
-        bound=Bound(at_least=0.75),
+        bound=Bound(at_least=0.8),
     ),
     Example(
         name="prefix",
@@ -101,7 +101,7 @@ EXAMPLES = (
         max_rows=96,
         hyperparameters={"n_epochs": 1, "batch_size": 4, "learning_rate_multiplier": 2},
         tuning={"type": "prefix", "length": 16},
-        bound=Bound(at_most=1.6),
+        bound=Bound(at_most=1.5),
     ),
     Example(
         name="output_layers",
@@ -110,7 +110,7 @@ EXAMPLES = (
         max_rows=48,
         hyperparameters={"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 2},
         tuning={"type": "output_layers", "blocks": 2},
-        bound=Bound(at_most=1.6),
+        bound=Bound(at_most=1.0),
     ),
     Example(
         name="full",
@@ -119,7 +119,7 @@ EXAMPLES = (
         max_rows=48,
         hyperparameters={"n_epochs": 1, "batch_size": 8, "learning_rate_multiplier": 2},
         tuning={"type": "full"},
-        bound=Bound(at_most=1.6),
+        bound=Bound(at_most=1.0),
     ),
 )
 
