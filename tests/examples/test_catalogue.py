@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.fine_tuning.tuning import AVAILABLE_TUNINGS
+from api.fine_tuning.tuning import OPTIONS
 from dataset.metrics import EPOCH_METRICS
 from examples import catalogue
 from examples.__main__ import main
@@ -17,7 +17,7 @@ def test_every_method_has_an_example() -> None:
 
 def test_every_kind_of_tuning_has_an_example() -> None:
     tunings = {(example.tuning or {"type": "lora"})["type"] for example in EXAMPLES}
-    assert tunings == set(AVAILABLE_TUNINGS)
+    assert tunings == set(OPTIONS)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
