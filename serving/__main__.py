@@ -20,6 +20,8 @@ from foundation.settings import BadSetting, Settings
 from storage.blobs.blobs import open_store
 from storage.models.base_models import BaseModel, Catalogue
 
+from .settings import ServingSettings
+
 if TYPE_CHECKING:
     from .served_base import ServedBase
 
@@ -65,6 +67,7 @@ def _serve(base: BaseModel, names: frozenset[str], settings: Settings, host: str
     # the same cores, spinning costs many times what it saves. The variable is read on torch's import.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    serving_settings = ServingSettings.from_env()
 
     import uvicorn
 
@@ -72,9 +75,6 @@ def _serve(base: BaseModel, names: frozenset[str], settings: Settings, host: str
 
     from . import served_base
     from .app import create_app
-    from .settings import ServingSettings
-
-    serving_settings = ServingSettings.from_env()
 
     async def load() -> ServedBase:
         served = await served_base.load(

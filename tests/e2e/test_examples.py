@@ -24,6 +24,7 @@ def test_an_example_trains_and_measures(client: openai.OpenAI, example: Example)
     assert outcome.line.endswith(("ok", "not ok"))
 
 
+@pytest.mark.slow
 def test_an_example_whose_job_fails_says_why(client: openai.OpenAI) -> None:
     outcome = run(client, "tiny-random", replace(EXAMPLES[0], max_rows=3))
     assert not outcome.is_ok

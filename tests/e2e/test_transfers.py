@@ -41,6 +41,7 @@ def luthier(stack: Stack, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_job_that_is_trained_again_makes_the_same_bytes(stack: Stack, job_id: str) -> None:
     said = luthier(stack, "reproduce", job_id).splitlines()
     assert said[-1] == "Equal: all 28 tensors have the same SHA-256"

@@ -136,6 +136,7 @@ async def test_output_layers_answer_as_transformers_does_on_the_merged_model(
     await asyncio.gather(answers(running, ref, merged), answers(running, None, base_path))
 
 
+@pytest.mark.slow
 async def test_models_of_all_kinds_answer_side_by_side(
     running: Running, base_path: Path, tmp_path: Path
 ) -> None:
@@ -202,6 +203,7 @@ async def test_what_is_at_work_stays_and_the_others_wait_or_are_told(
     await streams[1].close()
 
 
+@pytest.mark.slow
 async def test_a_project_with_many_models_makes_room_for_another_s_from_its_own(
     running: Running, base_path: Path, tmp_path: Path
 ) -> None:

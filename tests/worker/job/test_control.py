@@ -133,6 +133,7 @@ def test_the_last_checkpoint_that_is_the_best_keeps_its_name(scene: Scene) -> No
     assert ":ckpt-step-" not in row.fine_tuned_model
 
 
+@pytest.mark.slow
 def test_a_best_checkpoint_that_its_owner_deleted_makes_way_for_the_last(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,7 +122,11 @@ def speak_nonsense(_: str, __: dict[str, Any]) -> tuple[int, Any]:
     ("answer", "words"),
     [
         (refuse, "has no answer: This kind cannot be served."),
-        (break_down, "has no answer: the inference server answered 500"),
+        pytest.param(
+            break_down,
+            "has no answer: the inference server answered 500",
+            marks=pytest.mark.slow,
+        ),
         (speak_nonsense, "has no answer: it cannot be asked for (IndexError)"),
     ],
 )
