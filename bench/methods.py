@@ -1,0 +1,340 @@
+"""How fast jobs of each method train against TRL, step by step in turn.
+
+`python -m bench.methods --python PEER/bin/python` needs an environment with TRL:
+`python -m venv PEER && PEER/bin/pip install torch==2.13.0 trl==1.16.0 peft datasets`. Both train the default base
+on the same rows with the same batch size, rank and precision. TRL's best settings here: no gradient checkpointing,
+a fused AdamW, DPO's reference computed before; `--packing` packs its rows, which pays where attention has a kernel
+for packed rows and lets them see each other where it has none. Only steps are timed, not the reading of rows and
+not DPO's reference. The case `blocks` sets the last blocks, from their second epoch on, beside Luthier's own LoRA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataset.tokenized import Dataset
+from dataset.validation import validate
+from modeling import importer
+from storage.models.base_models import Catalogue
+from text.chat_template import ChatTemplate
+from training.messages import (
+    Alert,
+    CheckpointSaved,
+    Dpo,
+    Full,
+    Lora,
+    OutputLayers,
+    Report,
+    Start,
+    Started,
+    StepMetrics,
+    Trainable,
+    TrainConfig,
+    Unsupervised,
+)
+from training.process import JobRunner
+
+from .train import BASE, SKIPPED_STEPS, WORDS, bench_config
+
+TEXT_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method, what is updated, and how many rows there are."""
+
+    name: str
+    method: str
+    trainable: Trainable | None = None
+    """None: LoRA."""
+    batch_size: int = 8
+    num_rows: int = 256
+    skipped_steps: int = SKIPPED_STEPS
+    """In which both fill their caches."""
+    is_beside_lora: bool = False
+    """Instead of beside TRL."""
+
+    @property
+    def is_full(self) -> bool:
+        return self.trainable == Full()
+
+
+CASES = {
+    "sft": Case("LoRA, chats", "supervised"),
+    "text": Case(f"LoRA, raw text of {TEXT_TOKENS} tokens", "unsupervised", batch_size=4),
+    # Few rows: what TRL makes of them before its first step takes minutes.
+    "dpo": Case("LoRA, preferences", "dpo", batch_size=4, num_rows=48),
+    "full": Case("full, chats", "supervised", Full()),
+    "blocks": Case(
+        "the last 2 blocks, chats, beside LoRA",
+        "supervised",
+        OutputLayers(num_blocks=2),
+        num_rows=64,
+        skipped_steps=64 // 8,
+        is_beside_lora=True,
+    ),
+}
+
+
+@dataclass
+class Steps:
+    """Seconds of each, by the wall and of the processors."""
+
+    wall_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+
+
+class Ours:
+    """Luthier, in this process."""
+
+    def __init__(self, start: Start) -> None:
+        self._reports = JobRunner().reports(start, lambda: None)
+        started = next(self._reports)
+        if not isinstance(started, Started):
+            raise SystemExit(f"the job did not start: {started}")
+        self.precision = started.precision
+        self.num_tokens = 0
+
+    def step(self, steps: Steps) -> None:
+        report: Report | None = None
+        while report is None or isinstance(report, CheckpointSaved | Alert):
+            wall_s, cpu_s = time.perf_counter(), time.process_time()
+            report = next(self._reports)
+        steps.wall_s.append(time.perf_counter() - wall_s)
+        steps.cpu_s.append(time.process_time() - cpu_s)
+        if not isinstance(report, StepMetrics):
+            raise SystemExit(f"the job ended early: {report}")
+        self.num_tokens = report.num_tokens
+
+    def close(self) -> None:
+        self._reports.close()
+
+
+class Trl:
+    """TRL in a process of its own, which does nothing between its steps."""
+
+    def __init__(self, python: Path, settings: dict[str, Any]) -> None:
+        log = (Path(settings["output_dir"]).with_suffix(".log")).open("w")
+        self._process = subprocess.Popen(
+            [python, Path(__file__).with_name("trl_peer.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        self._say(json.dumps(settings))
+
+    def step(self, steps: Steps) -> None:
+        self._hear()
+        self._say("step")
+        took = self._hear()
+        steps.wall_s.append(took["wall_s"])
+        steps.cpu_s.append(took["cpu_s"])
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def _hear(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("TRL's process ended early; run bench/trl_peer.py by hand to see why")
+        heard: dict[str, Any] = json.loads(line)
+        return heard
+
+
+def _words(chance: random.Random, low: int, high: int) -> str:
+    return " ".join(chance.choices(WORDS, k=chance.randint(low, high)))
+
+
+def _chat(chance: random.Random) -> dict[str, Any]:
+    """A support mail of about 90 tokens, of which about 40 are the answer."""
+    return {
+        "messages": [
+            {"role": "system", "content": "You answer mails."},
+            {"role": "user", "content": _words(chance, 12, 40)},
+            {"role": "assistant", "content": _words(chance, 12, 58)},
+        ]
+    }
+
+
+def _pair(chance: random.Random) -> dict[str, Any]:
+    *prompt, preferred = _chat(chance)["messages"]
+    other = {"role": "assistant", "content": _words(chance, 12, 58)}
+    return {
+        "input": {"messages": prompt},
+        "preferred_output": [preferred],
+        "non_preferred_output": [other],
+    }
+
+
+def _document(chance: random.Random) -> dict[str, Any]:
+    # A word is a token here, and the last one is the document's end.
+    return {"text": " ".join(chance.choices(WORDS, k=TEXT_TOKENS - 1))}
+
+
+_ROWS = {"supervised": _chat, "unsupervised": _document, "dpo": _pair}
+
+
+def _write_ours(folder: Path, rows: list[dict[str, Any]], config: TrainConfig, method: str) -> Path:
+    validate(
+        [json.dumps(row).encode() + b"\n" for row in rows],
+        folder,
+        ChatTemplate.load(Path(config.base_path)),
+        max_seq_len=config.max_seq_len,
+        role="training",
+        file_id="file-bench",
+        method=method,
+        overlap=0 if method == "unsupervised" else None,
+    )
+    return folder
+
+
+def _write_theirs(path: Path, rows: list[dict[str, Any]], ours: Path, method: str) -> Path:
+    """Token ids as Luthier has them, or for preferences TRL's own form of a row."""
+    with path.open("w") as file:
+        if method == "dpo":
+            for row in rows:
+                pair = {
+                    "prompt": row["input"]["messages"],
+                    "chosen": row["preferred_output"],
+                    "rejected": row["non_preferred_output"],
+                }
+                file.write(json.dumps(pair) + "\n")
+            return path
+        for example in Dataset.open(ours).examples:
+            (sequence,) = example.sequences
+            mask = (sequence.weights > 0).astype(int).tolist()
+            line = {"input_ids": sequence.input_ids.tolist()}
+            if method == "supervised":
+                line["completion_mask"] = mask
+            file.write(json.dumps(line) + "\n")
+    return path
+
+
+def _config(case: Case, base_path: Path, num_threads: int) -> TrainConfig:
+    config = bench_config(base_path, batch_size=case.batch_size, num_threads=num_threads)
+    changed: dict[str, Any] = (
+        {"learning_rate": 1e-5} if case.is_full or case.method == "dpo" else {}
+    )
+    if case.method == "dpo":
+        changed["method"] = Dpo(beta=0.1)
+    elif case.method == "unsupervised":
+        changed["method"] = Unsupervised()
+    if case.trainable:
+        changed["trainable"] = case.trainable
+    return config.model_copy(update=changed)
+
+
+def measure(
+    case: Case, base_path: Path, scratch: Path, python: Path, arguments: argparse.Namespace
+) -> None:
+    """Prints a line of the table."""
+    config = _config(case, base_path, arguments.threads)
+    chance = random.Random(1)
+    rows = [_ROWS[case.method](chance) for _ in range(case.num_rows)]
+    folder = _write_ours(scratch / "rows", rows, config, case.method)
+    start = Start(
+        job_id="bench", config=config, training_set=str(folder), output_dir=str(scratch / "ours")
+    )
+    (scratch / "ours").mkdir()
+    ours, theirs = Steps(), Steps()
+    luthier = Ours(start)
+    peer: Ours | Trl
+    if case.is_beside_lora:
+        lora = bench_config(base_path, batch_size=case.batch_size, num_threads=arguments.threads)
+        (scratch / "lora").mkdir()
+        changed = {"config": lora, "output_dir": str(scratch / "lora")}
+        peer = Ours(start.model_copy(update=changed))
+    else:
+        theirs_rows = _write_theirs(scratch / "rows.jsonl", rows, folder, case.method)
+        settings = _settings(case, config, luthier.precision, arguments)
+        paths = {"rows": str(theirs_rows), "output_dir": str(scratch / "theirs")}
+        peer = Trl(python, {**settings, **paths})
+    tokens_before = 0
+    try:
+        for step in range(1, case.skipped_steps + arguments.steps + 1):
+            luthier.step(ours)
+            peer.step(theirs)
+            if step == case.skipped_steps:
+                tokens_before = luthier.num_tokens
+    finally:
+        peer.close()
+        luthier.close()
+    _print(case, luthier.precision, luthier.num_tokens - tokens_before, ours, theirs)
+
+
+def _settings(
+    case: Case, config: TrainConfig, precision: str, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """What TRL's process is told."""
+    settings: dict[str, Any] = {
+        "base_path": config.base_path,
+        "method": case.method,
+        "is_full": case.is_full,
+        "dtype": "bfloat16" if precision == "bf16" else "float32",
+        "num_steps": case.skipped_steps + arguments.steps,
+        "batch_size": case.batch_size,
+        "learning_rate": config.learning_rate,
+        "max_seq_len": config.max_seq_len,
+        "packing": arguments.packing,
+        "num_threads": arguments.threads,
+    }
+    lora = config.trainable
+    if isinstance(lora, Lora):
+        settings["rank"], settings["alpha"] = lora.rank, int(lora.alpha)
+        settings["target_modules"] = list(lora.target_modules)
+    return settings
+
+
+def _print(case: Case, precision: str, tokens: int, ours: Steps, theirs: Steps) -> None:
+    ours_s, theirs_s = (sum(steps.wall_s[case.skipped_steps :]) for steps in (ours, theirs))
+    ours_cpu_s, theirs_cpu_s = (sum(steps.cpu_s[case.skipped_steps :]) for steps in (ours, theirs))
+    pairs = zip(ours.wall_s[case.skipped_steps :], theirs.wall_s[case.skipped_steps :], strict=True)
+    median = statistics.median(b / a for a, b in pairs)
+    print(
+        f"| {case.name} | {precision} | {tokens / ours_s:.0f} | {tokens / theirs_s:.0f} | "
+        f"{theirs_s / ours_s:.2f} | {median:.2f} | {theirs_cpu_s / ours_cpu_s:.2f} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--python", type=Path, required=True, help="of an environment with TRL")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--steps", type=int, default=12, help="timed optimizer steps")
+    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    parser.add_argument("--packing", action="store_true", help="let TRL pack its rows")
+    parser.add_argument("--bases-dir", type=Path, help="where imported bases are kept")
+    arguments = parser.parse_args()
+    base = Catalogue.load(None, {}).get(BASE)
+    assert base is not None
+    print(f"{BASE}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    print("| case | precision | tokens/s | the peer's | ratio | of medians | by processor time |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name in arguments.cases:
+        with tempfile.TemporaryDirectory(prefix="bench-methods-") as directory:
+            base_path = importer.ensure_imported(base, arguments.bases_dir or Path(directory))
+            measure(CASES[name], base_path, Path(directory), arguments.python, arguments)
+
+
+if __name__ == "__main__":
+    main()
