@@ -1,4 +1,7 @@
-"""`python -m bench`: every measurement, one after the other. Each can be run alone: `python -m bench.train`."""
+"""`python -m bench`: every measurement, one after the other. Each can be run alone: `python -m bench.train`.
+
+`bench.methods` is not among them: it needs an environment with TRL.
+"""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ the machine does strikes both alike. Same examples in the same order, same adapt
 the losses are compared too. The peer pads its batches and checkpoints no gradients, as its
 documentation shows it.
 
-Further peers worth a place here: TRL's SFTTrainer (packing, no gradient checkpointing), LLaMA-Factory,
-and on a GPU Unsloth, Axolotl and torchtune.
+`bench.methods` sets TRL's trainers beside ours. Further peers worth a place here: LLaMA-Factory, and on a GPU
+Unsloth, Axolotl and torchtune.
 """
 
 from __future__ import annotations
