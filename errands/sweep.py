@@ -20,26 +20,25 @@ _TRANSFERS_LOCK = 7_021_530_918
 
 
 def of_batches(errands: Errands) -> Sweep:
-    return Sweep(
-        errands,
-        BatchRow,
-        queue_name=queue.ERRANDS_QUEUE,
-        ring=partial(queue.run_errand, queue.RUN_BATCH),
-        limit=BATCH_SLOTS,
-        lock=_LOCK,
-        interval_s=5.0,
-        frees=_KINDS,
-    )
+    return _sweep(errands, BatchRow, queue.RUN_BATCH, limit=BATCH_SLOTS, lock=_LOCK)
 
 
 def of_transfers(errands: Errands) -> Sweep:
+    return _sweep(
+        errands, TransferRow, queue.RUN_TRANSFER, limit=MAX_TRANSFER_RINGS, lock=_TRANSFERS_LOCK
+    )
+
+
+def _sweep(
+    errands: Errands, table: type[BatchRow | TransferRow], task: str, *, limit: int, lock: int
+) -> Sweep:
     return Sweep(
         errands,
-        TransferRow,
+        table,
         queue_name=queue.ERRANDS_QUEUE,
-        ring=partial(queue.run_errand, queue.RUN_TRANSFER),
-        limit=MAX_TRANSFER_RINGS,
-        lock=_TRANSFERS_LOCK,
+        ring=partial(queue.run_errand, task),
+        limit=limit,
+        lock=lock,
         interval_s=5.0,
         frees=_KINDS,
     )

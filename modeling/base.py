@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 Precision = Literal["fp32", "bf16"]
@@ -70,6 +70,12 @@ def load_base(
     model.to(device)  # type: ignore[arg-type]
     model.train(False)
     return model
+
+
+def head_dim(config: PretrainedConfig) -> int:
+    """Of one attention head's queries, keys and values; older configs do not say it."""
+    said: int | None = getattr(config, "head_dim", None)
+    return said or config.hidden_size // config.num_attention_heads
 
 
 @lru_cache(maxsize=1)

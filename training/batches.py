@@ -58,12 +58,10 @@ class MicroBatch:
     positions: Tensor  # (S,) int64: the indices into T whose next token is scored
     labels: Tensor  # (S,) int64: those next tokens
     weights: Tensor  # (S,) float32, of either sign
-    num_scored: tuple[
-        int, ...
-    ]  # B: how many of the scored positions are of each row, one row after the other
-    units: tuple[
-        int, ...
-    ]  # which of the units that were asked for are in it, in the order of their rows
+    num_scored: tuple[int, ...]
+    """How many of the scored positions are of each of the B rows, one row after the other."""
+    units: tuple[int, ...]
+    """Which of the units that were asked for are in it, in the order of their rows."""
 
     def __post_init__(self) -> None:
         num_tokens, num_scored = len(self.input_ids), len(self.positions)

@@ -1,7 +1,7 @@
 """The resident trainer: a process of its own at the other end of two pipes.
 
-It stays up between jobs with bases loaded, and several jobs may be in it at a time. It leads its own session, so that a signal to the worker
-does not reach it, and it exits by itself when its stdin closes, however the worker ends.
+It stays up between jobs with bases loaded, and several jobs may be in it at a time. It leads its own session, so
+that a signal to the worker does not reach it, and it exits by itself when its stdin closes, however the worker ends.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends
@@ -12,6 +11,7 @@ from pydantic import BaseModel
 from api.auth import ProjectCaller
 from api.files.expires_after import ExpiresAfter
 from api.idempotency import CreatesOnce
+from api.moments import seconds
 from api.pages import After, PageWithIds, ends, limit
 from api.requests import bodies
 from api.requests.fields import Metadata, Name
@@ -125,14 +125,14 @@ class Batch(BaseModel):
             output_file_id=row.output_file_id,
             error_file_id=row.error_file_id,
             created_at=created_at,
-            in_progress_at=_seconds(row.in_progress_at),
+            in_progress_at=seconds(row.in_progress_at),
             expires_at=created_at + WINDOW_S,
-            finalizing_at=_seconds(row.finalizing_at),
-            completed_at=_seconds(row.completed_at),
-            failed_at=_seconds(row.failed_at),
-            expired_at=_seconds(row.expired_at),
-            cancelling_at=_seconds(row.cancelling_at),
-            cancelled_at=_seconds(row.cancelled_at),
+            finalizing_at=seconds(row.finalizing_at),
+            completed_at=seconds(row.completed_at),
+            failed_at=seconds(row.failed_at),
+            expired_at=seconds(row.expired_at),
+            cancelling_at=seconds(row.cancelling_at),
+            cancelled_at=seconds(row.cancelled_at),
             request_counts=RequestCounts(
                 total=row.num_lines, completed=row.num_completed, failed=row.num_failed
             ),
@@ -185,10 +185,6 @@ async def cancel_batch(batch_id: str, caller: ProjectCaller, wiring: Wired) -> B
     row = await wiring.database.run(batches.cancel, caller.project_id, batch_id)
     await ring(queue.run_errand, queue.RUN_BATCH, row.id)
     return Batch.from_row(row)
-
-
-def _seconds(moment: datetime | None) -> int | None:
-    return int(moment.timestamp()) if moment else None
 
 
 def _usage(row: BatchRow) -> BatchUsage:

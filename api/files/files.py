@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from api.auth import ProjectCaller
 from api.blobs import blob_response, delete_blobs
 from api.idempotency import CreatesOnce
+from api.moments import seconds
 from api.pages import After, PageWithIds, ends, limit
 from api.wiring import Wired
 from foundation.documents import reader_of
@@ -50,7 +51,7 @@ class FileObject(BaseModel):
             id=row.id,
             bytes=row.size_bytes,
             created_at=int(row.created_at.timestamp()),
-            expires_at=int(row.expires_at.timestamp()) if row.expires_at else None,
+            expires_at=seconds(row.expires_at),
             filename=row.filename,
             purpose=row.purpose,
             status=row.status,

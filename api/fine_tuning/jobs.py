@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.auth import ProjectCaller
 from api.idempotency import CreatesOnce
+from api.moments import seconds
 from api.pages import After, Page, limit
 from api.requests import bodies, metadata_filter
 from api.ringing import ring
@@ -92,11 +93,9 @@ class FineTuningJob(BaseModel):
             id=row.id,
             created_at=int(row.created_at.timestamp()),
             error=JobError(**row.error) if row.error else None,
-            estimated_finish=(
-                int(row.estimated_finish.timestamp()) if row.estimated_finish else None
-            ),
+            estimated_finish=seconds(row.estimated_finish),
             fine_tuned_model=row.fine_tuned_model,
-            finished_at=int(row.finished_at.timestamp()) if row.finished_at else None,
+            finished_at=seconds(row.finished_at),
             hyperparameters=row.hyperparameters,
             integrations=row.integrations or [],
             metadata=row.metadata_,

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from api.auth import ProjectCaller
 from api.blobs import blob_response, delete_blobs
 from api.idempotency import CreatesOnce
+from api.moments import seconds
 from api.pages import After, Page, limit
 from api.requests import bodies
 from api.ringing import ring
@@ -28,7 +29,7 @@ from storage.models.base_models import Catalogue
 from storage.models.transfers import TransferRow
 from storage.organization.api_keys import Caller
 
-from .transfer import Status, TransferError, seconds
+from .transfer import Status, TransferError
 
 router = APIRouter(prefix="/v1/luthier", tags=["luthier"], route_class=CreatesOnce)
 

@@ -16,6 +16,7 @@ from api.auth import ProjectCaller
 from api.fine_tuning.jobs import starting_point
 from api.fine_tuning.request import Suffix
 from api.idempotency import CreatesOnce
+from api.moments import seconds
 from api.pages import After, Page, limit
 from api.requests import bodies
 from api.requests.fields import Name
@@ -30,7 +31,7 @@ from storage.models.base_models import Catalogue
 from storage.models.transfers import TransferRow
 from storage.organization.api_keys import Caller
 
-from .transfer import Status, TransferError, seconds
+from .transfer import Status, TransferError
 
 router = APIRouter(prefix="/v1/luthier/imports", tags=["luthier"], route_class=CreatesOnce)
 

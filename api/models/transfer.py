@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel
@@ -14,7 +13,3 @@ class TransferError(BaseModel):
     code: str
     message: str
     param: str | None
-
-
-def seconds(moment: datetime | None) -> int | None:
-    return int(moment.timestamp()) if moment else None

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from api.auth import of_organization
 from api.idempotency import CreatesSecretOnce
+from api.moments import seconds
 from api.pages import After, PageWithIds, ends, limit
 from api.requests import bodies
 from api.requests.fields import Name
@@ -123,8 +124,8 @@ def _fields(row: ApiKeyRow) -> dict[str, Any]:
     return {
         "id": row.id,
         "created_at": int(row.created_at.timestamp()),
-        "expires_at": int(row.expires_at.timestamp()) if row.expires_at else None,
-        "last_used_at": int(row.last_used_at.timestamp()) if row.last_used_at else None,
+        "expires_at": seconds(row.expires_at),
+        "last_used_at": seconds(row.last_used_at),
         "name": row.name,
         "owner": AdminKeyOwner(),
         "redacted_value": f"sk-admin-...{row.hint}",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from api.auth import of_organization
+from api.moments import seconds
 from api.pages import After, PageWithIds, ends, limit
 from api.requests import bodies
 from api.wiring import Wired
@@ -144,8 +145,8 @@ def _wire(row: ApiKeyRow, account: ServiceAccountRow | None) -> ProjectKey:
     return ProjectKey(
         id=row.id,
         created_at=int(row.created_at.timestamp()),
-        expires_at=int(row.expires_at.timestamp()) if row.expires_at else None,
-        last_used_at=int(row.last_used_at.timestamp()) if row.last_used_at else None,
+        expires_at=seconds(row.expires_at),
+        last_used_at=seconds(row.last_used_at),
         name=row.name,
         owner=KeyOwner(
             type="service_account" if account else None,

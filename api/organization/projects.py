@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from api.auth import of_organization
 from api.idempotency import CreatesOnce
+from api.moments import seconds
 from api.pages import After, PageWithIds, ends, limit
 from api.requests import bodies
 from api.requests.fields import Name
@@ -66,7 +67,7 @@ class Project(BaseModel):
     def from_row(cls, row: ProjectRow) -> Project:
         return cls(
             id=row.id,
-            archived_at=int(row.archived_at.timestamp()) if row.archived_at else None,
+            archived_at=seconds(row.archived_at),
             created_at=int(row.created_at.timestamp()),
             name=row.name,
             status="archived" if row.archived_at else "active",

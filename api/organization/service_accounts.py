@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from api.auth import of_organization
 from api.idempotency import CreatesSecretOnce
+from api.moments import seconds
 from api.pages import After, PageWithIds, ends, limit
 from api.requests import bodies
 from api.requests.fields import Name
@@ -222,7 +223,7 @@ def _new_key(
     return ServiceAccountKey(
         id=row.id,
         created_at=int(row.created_at.timestamp()),
-        expires_at=int(row.expires_at.timestamp()) if row.expires_at else None,
+        expires_at=seconds(row.expires_at),
         name=row.name,
         value=value,
     )

@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeVar
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from modeling.base import head_dim
+
 from . import peft_files
 from .artifact import Artifact, ArtifactError, check_base, check_bound
 from .peft_files import CONFIG_NAME, WEIGHTS_NAME
@@ -237,9 +239,8 @@ def _check_layer(name: str, a: Tensor, b: Tensor, scale: float) -> None:
 def linear_shapes(base_config: PretrainedConfig) -> dict[str, tuple[int, int]]:
     """(out, in) of every linear layer that an adapter can reach, by module name."""
     hidden, intermediate = base_config.hidden_size, base_config.intermediate_size
-    head_dim = getattr(base_config, "head_dim", None) or hidden // base_config.num_attention_heads
-    heads_size = base_config.num_attention_heads * head_dim
-    kv_size = base_config.num_key_value_heads * head_dim
+    heads_size = base_config.num_attention_heads * head_dim(base_config)
+    kv_size = base_config.num_key_value_heads * head_dim(base_config)
     of_layer = {
         "self_attn.q_proj": (heads_size, hidden),
         "self_attn.k_proj": (kv_size, hidden),

@@ -16,6 +16,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from modeling.base import head_dim
+
 from . import peft_files
 from .artifact import Artifact, ArtifactError, check_base, check_bound
 from .peft_files import CONFIG_NAME, WEIGHTS_NAME
@@ -41,8 +43,8 @@ _SHAPE = ("num_virtual_tokens", "num_layers", "num_attention_heads", "token_dim"
 
 def artifact(keys_values: Tensor, base_model: str = "", base_revision: str = "") -> Artifact:
     """Keys and values (V, L, 2, K, D), as an artifact."""
-    num_virtual_tokens, num_layers, _, num_heads, head_dim = keys_values.shape
-    spec = _spec(num_virtual_tokens, num_layers, num_heads, head_dim)
+    num_virtual_tokens, num_layers, _, num_heads, size = keys_values.shape
+    spec = _spec(num_virtual_tokens, num_layers, num_heads, size)
     return Artifact(KIND, spec, {TENSOR: keys_values.flatten(1)}, base_model, base_revision)
 
 
@@ -116,13 +118,10 @@ def read(
 def shape(base_config: PretrainedConfig) -> tuple[int, int, int]:
     """L, K, D of a base."""
     num_heads = base_config.num_attention_heads
-    head_dim = getattr(base_config, "head_dim", None) or base_config.hidden_size // num_heads
     num_kv_heads = getattr(base_config, "num_key_value_heads", None) or num_heads
-    return base_config.num_hidden_layers, num_kv_heads, head_dim
+    return base_config.num_hidden_layers, num_kv_heads, head_dim(base_config)
 
 
-def _spec(
-    num_virtual_tokens: int, num_layers: int, num_heads: int, head_dim: int
-) -> dict[str, int]:
-    numbers = (num_virtual_tokens, num_layers, num_heads, num_heads * head_dim)
+def _spec(num_virtual_tokens: int, num_layers: int, num_heads: int, size: int) -> dict[str, int]:
+    numbers = (num_virtual_tokens, num_layers, num_heads, num_heads * size)
     return dict(zip(_SHAPE, numbers, strict=True))

@@ -6,7 +6,7 @@ What trains is fp32. Where the model computes in bf16 it computes with a second,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -14,15 +14,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from modeling.artifacts.artifact import ArtifactError
+from modeling.artifacts.artifact import Artifact, ArtifactError
+
+from .trainable import Beginning
 
 _Place = tuple[nn.Module, str]
 """A module, and what it calls the parameter."""
 
 
 class Copies:
-    """They are in the model from construction to `take_out`."""
+    """They are in the model from construction to `detach`: what kinds of trainables that are such copies have in common."""
 
+    artifact_is_exact = False
     head: nn.Parameter | None = None
     """The one of them that is the output layer's weight."""
 
@@ -48,6 +51,9 @@ class Copies:
                 self.head = parameter
         self._put_in()
 
+    def begin(self, beginning: Beginning) -> None:
+        """They begin as the base."""
+
     @torch.no_grad()
     def refresh(self) -> None:
         """Round anew what the model computes with."""
@@ -56,8 +62,9 @@ class Copies:
                 self._computed[name].copy_(parameter)
 
     @torch.no_grad()
-    def take_over(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from these. Raises ArtifactError."""
+    def take_over(self, artifact: Artifact) -> None:
+        """Go on from its tensors. Raises ArtifactError."""
+        tensors = artifact.tensors
         if different := sorted(tensors.keys() ^ self.parameters.keys()):
             raise ArtifactError(f"the model to go on from differs in whether it has {different[0]}")
         for name, parameter in self.parameters.items():
@@ -67,13 +74,17 @@ class Copies:
     @contextmanager
     def set_aside(self) -> Iterator[None]:
         """The model is its plain self within."""
-        self.take_out()
+        self._take_out()
         try:
             yield
         finally:
             self._put_in()
 
-    def take_out(self) -> None:
+    def detach(self) -> None:
+        """Give the model back as it was."""
+        self._take_out()
+
+    def _take_out(self) -> None:
         """Put the model's own parameters back, the very objects."""
         for (module, attribute), original in self._originals.items():
             setattr(module, attribute, original)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from modeling.artifacts import full as files
@@ -14,37 +12,18 @@ from modeling.artifacts.artifact import Artifact
 
 from . import trainable
 from .copies import Copies
-from .trainable import Beginning, PackedRow
+from .trainable import PackedRow
 
 
-class FullTrainable:
+class FullTrainable(Copies):
     """A tied embedding is one parameter, with the gradient of both its uses."""
 
-    artifact_is_exact = False
-
     def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model)
         self._model = model
-        self._copies = Copies(model)
-        self.parameters = self._copies.parameters
-
-    @property
-    def head(self) -> nn.Parameter | None:
-        return self._copies.head
-
-    def begin(self, beginning: Beginning) -> None:
-        """It begins as the base."""
 
     def hidden_states(self, row: PackedRow) -> Tensor:
         return trainable.hidden_states(self._model, row)
-
-    def refresh(self) -> None:
-        self._copies.refresh()
-
-    def set_aside(self) -> AbstractContextManager[None]:
-        return self._copies.set_aside()
-
-    def detach(self) -> None:
-        self._copies.take_out()
 
     def artifact(self, base_model: str) -> Artifact:
         return files.artifact(self._model.config, self.parameters, base_model=base_model)
@@ -53,7 +32,7 @@ class FullTrainable:
     def take_over(self, artifact: Artifact) -> None:
         """An adapter is merged into what is the base's until then."""
         if artifact.kind != lora.KIND:
-            self._copies.take_over(artifact.tensors)
+            super().take_over(artifact)
             return
         for module, (a, b, scale) in lora.layers(artifact).items():
             weight = self.parameters[f"{module}.weight"]

@@ -6,8 +6,8 @@ sequence by itself, for in a batch the last bits of a number depend on what is c
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,10 @@ from modeling.artifacts.artifact import Artifact
 
 from .copies import Copies
 from .features import FeatureCache
-from .trainable import Beginning, PackedRow, hidden_states
+from .trainable import PackedRow, hidden_states
 
 
-class OutputLayersTrainable:
-    artifact_is_exact = False
-
+class OutputLayersTrainable(Copies):
     def __init__(
         self,
         model: PreTrainedModel,
@@ -44,30 +42,16 @@ class OutputLayersTrainable:
         self._num_frozen = model.config.num_hidden_layers - num_blocks
         self._check_course()
         shapes = files.trained_shapes(model.config, num_blocks=num_blocks, train_head=train_head)
-        self._copies = Copies(model, list(shapes))
-        self.parameters = self._copies.parameters
+        super().__init__(model, list(shapes))
         self._cache = FeatureCache(scratch) if scratch else None
-
-    @property
-    def head(self) -> nn.Parameter | None:
-        return self._copies.head
-
-    def begin(self, beginning: Beginning) -> None:
-        """It begins as the base."""
 
     def hidden_states(self, row: PackedRow) -> Tensor:
         features = self._features(row)
         with attention.segments(row.cu_seqlens, row.num_shared):
             return self._through(self._trunk.layers[self._num_frozen :], features, row.position_ids)
 
-    def refresh(self) -> None:
-        self._copies.refresh()
-
-    def set_aside(self) -> AbstractContextManager[None]:
-        return self._copies.set_aside()
-
     def detach(self) -> None:
-        self._copies.take_out()
+        super().detach()
         if self._cache is not None:
             self._cache.close()
 
@@ -79,16 +63,11 @@ class OutputLayersTrainable:
             base_model=base_model,
         )
 
-    def take_over(self, artifact: Artifact) -> None:
-        self._copies.take_over(artifact.tensors)
-
     def _features(self, row: PackedRow) -> Tensor:
         """(T, D): what the first of the sequences has of what they share, then each one's own."""
         shared = row.input_ids[: row.num_shared]
         parts = []
-        for number, (start, end) in enumerate(
-            zip(row.cu_seqlens, row.cu_seqlens[1:], strict=False)
-        ):
+        for number, (start, end) in enumerate(itertools.pairwise(row.cu_seqlens)):
             of_all = self._features_of(torch.cat([shared, row.input_ids[start:end]]))
             parts.append(of_all[row.num_shared :] if number else of_all)
         return torch.cat(parts)

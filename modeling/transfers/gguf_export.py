@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType, LlamaFileType
 
+from modeling.base import head_dim
+
 from . import gguf_vocabulary
 from .gguf_vocabulary import GgufVocabulary
 from .merged import Merged, OnProgress, TransferFailed
@@ -152,20 +154,20 @@ def _add_general(
 
 
 def _add_architecture(writer: _Writer, architecture: _Architecture, config: Any) -> None:
-    head_dim = _head_dim(config)
+    size = head_dim(config)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(head_dim)
-    writer.add_value_length(head_dim)
+    writer.add_key_length(size)
+    writer.add_value_length(size)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(float(config.rope_parameters["rope_theta"]))
     writer.add_vocab_size(config.vocab_size)
     if architecture.is_permuted:
-        writer.add_rope_dimension_count(head_dim)
+        writer.add_rope_dimension_count(size)
 
 
 def _add_vocabulary(writer: _Writer, vocabulary: GgufVocabulary) -> None:
@@ -186,12 +188,6 @@ def _add_vocabulary(writer: _Writer, vocabulary: GgufVocabulary) -> None:
             add(id)
     if vocabulary.chat_template:
         writer.add_chat_template(vocabulary.chat_template)
-
-
-def _head_dim(config: Any) -> int:
-    return int(
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
 
 
 def _kind(shape: tuple[int, ...], quantization: Quantization) -> GGMLQuantizationType:

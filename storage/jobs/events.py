@@ -83,10 +83,12 @@ def find(session: Session, job_id: str, key: str) -> EventRow | None:
 
 
 def page(
-    session: Session, job_id: str, *, after: str | None, limit: int
+    session: Session, job_id: str, *, after: str | None, limit: int, key_prefix: str = ""
 ) -> pages.RowPage[EventRow]:
-    """Newest first. The caller has checked that the job is the project's."""
+    """Newest first, of those whose key begins so. The caller has checked that the job is the project's."""
     query = select(EventRow).where(EventRow.job_id == job_id)
+    if key_prefix:
+        query = query.where(EventRow.key.startswith(key_prefix))
     return pages.read(
         session,
         query,

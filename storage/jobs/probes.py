@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from storage import pages
 
+from . import events
 from .events import EventRow
 
 _PREFIX = "probe:"
@@ -26,12 +27,4 @@ def page(
     session: Session, job_id: str, *, after: str | None, limit: int
 ) -> pages.RowPage[EventRow]:
     """Newest first. The caller has checked that the job is the project's."""
-    query = select(EventRow).where(EventRow.job_id == job_id, EventRow.key.startswith(_PREFIX))
-    return pages.read(
-        session,
-        query,
-        EventRow.seq,
-        after=session.scalar(query.where(EventRow.id == after)) if after else None,
-        is_after_unknown=after is not None,
-        limit=limit,
-    )
+    return events.page(session, job_id, after=after, limit=limit, key_prefix=_PREFIX)

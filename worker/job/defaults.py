@@ -3,7 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a job's owner asked for. What is "auto" gets a value, and `reasons` say why that one."""
+
+    values: Mapping[str, Any]
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def given(self, name: str, automatic: Any, reason: str) -> Any:
+        asked = self.values.get(name, "auto")
+        if asked not in (None, "auto"):
+            return asked
+        self.reasons[name] = reason
+        return automatic
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from worker.lease import Lease
 from worker.worker import Worker
 
 from . import control
+from .resolve import total_steps
 
 POLL_S = 1.0
 ANSWER_S = 60.0
@@ -212,7 +213,7 @@ class _Asker:
     def _steps_per_epoch(self) -> int:
         """Once the files are read."""
         config = self._lease.job.train_config or {}
-        return -(-int(config["num_examples"]) // int(config["config"]["batch_size"]))
+        return total_steps(int(config["num_examples"]), int(config["config"]["batch_size"]), 1)
 
     async def _answer(
         self, client: httpx.AsyncClient, turns: asyncio.Semaphore, question: _Question

@@ -18,7 +18,7 @@ from training.messages import Method, Trainable, TrainConfig, Unsupervised
 
 from . import control, trainables
 from .architecture import Architecture
-from .defaults import DEFAULTS, LARGE, OF_LORA, OF_TRAINABLES, TrainableDefaults
+from .defaults import DEFAULTS, LARGE, OF_LORA, OF_TRAINABLES, Asked, TrainableDefaults
 
 MAX_TEXTS = 256
 """In a batch that goes by its tokens: as many as may be asked for."""
@@ -143,14 +143,7 @@ def resolve(
         trainable = init_artifact
         reasons["tuning"] = "that of the model it goes on from"
     of_kind = OF_TRAINABLES[trainable.kind]
-
-    def given(name: str, automatic: Any, reason: str) -> Any:
-        asked = hyperparameters.get(name, "auto")
-        if asked not in (None, "auto"):
-            return asked
-        reasons[name] = reason
-        return automatic
-
+    given = Asked(hyperparameters, reasons).given
     by_examples = f"{num_examples} examples"
     if defaults.epochs:
         epochs = int(given("n_epochs", defaults.epochs, f"the default of the method {method}"))

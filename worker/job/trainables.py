@@ -15,7 +15,7 @@ from training.messages import Classifier, Full, Lora, OutputLayers, Prefix, Trai
 from worker.endings import JobFailed
 
 from .architecture import Architecture
-from .defaults import DEFAULTS, Defaults
+from .defaults import DEFAULTS, Asked, Defaults
 
 ALPHA = 32.0
 """With a scale of alpha / rank the best learning rate does not depend on the rank."""
@@ -35,14 +35,7 @@ def chosen(
     reasons: dict[str, str],
 ) -> Trainable:
     """What the job's `tuning` asks for; adds the reasons of what was "auto". Raises JobFailed."""
-
-    def given(name: str, automatic: Any, reason: str) -> Any:
-        asked = tuning.get(name, "auto")
-        if asked not in (None, "auto"):
-            return asked
-        reasons[name] = reason
-        return automatic
-
+    given = Asked(tuning, reasons).given
     match tuning["type"]:
         case "lora":
             reason = (

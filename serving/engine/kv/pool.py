@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from modeling.base import head_dim
+
 PAGE_TOKENS = 128
 
 
@@ -39,15 +41,13 @@ class KvPool:
     ) -> None:
         self.num_layers: int = config.num_hidden_layers
         num_kv_heads: int = config.num_key_value_heads
-        head_dim: int = getattr(config, "head_dim", None) or (
-            config.hidden_size // config.num_attention_heads
-        )
-        self.bytes_per_token = 2 * self.num_layers * num_kv_heads * head_dim * dtype.itemsize
+        size = head_dim(config)
+        self.bytes_per_token = 2 * self.num_layers * num_kv_heads * size * dtype.itemsize
         num_pages = max(1, size_bytes // (self.bytes_per_token * PAGE_TOKENS))
         self.num_tokens = num_pages * PAGE_TOKENS
         # [2l] are layer l's keys, [2l + 1] its values.
         self._tensor = torch.empty(
-            (2 * self.num_layers, num_kv_heads, self.num_tokens, head_dim),
+            (2 * self.num_layers, num_kv_heads, self.num_tokens, size),
             dtype=dtype,
             device=device,
         )
