@@ -17,17 +17,15 @@ import statistics
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dataset.tokenized import Dataset
-from dataset.validation import validate
 from modeling import importer
 from storage.models.base_models import Catalogue
-from text.chat_template import ChatTemplate
 from training.messages import (
     Alert,
     CheckpointSaved,
@@ -45,7 +43,7 @@ from training.messages import (
 )
 from training.process import JobRunner
 
-from .train import BASE, SKIPPED_STEPS, WORDS, bench_config
+from .train import BASE, SKIPPED_STEPS, WORDS, Course, bench_config, chat, words, write_rows
 
 TEXT_TOKENS = 512
 
@@ -87,14 +85,6 @@ CASES = {
 }
 
 
-@dataclass
-class Steps:
-    """Seconds of each, by the wall and of the processors."""
-
-    wall_s: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
-
-
 class Ours:
     """Luthier, in this process."""
 
@@ -106,7 +96,7 @@ class Ours:
         self.precision = started.precision
         self.num_tokens = 0
 
-    def step(self, steps: Steps) -> None:
+    def step(self, steps: Course) -> None:
         report: Report | None = None
         while report is None or isinstance(report, CheckpointSaved | Alert):
             wall_s, cpu_s = time.perf_counter(), time.process_time()
@@ -135,7 +125,7 @@ class Trl:
         )
         self._say(json.dumps(settings))
 
-    def step(self, steps: Steps) -> None:
+    def step(self, steps: Course) -> None:
         self._hear()
         self._say("step")
         took = self._hear()
@@ -160,24 +150,9 @@ class Trl:
         return heard
 
 
-def _words(chance: random.Random, low: int, high: int) -> str:
-    return " ".join(chance.choices(WORDS, k=chance.randint(low, high)))
-
-
-def _chat(chance: random.Random) -> dict[str, Any]:
-    """A support mail of about 90 tokens, of which about 40 are the answer."""
-    return {
-        "messages": [
-            {"role": "system", "content": "You answer mails."},
-            {"role": "user", "content": _words(chance, 12, 40)},
-            {"role": "assistant", "content": _words(chance, 12, 58)},
-        ]
-    }
-
-
 def _pair(chance: random.Random) -> dict[str, Any]:
-    *prompt, preferred = _chat(chance)["messages"]
-    other = {"role": "assistant", "content": _words(chance, 12, 58)}
+    *prompt, preferred = chat(chance)["messages"]
+    other = {"role": "assistant", "content": words(chance, 12, 58)}
     return {
         "input": {"messages": prompt},
         "preferred_output": [preferred],
@@ -190,21 +165,7 @@ def _document(chance: random.Random) -> dict[str, Any]:
     return {"text": " ".join(chance.choices(WORDS, k=TEXT_TOKENS - 1))}
 
 
-_ROWS = {"supervised": _chat, "unsupervised": _document, "dpo": _pair}
-
-
-def _write_ours(folder: Path, rows: list[dict[str, Any]], config: TrainConfig, method: str) -> Path:
-    validate(
-        [json.dumps(row).encode() + b"\n" for row in rows],
-        folder,
-        ChatTemplate.load(Path(config.base_path)),
-        max_seq_len=config.max_seq_len,
-        role="training",
-        file_id="file-bench",
-        method=method,
-        overlap=0 if method == "unsupervised" else None,
-    )
-    return folder
+_ROWS = {"supervised": chat, "unsupervised": _document, "dpo": _pair}
 
 
 def _write_theirs(path: Path, rows: list[dict[str, Any]], ours: Path, method: str) -> Path:
@@ -250,12 +211,12 @@ def measure(
     config = _config(case, base_path, arguments.threads)
     chance = random.Random(1)
     rows = [_ROWS[case.method](chance) for _ in range(case.num_rows)]
-    folder = _write_ours(scratch / "rows", rows, config, case.method)
+    folder = write_rows(scratch / "rows", config, rows, case.method)
     start = Start(
         job_id="bench", config=config, training_set=str(folder), output_dir=str(scratch / "ours")
     )
     (scratch / "ours").mkdir()
-    ours, theirs = Steps(), Steps()
+    ours, theirs = Course(), Course()
     luthier = Ours(start)
     peer: Ours | Trl
     if case.is_beside_lora:
@@ -304,7 +265,7 @@ def _settings(
     return settings
 
 
-def _print(case: Case, precision: str, tokens: int, ours: Steps, theirs: Steps) -> None:
+def _print(case: Case, precision: str, tokens: int, ours: Course, theirs: Course) -> None:
     ours_s, theirs_s = (sum(steps.wall_s[case.skipped_steps :]) for steps in (ours, theirs))
     ours_cpu_s, theirs_cpu_s = (sum(steps.cpu_s[case.skipped_steps :]) for steps in (ours, theirs))
     pairs = zip(ours.wall_s[case.skipped_steps :], theirs.wall_s[case.skipped_steps :], strict=True)

@@ -197,32 +197,34 @@ def _padded(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
     return input_ids, mask, labels
 
 
-def write_chats(folder: Path, config: TrainConfig) -> Path:
-    """Support mails of about 90 tokens, of which about 40 are the answer; tokenised."""
-    generator = random.Random(1)
+def words(chance: random.Random, low: int, high: int) -> str:
+    return " ".join(chance.choices(WORDS, k=chance.randint(low, high)))
 
-    def text(low: int, high: int) -> str:
-        return " ".join(generator.choices(WORDS, k=generator.randint(low, high)))
 
-    def row() -> bytes:
-        messages = [
+def chat(chance: random.Random) -> dict[str, Any]:
+    """A support mail of about 90 tokens, of which about 40 are the answer."""
+    return {
+        "messages": [
             {"role": "system", "content": "You answer mails."},
-            {"role": "user", "content": text(12, 40)},
-            {"role": "assistant", "content": text(12, 58)},
+            {"role": "user", "content": words(chance, 12, 40)},
+            {"role": "assistant", "content": words(chance, 12, 58)},
         ]
-        return json.dumps({"messages": messages}).encode() + b"\n"
+    }
 
-    template = ChatTemplate.load(Path(config.base_path))
-    rows = [row() for _ in range(NUM_EXAMPLES)]
-    max_seq_len = config.max_seq_len
+
+def write_rows(
+    folder: Path, config: TrainConfig, rows: Sequence[dict[str, Any]], method: str = "supervised"
+) -> Path:
+    """Tokenised, as the worker makes them ready for the trainer."""
     validate(
-        rows,
+        [json.dumps(row).encode() + b"\n" for row in rows],
         folder,
-        template,
-        max_seq_len=max_seq_len,
+        ChatTemplate.load(Path(config.base_path)),
+        max_seq_len=config.max_seq_len,
         role="training",
         file_id="file-bench",
-        method="supervised",
+        method=method,
+        overlap=0 if method == "unsupervised" else None,
     )
     return folder
 
@@ -306,10 +308,12 @@ def main() -> None:
             rank=arguments.rank,
             num_threads=arguments.threads,
         )
+        chance = random.Random(1)
+        chats = [chat(chance) for _ in range(NUM_EXAMPLES)]
         start = Start(
             job_id="bench",
             config=config,
-            training_set=str(write_chats(Path(directory) / "chats", config)),
+            training_set=str(write_rows(Path(directory) / "chats", config, chats)),
             output_dir=directory,
         )
         ours, theirs, tokens, precision = measure(start, SKIPPED_STEPS + arguments.steps)
