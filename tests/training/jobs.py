@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dataset.examples import Example
 from dataset.labels import Labels
 from dataset.tokenized import Dataset
@@ -26,6 +28,7 @@ from training.messages import (
     TrainConfig,
     Unsupervised,
 )
+from training.primitives import Learner
 from training.process import JobRunner
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -207,3 +210,12 @@ def run(
 def micro_batches(examples: Sequence[Example], micro_batch_tokens: int) -> list[MicroBatch]:
     """Each example a unit of its own."""
     return batches.micro_batches([[ScoredRow.of(each)] for each in examples], micro_batch_tokens)
+
+
+@torch.no_grad()
+def make_effective(learner: Learner) -> None:
+    """Have a new adapter do something: B is not zero any more."""
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in learner.parameters.items():
+        if name.endswith("lora_B"):
+            parameter.normal_(std=0.05, generator=generator)

@@ -21,8 +21,8 @@ from dataset.examples import Example
 from dataset.labels import Labels
 from dataset.tokenized import Dataset
 from tests.training import jobs
+from tests.training.reports import checkpoints_of
 from training.messages import (
-    CheckpointSaved,
     Classification,
     Label,
     Lora,
@@ -215,7 +215,7 @@ def test_a_head_says_what_a_classifier_of_transformers_says(
     job = jobs.start(base_path, tmp_path, method=Classification(head=True), learning_rate=2e-2)
     reports: list[Report] = list(jobs.run(job))
     steps = [report for report in reports if isinstance(report, StepMetrics)]
-    saved = [report for report in reports if isinstance(report, CheckpointSaved)][-1]
+    saved = checkpoints_of(reports)[-1]
     labels = labels_of(job)
     named = json.loads((Path(saved.path) / "artifact" / "classifier.json").read_text())
     assert list(named["id2label"].values()) == [label.text for label in labels]

@@ -16,6 +16,7 @@ from transformers import AutoConfig
 
 from modeling.artifacts import lora
 from tests.training import jobs
+from tests.training.reports import checkpoints_of, killed_and_resumed, steps_of
 from training.logprobs import Scores
 from training.messages import (
     CheckpointSaved,
@@ -47,15 +48,6 @@ PINNED_LOSSES = [
     3.87547,
     3.81929,
 ]
-
-
-def steps_of(reports: list[Report]) -> list[StepMetrics]:
-    """The metrics without the one value that a clock gives."""
-    return [r.model_copy(update={"step_time_s": 0}) for r in reports if isinstance(r, StepMetrics)]
-
-
-def checkpoints_of(reports: list[Report]) -> list[CheckpointSaved]:
-    return [report for report in reports if isinstance(report, CheckpointSaved)]
 
 
 class Switch:
@@ -135,13 +127,7 @@ def test_killed_job_resumes_bit_for_bit(
 ) -> None:
     method, unbroken = unbroken_of
     job = jobs.start(base_path, tmp_path, method=method, checkpoint_interval_s=0)
-    before: list[Report] = []
-    for report in jobs.run(job):  # abandoned in the middle, as by kill -9
-        before.append(report)
-        if isinstance(report, CheckpointSaved) and report.step == killed_at:
-            break
-    resume_from = checkpoints_of(before)[-1].path
-    after = list(jobs.run(job.model_copy(update={"resume_from": resume_from})))
+    before, after = killed_and_resumed(job, killed_at)
 
     assert isinstance(after[0], Started)
     assert (after[0].step, after[0].exact_resume) == (killed_at, True)

@@ -18,19 +18,18 @@ from dataset.examples import Example
 from dataset.tokenized import Dataset
 from modeling.artifacts import lora
 from tests.training import jobs
+from tests.training.reports import checkpoints_of, steps_of
 from tests.training.tuning.test_kinds import KINDS
 from training.batches import MicroBatch, ScoredRow, micro_batches
 from training.course import Values
 from training.losses.dpo import PreferenceLoss, sums
 from training.messages import (
     Alert,
-    CheckpointSaved,
     Dpo,
     Failed,
     Report,
     Start,
     Started,
-    StepMetrics,
     Trainable,
 )
 from training.primitives import Learner, load_base
@@ -53,11 +52,7 @@ def pairs(base_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def learner(model: PreTrainedModel, base_path: Path) -> Iterator[Learner]:
     """With an adapter that does something: B is not zero."""
     learner = Learner(model, jobs.config(base_path, method=Dpo()))
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in learner.parameters.items():
-            if name.endswith("lora_B"):
-                parameter.normal_(std=0.05, generator=generator)
+    jobs.make_effective(learner)
     yield learner
     learner.close()
 
@@ -233,16 +228,8 @@ def test_a_swapped_pair_negates_its_margin(
     assert other["loss"] > math.log(2) > found["loss"]
 
 
-def steps_of(reports: Sequence[Report]) -> list[StepMetrics]:
-    return [r.model_copy(update={"step_time_s": 0}) for r in reports if isinstance(r, StepMetrics)]
-
-
-def saved_of(reports: Sequence[Report]) -> list[CheckpointSaved]:
-    return [report for report in reports if isinstance(report, CheckpointSaved)]
-
-
 def weights_of(reports: Sequence[Report]) -> bytes:
-    folder = Path(saved_of(reports)[-1].path)
+    folder = Path(checkpoints_of(reports)[-1].path)
     return (folder / "artifact" / "adapter_model.safetensors").read_bytes()
 
 
@@ -294,11 +281,11 @@ def test_a_killed_job_resumes_bit_for_bit(
     before: list[Report] = []
     for report in jobs.run(often):  # abandoned in the middle, as by kill -9
         before.append(report)
-        if len(saved_of(before)) == kill_behind:
+        if len(checkpoints_of(before)) == kill_behind:
             break
-    newest = saved_of(before)[-1]
+    newest = checkpoints_of(before)[-1]
     assert newest.step == max(kill_behind - 5, 0)
-    assert len({saved.path for saved in saved_of(before)}) == kill_behind
+    assert len({saved.path for saved in checkpoints_of(before)}) == kill_behind
     computed: list[MicroBatch] = []
     logprobs = Learner.logprobs
 
@@ -328,7 +315,7 @@ def test_whatever_a_job_changes_its_reference_is_where_it_began(
     reports = list(jobs.run(into(job, tmp_path / "a", **changes)))
     assert steps_of(reports)[0].values["train_loss"] == pytest.approx(math.log(2), rel=1e-7)
     assert steps_of(reports)[-1].values["rewards/margins"] > 0
-    ahead, *_ = saved_of(reports)
+    ahead, *_ = checkpoints_of(reports)
     resumed = into(job, tmp_path / "b", **changes).model_copy(update={"resume_from": ahead.path})
     after = list(jobs.run(resumed))
     assert steps_of(after) == steps_of(reports)
@@ -336,7 +323,7 @@ def test_whatever_a_job_changes_its_reference_is_where_it_began(
 
 
 def artifact_of(reports: Sequence[Report]) -> dict[str, bytes]:
-    folder = Path(saved_of(reports)[-1].path) / "artifact"
+    folder = Path(checkpoints_of(reports)[-1].path) / "artifact"
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -346,7 +333,7 @@ def test_a_stop_in_the_middle_of_the_reference_keeps_what_there_is(
     calls = iter(range(100))
     stopping = into(job, tmp_path / "a")
     reports = list(jobs.run(stopping, lambda: "checkpoint" if next(calls) >= 7 else None))
-    (saved,) = saved_of(reports)
+    (saved,) = checkpoints_of(reports)
     assert (saved.step, saved.metrics, saved.end_of_epoch, saved.is_last) == (0, None, False, False)
     assert not steps_of(reports)
     resumed = into(job, tmp_path / "b").model_copy(update={"resume_from": saved.path})
@@ -359,7 +346,7 @@ def test_a_reference_of_another_file_is_refused(
     other = jobs.write_preferences(tmp_path / "other.jsonl", first=1)
     changed = into(job, tmp_path).model_copy(
         update={
-            "resume_from": saved_of(unbroken)[0].path,
+            "resume_from": checkpoints_of(unbroken)[0].path,
             "training_set": str(jobs.tokenized(other, base_path, method="dpo")),
         }
     )

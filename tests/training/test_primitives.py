@@ -35,11 +35,7 @@ def model(base_path: Path) -> PreTrainedModel:
 def learner(model: PreTrainedModel, config: TrainConfig) -> Iterator[Learner]:
     """With an adapter that does something: B is not zero."""
     learner = Learner(model, config)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in learner.parameters.items():
-            if name.endswith("lora_B"):
-                parameter.normal_(std=0.05, generator=generator)
+    jobs.make_effective(learner)
     yield learner
     learner.close()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.training import jobs
+from tests.training.reports import steps_of
 from training.messages import (
     CheckpointSaved,
     Command,
@@ -76,10 +77,6 @@ def process() -> Iterator[Process]:
         spawned.stdout.close()
 
 
-def step_metrics(reports: list[Report]) -> list[StepMetrics]:
-    return [r.model_copy(update={"step_time_s": 0}) for r in reports if isinstance(r, StepMetrics)]
-
-
 def until(trainer: Process, wanted: type[Report], step: int) -> list[Report]:
     """The reports up to the wanted one of a step."""
     reports: list[Report] = []
@@ -102,7 +99,7 @@ def test_process_runs_cancels_and_exits(base_path: Path, tmp_path: Path) -> None
         assert isinstance(reports[0], Started)
         assert isinstance(reports[-1], Finished)
         assert reports[-1].outcome == "succeeded"
-        assert len(step_metrics(reports)) == 10
+        assert len(steps_of(reports)) == 10
 
         trainer.send(Stop(job_id="ftjob-2", reason="cancel"))  # of an earlier run: forgotten
         trainer.send(long_job)
@@ -129,7 +126,7 @@ def test_job_killed_in_its_process_resumes_bit_for_bit(base_path: Path, tmp_path
     with process() as trainer:
         trainer.send(resumed)
         after = list(trainer.reports())
-        assert step_metrics(before) + step_metrics(after) == step_metrics(unbroken)
+        assert steps_of(before) + steps_of(after) == steps_of(unbroken)
         weights = Path("step-10/artifact/adapter_model.safetensors")
         killed, whole = (tmp_path / name / weights for name in ("killed", "unbroken"))
         assert killed.read_bytes() == whole.read_bytes()

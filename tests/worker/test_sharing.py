@@ -142,16 +142,22 @@ def test_who_waits_may_be_told_to_stop_waiting() -> None:
         """Nobody is left over from before."""
 
 
-def test_two_jobs_are_in_one_trainer_at_a_time(
-    scene: Scene, finished: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(FAKE, script(step_s=0.05))
+def two_jobs_in_one_trainer(scene: Scene) -> tuple[Worker, list[str]]:
+    """Both attempts have come to their ends."""
     job_ids = [scene.job(validation=colour_rows(10)) for _ in range(2)]
     worker = scene.worker()
     threads = [run_on_thread(worker) for _ in job_ids]
     wait_for(lambda: worker.trainer().num_jobs == 2, what="both in it")
     for thread in threads:
         thread.join(20)
+    return worker, job_ids
+
+
+def test_two_jobs_are_in_one_trainer_at_a_time(
+    scene: Scene, finished: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FAKE, script(step_s=0.05))
+    _, job_ids = two_jobs_in_one_trainer(scene)
     for job_id in job_ids:
         assert_as_if_nothing_broke(scene, job_id, finished)
 
@@ -161,12 +167,7 @@ def test_a_trainer_that_dies_costs_none_of_its_jobs_an_attempt(
 ) -> None:
     """Which of them is to blame shows when each is alone."""
     monkeypatch.setenv(FAKE, script(step_s=0.05, die_at=[7], die_once=str(tmp_path)))
-    job_ids = [scene.job(validation=colour_rows(10)) for _ in range(2)]
-    worker = scene.worker()
-    threads = [run_on_thread(worker) for _ in job_ids]
-    wait_for(lambda: worker.trainer().num_jobs == 2, what="both in it")
-    for thread in threads:
-        thread.join(20)
+    worker, job_ids = two_jobs_in_one_trainer(scene)
     assert [scene.row(job_id).crashes for job_id in job_ids] == [0, 0]
     monkeypatch.setenv(FAKE, script())
     assert _runs(lambda: run(worker)) == 2

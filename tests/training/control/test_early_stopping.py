@@ -9,6 +9,7 @@ import pytest
 
 from dataset.metrics import EPOCH_METRICS
 from tests.training import jobs
+from tests.training.reports import checkpoints_of, steps_of
 from training.messages import (
     CheckpointSaved,
     Classification,
@@ -17,7 +18,6 @@ from training.messages import (
     Finished,
     Method,
     Report,
-    StepMetrics,
     Supervised,
     Unsupervised,
 )
@@ -25,10 +25,6 @@ from training.standing import Standing, after
 
 # Nothing falls by ten nats: each epoch but the first is without a gain.
 NO_GAIN = EarlyStopping(metric="full_valid_loss", patience=2, min_delta=10)
-
-
-def steps(reports: list[Report]) -> list[StepMetrics]:
-    return [r.model_copy(update={"step_time_s": 0}) for r in reports if isinstance(r, StepMetrics)]
 
 
 def test_the_counter_is_that_of_transformers_callback() -> None:
@@ -70,7 +66,7 @@ def test_a_killed_job_stops_at_the_same_step(
             resumed = job.model_copy(update={"resume_from": report.path})
             reports += jobs.run(resumed)
             break
-    assert [m.step for m in steps(reports)] == list(range(1, 16))
+    assert [m.step for m in steps_of(reports)] == list(range(1, 16))
     *_, saved, finished = reports
     assert isinstance(saved, CheckpointSaved)
     assert (saved.step, saved.is_last, saved.stopped_early) == (15, True, True)
@@ -81,7 +77,7 @@ def test_a_killed_job_stops_at_the_same_step(
 def test_a_job_that_gets_better_goes_to_its_end(base_path: Path, tmp_path: Path) -> None:
     stopping = EarlyStopping(metric="full_valid_loss", patience=1)
     reports = list(jobs.run(jobs.start(base_path, tmp_path, early_stopping=stopping)))
-    saved = [r for r in reports if isinstance(r, CheckpointSaved)]
+    saved = checkpoints_of(reports)
     assert [(s.step, s.is_last, s.stopped_early) for s in saved] == [
         (5, False, False),
         (10, True, False),
@@ -106,6 +102,6 @@ def test_what_a_job_may_be_stopped_by_is_measured(
     base_path: Path, tmp_path: Path, method: Method
 ) -> None:
     job = jobs.start(base_path, tmp_path, method=method, n_epochs=1, batch_size=9)
-    last = steps(list(jobs.run(job)))[-1]
+    last = steps_of(list(jobs.run(job)))[-1]
     assert set(EPOCH_METRICS[method.kind]) <= last.values.keys()
     assert {type(method).model_fields["kind"].default for method in METHODS} == set(EPOCH_METRICS)

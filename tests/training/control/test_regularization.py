@@ -11,7 +11,8 @@ import torch
 from modeling.noise import Dropout, Noise
 from modeling.trainable.lora import LoraLinear
 from tests.training import jobs
-from training.messages import CheckpointSaved, Full, Report, StepMetrics
+from tests.training.reports import killed_and_resumed, steps_of
+from training.messages import Full
 from training.primitives import Learner, load_base
 
 NOISE = {"dropout": 0.3, "neftune_noise_alpha": 5.0, "loraplus_ratio": 4.0}
@@ -94,27 +95,18 @@ def test_lora_plus_has_the_groups_of_peft(base_path: Path) -> None:
     learner.close()
 
 
-def metrics(reports: list[Report]) -> list[StepMetrics]:
-    return [r.model_copy(update={"step_time_s": 0}) for r in reports if isinstance(r, StepMetrics)]
-
-
 def test_a_killed_job_with_noise_resumes_bit_for_bit(base_path: Path, tmp_path: Path) -> None:
     job = jobs.start(base_path, tmp_path, checkpoint_interval_s=0, **NOISE)
     unbroken = list(jobs.run(job))
     weights = (tmp_path / "step-10" / "artifact" / "adapter_model.safetensors").read_bytes()
-    before: list[Report] = []
-    for report in jobs.run(job):
-        before.append(report)
-        if isinstance(report, CheckpointSaved) and report.step == 4:
-            break
-    after = list(jobs.run(job.model_copy(update={"resume_from": str(tmp_path / "step-4")})))
-    assert metrics(before) + metrics(after) == metrics(unbroken)
+    before, after = killed_and_resumed(job, 4)
+    assert steps_of(before) + steps_of(after) == steps_of(unbroken)
     again = (tmp_path / "step-10" / "artifact" / "adapter_model.safetensors").read_bytes()
     assert again == weights
     plain = list(jobs.run(jobs.start(base_path, tmp_path / "plain")))
-    assert metrics(plain)[-1].values != metrics(unbroken)[-1].values
+    assert steps_of(plain)[-1].values != steps_of(unbroken)[-1].values
     # A new adapter changes nothing, so dropout does not show in the first loss; the noise on embeddings does.
-    assert metrics(plain)[0].values["train_loss"] != metrics(unbroken)[0].values["train_loss"]
+    assert steps_of(plain)[0].values["train_loss"] != steps_of(unbroken)[0].values["train_loss"]
 
 
 def test_a_whole_model_learns_with_noise_on_its_embeddings(base_path: Path, tmp_path: Path) -> None:
@@ -123,6 +115,6 @@ def test_a_whole_model_learns_with_noise_on_its_embeddings(base_path: Path, tmp_
         job = jobs.start(
             base_path, tmp_path, trainable=Full(), n_epochs=1, neftune_noise_alpha=alpha
         )
-        losses.append([m.values["train_loss"] for m in metrics(list(jobs.run(job)))])
+        losses.append([m.values["train_loss"] for m in steps_of(list(jobs.run(job)))])
     assert len(losses[0]) == len(losses[1]) == 5
     assert all(plain != noisy for plain, noisy in zip(*losses, strict=True))

@@ -11,6 +11,7 @@ import torch
 
 from foundation import memory as machine
 from tests.training import jobs
+from tests.training.reports import checkpoints_of
 from training import memory
 from training.batches import MicroBatch
 from training.messages import Alert, CheckpointSaved, Failed, Report, StepMetrics
@@ -43,10 +44,6 @@ def weights(saved: CheckpointSaved) -> bytes:
     return (Path(saved.path) / "artifact" / "adapter_model.safetensors").read_bytes()
 
 
-def saved_of(reports: list[Report]) -> list[CheckpointSaved]:
-    return [report for report in reports if isinstance(report, CheckpointSaved)]
-
-
 def values_of(reports: list[Report]) -> dict[int, dict[str, float]]:
     return {each.step: each.values for each in reports if isinstance(each, StepMetrics)}
 
@@ -70,12 +67,12 @@ def test_memory_that_runs_out_halves_what_is_computed_at_a_time_once(
     assert (alert.step, alert.key) == (3, "memory")
     assert "in parts of 130 tokens" in alert.text
     # It is saved at once, and goes on from there as it did, whatever memory there is then.
-    first = saved_of(reports)[0]
+    first = checkpoints_of(reports)[0]
     assert first.step == 3
     resumed = list(jobs.run(job.model_copy(update={"resume_from": first.path})))
     later = {step: values for step, values in values_of(reports).items() if step > 3}
     assert values_of(resumed) == later
-    assert weights(saved_of(resumed)[-1]) == weights(saved_of(reports)[-1])
+    assert weights(checkpoints_of(resumed)[-1]) == weights(checkpoints_of(reports)[-1])
 
 
 def test_memory_that_runs_out_again_fails_the_job_with_the_numbers(
@@ -129,7 +126,7 @@ def test_scarce_memory_has_blocks_computed_again_and_changes_no_bit(
     reports = list(jobs.run(jobs.start(base_path, tmp_path / "scarce", n_epochs=1)))
     assert planned == [True]
     assert values_of(reports) == values_of(plain)
-    assert weights(saved_of(reports)[-1]) == weights(saved_of(plain)[-1])
+    assert weights(checkpoints_of(reports)[-1]) == weights(checkpoints_of(plain)[-1])
 
 
 def test_what_torch_raises_without_memory_is_known() -> None:

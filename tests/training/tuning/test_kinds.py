@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training import jobs
+from tests.training.reports import checkpoints_of, killed_and_resumed, steps_of
 from training.messages import (
     CheckpointSaved,
     Classification,
@@ -17,7 +18,6 @@ from training.messages import (
     OutputLayers,
     Report,
     Started,
-    StepMetrics,
     Trainable,
     Unsupervised,
 )
@@ -29,14 +29,6 @@ KINDS: list[Trainable] = [
     OutputLayers(num_blocks=1),
     OutputLayers(num_blocks=2, train_head=True),
 ]
-
-
-def steps_of(reports: list[Report]) -> list[StepMetrics]:
-    return [r.model_copy(update={"step_time_s": 0}) for r in reports if isinstance(r, StepMetrics)]
-
-
-def checkpoints_of(reports: list[Report]) -> list[CheckpointSaved]:
-    return [report for report in reports if isinstance(report, CheckpointSaved)]
 
 
 def files_of(saved: CheckpointSaved) -> dict[str, bytes]:
@@ -67,13 +59,7 @@ def test_killed_job_resumes_bit_for_bit(
 ) -> None:
     kind, whole = unbroken
     job = jobs.start(base_path, tmp_path, trainable=kind, checkpoint_interval_s=0)
-    before: list[Report] = []
-    for report in jobs.run(job):  # abandoned in the middle, as by kill -9
-        before.append(report)
-        if isinstance(report, CheckpointSaved) and report.step == killed_at:
-            break
-    resume_from = checkpoints_of(before)[-1].path
-    after = list(jobs.run(job.model_copy(update={"resume_from": resume_from})))
+    before, after = killed_and_resumed(job, killed_at)
     assert isinstance(after[0], Started)
     assert (after[0].step, after[0].exact_resume) == (killed_at, True)
     assert steps_of(before) + steps_of(after) == steps_of(whole)

@@ -19,6 +19,7 @@ from dataset.examples import Example
 from dataset.tokenized import Dataset
 from modeling.artifacts import prefix as files
 from tests.training import jobs
+from tests.training.reports import killed_and_resumed, steps_of
 from training.batches import ScoredRow, micro_batches
 from training.losses.cross_entropy import cross_entropy
 from training.messages import (
@@ -31,7 +32,6 @@ from training.messages import (
     Report,
     Start,
     Started,
-    StepMetrics,
     Supervised,
     TrainConfig,
     Unsupervised,
@@ -51,10 +51,6 @@ OTHERS: list[dict[str, Any]] = [{"method": Dpo(beta=0.5)}, {"neftune_noise_alpha
 
 def job(base_path: Path, folder: Path, **changes: Any) -> Start:
     return jobs.start(base_path, folder, **{**CHANGES, **changes})
-
-
-def steps_of(reports: Sequence[Report]) -> list[StepMetrics]:
-    return [r.model_copy(update={"step_time_s": 0}) for r in reports if isinstance(r, StepMetrics)]
 
 
 def last_folder(reports: Sequence[Report]) -> Path:
@@ -82,16 +78,6 @@ def keys_values(folder: Path, model: PreTrainedModel) -> Tensor:
 @pytest.fixture(scope="module")
 def model(base_path: Path) -> PreTrainedModel:
     return load_base(base_path, "fp32")
-
-
-def killed_and_resumed(killed: Start, killed_at: int) -> tuple[list[Report], list[Report]]:
-    before: list[Report] = []
-    for report in jobs.run(killed):
-        before.append(report)
-        if isinstance(report, CheckpointSaved) and report.step == killed_at:
-            break
-    resume_from = str(last_folder(before).parent)
-    return before, list(jobs.run(killed.model_copy(update={"resume_from": resume_from})))
 
 
 @pytest.mark.parametrize("killed_at", [2, 5])
