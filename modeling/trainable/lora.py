@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -95,11 +95,18 @@ class LoraTrainable:
     def refresh(self) -> None:
         """The model computes with the parameters themselves."""
 
-    def set_aside(self) -> AbstractContextManager[None]:
-        return set_aside(self._model)
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        self.detach()
+        try:
+            yield
+        finally:
+            for name, lora in self._modules.items():
+                _replace(self._model, name, lora)
 
     def detach(self) -> None:
-        detach(self._model)
+        for name, lora in self._modules.items():
+            _replace(self._model, name, lora.base)
 
     def artifact(self, base_model: str) -> Artifact:
         config = dataclasses.replace(self._config, base_model_name_or_path=base_model)
@@ -147,18 +154,6 @@ def detach(model: nn.Module) -> None:
     """Puts the plain linear layers back, the very objects that `attach` took out."""
     for name, lora in _attached(model):
         _replace(model, name, lora.base)
-
-
-@contextmanager
-def set_aside(model: nn.Module) -> Iterator[None]:
-    """The model is its plain self within."""
-    attached = _attached(model)
-    detach(model)
-    try:
-        yield
-    finally:
-        for name, lora in attached:
-            _replace(model, name, lora)
 
 
 def initial_A(seed: int, module_name: str, rank: int, in_features: int) -> Tensor:
