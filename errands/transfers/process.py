@@ -11,6 +11,8 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
+import structlog
+
 from errands.errands import Errands
 from foundation import leash
 from storage.leases import Stopped
@@ -21,6 +23,8 @@ COMMAND = (sys.executable, "-m", "modeling.transfers")
 POLL_S = 0.1
 
 Json = dict[str, Any]
+
+log = structlog.get_logger()
 
 
 class TransferRefused(Exception):
@@ -87,7 +91,11 @@ def _follow(errands: Errands, lease: TransferLease, news: Queue[Json | None]) ->
 
 def _read(process: subprocess.Popen[bytes], news: Queue[Json | None]) -> None:
     assert process.stdout is not None
-    with process.stdout:
-        for line in process.stdout:
-            news.put(json.loads(line))
+    try:
+        with process.stdout:
+            for line in process.stdout:
+                news.put(json.loads(line))
+    except ValueError:
+        # Nothing that comes behind nonsense can be trusted.
+        log.exception("transfer.process_speaks_nonsense", pid=process.pid)
     news.put(None)

@@ -202,10 +202,13 @@ def test_a_full_disk_is_told(scene: TransferScene, monkeypatch: pytest.MonkeyPat
                 client.exports.wait(made.id)
 
 
-def test_a_process_that_dies_is_tried_again_and_then_given_up(
-    scene: TransferScene, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "program", ["import os; os.abort()", "import time; print('Hm', flush=True); time.sleep(60)"]
+)
+def test_a_process_that_dies_or_speaks_nonsense_is_tried_again_and_then_given_up(
+    scene: TransferScene, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
-    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-c", "import os; os.abort()"))
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-c", program))
     monkeypatch.setattr(run, "CRASH_RETRY_S", 0)
     errands = scene.errands()
     with scene.client() as client:
