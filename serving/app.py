@@ -14,7 +14,7 @@ import orjson
 from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from pydantic import BaseModel, Field
 
-from foundation.errors import Unauthenticated, Unavailable
+from foundation.errors import InvalidRequest, Unauthenticated, Unavailable
 from foundation.headers import ARTIFACT_BYTES, ARTIFACT_KIND, ARTIFACT_SHA256, CACHE_SALT
 from modeling.artifacts import lora
 from serving.chat.completions import ChatCompletion
@@ -203,7 +203,7 @@ async def create_chat_completion(
         # It has been read, so this does not wait.
         size_bytes=len(await request.body()),
     )
-    model = await _find(served, body.model, headers)
+    model = await _find_writer(served, body.model, headers)
     params = body.sampling(
         num_choices=body.n or 1,
         vocab_size=served.engine.vocab_size,
@@ -243,7 +243,7 @@ async def create_completion(
     size_bytes = sum(map(len, given))
     encode = partial(_encode, request, served, headers.cache_salt, size_bytes=size_bytes)
     prompts = [await encode(one) for one in given]
-    model = await _find(served, body.model, headers)
+    model = await _find_writer(served, body.model, headers)
     params = body.sampling(
         num_choices=body.num_candidates,
         vocab_size=served.engine.vocab_size,
@@ -281,7 +281,7 @@ async def create_classification(
     headers: Headers,
 ) -> Response:
     inputs, max_seq_len = body.inputs, served.engine.max_seq_len
-    served.thread.check_room(headers.cache_salt, len(body.labels))
+    served.thread.check_room(headers.cache_salt, max(len(body.labels), 1))
     size_bytes = len(await request.body())
     prompts = [
         await _state(request).texts.run(
@@ -355,6 +355,19 @@ async def _find(served: ServedBase, model: str, headers: AdapterHeaders) -> Serv
         kind=headers.kind,
         project=headers.cache_salt,
     )
+
+
+async def _find_writer(served: ServedBase, model: str, headers: AdapterHeaders) -> ServedModel:
+    """As `_find`. Raises `InvalidRequest` for a model that writes no text."""
+    found = await _find(served, model, headers)
+    if found.head is not None:
+        raise InvalidRequest(
+            f"The model {model} has a head in the place of the layer that writes: it says something about a text "
+            "and writes none.",
+            param="model",
+            code="model_not_servable",
+        )
+    return found
 
 
 def _json(body: Any, status: int = 200) -> Response:

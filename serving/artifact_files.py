@@ -7,12 +7,13 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from modeling.artifacts import full, lora, output_layers, peft_files, prefix
+from modeling.artifacts import classifier, full, lora, output_layers, peft_files, prefix
 from modeling.artifacts.artifact import ArtifactError
 from modeling.artifacts.files import MAX_CONFIG_BYTES
 
 MAX_FILE_BYTES = {
     lora.KIND: peft_files.MAX_FILE_BYTES,
+    classifier.KIND: classifier.MAX_FILE_BYTES,
     prefix.KIND: peft_files.MAX_FILE_BYTES,
     output_layers.KIND: {
         output_layers.CONFIG_NAME: MAX_CONFIG_BYTES,

@@ -1,6 +1,7 @@
 """POST /v1/luthier/classifications: how probable each of a model's labels is as the answer to an input.
 
 The gateway, which knows what the model was trained on, says which labels there are and in which form they are asked for.
+A model with a head knows its labels itself: each is a row, which reads the last hidden state of the input.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from foundation.errors import InvalidRequest
 from serving.chat.request import ChatCompletionRequest
 from serving.completions.request import encode_prompt
-from serving.engine.sequence import Generate, Usage
+from serving.engine.sequence import Generate, Pool
 from serving.requests import Text, Whole, Wire, are_texts, is_text, one_of
 from text.chat_template import ChatTemplate
 
@@ -54,7 +55,8 @@ class ClassificationRequest(BaseModel):
     model: Text
     input: Input
     form: Literal["chat", "completion", "text"]
-    labels: Annotated[list[ScoredLabel], Field(min_length=2)]
+    labels: list[ScoredLabel] = Field(default_factory=list)
+    """None where the model has a head, which has a row for each of its own."""
 
     @property
     def inputs(self) -> Sequence[str | list[Wire]]:
@@ -92,6 +94,8 @@ class _Judged:
 
     prompt: list[int]
     scores: list[float]
+    num_tokens: int
+    """That were read for it."""
     cached_tokens: list[int] = field(default_factory=list)
 
 
@@ -103,17 +107,25 @@ async def classify(
     model: ServedModel,
     cache_salt: str,
 ) -> Wire:
-    """The whole reply. Raises what `ServedBase.generate` raises."""
-    judged = [_Judged(prompt, [0.0] * len(request.labels)) for prompt in prompts]
-    size = max(MAX_SEQUENCES // len(request.labels), 1)
+    """The whole reply. Raises what `ServedBase.generate` raises, and `InvalidRequest` for a model without labels."""
+    labels = _labels_of(model, request)
+    has_head = model.head is not None
+    num_label_tokens = 0 if has_head else sum(len(label.token_ids) for label in request.labels)
+    judged = [
+        _Judged(prompt, [0.0] * len(labels), len(prompt) + num_label_tokens) for prompt in prompts
+    ]
+    size = max(MAX_SEQUENCES // (1 if has_head else len(labels)), 1)
     for start in range(0, len(judged), size):
-        await _score(served, request, judged[start : start + size], model, cache_salt)
-    label_tokens = sum(len(label.token_ids) for label in request.labels)
-    num_tokens = sum(len(one.prompt) + label_tokens for one in judged)
+        part = judged[start : start + size]
+        if has_head:
+            await _read_by_head(served, part, model, cache_salt)
+        else:
+            await _score(served, request, part, model, cache_salt)
+    num_tokens = sum(one.num_tokens for one in judged)
     return {
         "object": "list",
         "model": request.model,
-        "data": [_entry(index, request, one) for index, one in enumerate(judged)],
+        "data": [_entry(index, labels, one) for index, one in enumerate(judged)],
         "usage": {
             "prompt_tokens": num_tokens,
             "completion_tokens": 0,
@@ -125,6 +137,36 @@ async def classify(
     }
 
 
+def _labels_of(model: ServedModel, request: ClassificationRequest) -> Sequence[str]:
+    """Raises `InvalidRequest`."""
+    labels = model.head.names if model.head is not None else [one.text for one in request.labels]
+    if len(labels) < 2:
+        raise InvalidRequest(
+            f"The model {request.model} has no labels to choose among.",
+            param="model",
+            code="model_not_servable",
+        )
+    return labels
+
+
+async def _read_by_head(
+    served: ServedBase,
+    judged: Sequence[_Judged],
+    model: ServedModel,
+    cache_salt: str,
+) -> None:
+    """A score a label, from the last hidden state of each prompt."""
+    assert model.head is not None
+    pools = [Pool(one.prompt, model.head, model.adapter, cache_salt) for one in judged]
+    deltas = served.generate(model.thread, pools)
+    async with aclosing(deltas):
+        async for index, delta in deltas:
+            if delta.pooled is not None:
+                judged[index].scores = delta.pooled
+            if delta.usage is not None:
+                judged[index].cached_tokens.append(delta.usage.cached_tokens)
+
+
 async def _score(
     served: ServedBase,
     request: ClassificationRequest,
@@ -132,6 +174,7 @@ async def _score(
     model: ServedModel,
     cache_salt: str,
 ) -> None:
+    """A score a label, which is how probable it is as the answer to each prompt."""
     # All first labels come first: they compute the prompts, side by side, which the other labels reuse.
     places = [(one, place) for place in range(len(request.labels)) for one in judged]
     deltas = served.generate(
@@ -154,11 +197,11 @@ async def _score(
             if delta.prompt_logprobs is not None:
                 of_label = delta.prompt_logprobs[len(one.prompt) :]
                 one.scores[place] = sum(entry.logprob for entry in of_label if entry is not None)
-            if isinstance(delta.usage, Usage):
+            if delta.usage is not None:
                 one.cached_tokens.append(delta.usage.cached_tokens)
 
 
-def _entry(index: int, request: ClassificationRequest, one: _Judged) -> Wire:
+def _entry(index: int, labels: Sequence[str], one: _Judged) -> Wire:
     scores = np.array(one.scores)
     shares = np.exp(scores - scores.max())
     probabilities = (shares / shares.sum()).tolist()
@@ -166,9 +209,7 @@ def _entry(index: int, request: ClassificationRequest, one: _Judged) -> Wire:
     return {
         "object": "classification",
         "index": index,
-        "label": request.labels[best].text,
+        "label": labels[best],
         "probability": probabilities[best],
-        "probabilities": {
-            label.text: share for label, share in zip(request.labels, probabilities, strict=True)
-        },
+        "probabilities": dict(zip(labels, probabilities, strict=True)),
     }

@@ -16,7 +16,7 @@ from functools import partial
 from .admission import Admission, Quotas
 from .engine.engine import Engine
 from .engine.failures import EngineError, EngineStopped
-from .engine.sequence import Delta, Generate, News, Sequence
+from .engine.sequence import Delta, Generate, News, Pool, Sequence
 from .engine_turns import EngineTurns
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class EngineThread:
             raise EngineStopped(has_failed=self._has_failed)
         self.admission.check(project, num_sequences)
 
-    def generate(self, requests: Iterable[Generate]) -> AsyncGenerator[tuple[int, Delta]]:
+    def generate(self, requests: Iterable[Generate | Pool]) -> AsyncGenerator[tuple[int, Delta]]:
         """The deltas of several choices as they come, each with the index of its choice; the last one of
         each has a `finish_reason`.
 

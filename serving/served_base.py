@@ -14,15 +14,17 @@ import torch
 from transformers import PreTrainedModel
 
 from foundation.errors import LuthierError, ModelNotFound
-from modeling.artifacts import lora, prefix
+from modeling.artifacts import classifier, lora, prefix
+from modeling.artifacts import head as head_files
 from modeling.base import choose_device, choose_precision, load_base
 from modeling.importer import ensure_imported
 from serving.engine import attention
 from serving.engine.engine import Engine
 from serving.engine.failures import EngineError
+from serving.engine.heads import Head, HeadedAdapter
 from serving.engine.kv.prefix import KvPrefix
 from serving.engine.sampling import SamplingParams
-from serving.engine.sequence import Delta, Generate
+from serving.engine.sequence import Delta, Generate, Pool
 from serving.engine.slots.lora import Adapter
 from serving.engine.vocabulary import Vocabulary
 from storage.blobs.blobs import BlobStore
@@ -43,12 +45,24 @@ FORGET_INTERVAL_S = 600.0
 log = logging.getLogger(__name__)
 
 
+Loaded = Adapter | KvPrefix | HeadedAdapter
+"""What of a tuned model lies on top of the base, in memory."""
+
+
 @dataclass(frozen=True)
 class ServedModel:
     """Who computes a model, and with what on top."""
 
     thread: EngineThread
     adapter: Adapter | KvPrefix | None = None
+    head: Head | None = None
+    """Of a model that says something about texts and writes none."""
+
+    @classmethod
+    def on(cls, thread: EngineThread, loaded: Loaded) -> ServedModel:
+        if isinstance(loaded, HeadedAdapter):
+            return cls(thread, loaded.adapter, loaded.head)
+        return cls(thread, loaded)
 
 
 @dataclass
@@ -61,7 +75,7 @@ class ServedBase:
     vocabulary: Vocabulary
     engine: Engine
     thread: EngineThread
-    adapters: AdapterCache[Adapter | KvPrefix]
+    adapters: AdapterCache[Loaded]
     whole_models: WholeModels
     metrics: ServingMetrics
 
@@ -94,11 +108,12 @@ class ServedBase:
             ref = AdapterRef(model, sha256, size_bytes, kind)
             if kind in WHOLE_KINDS:
                 return ServedModel(await self.whole_models.get(ref, project))
-            return ServedModel(self.thread, await self.adapters.get(ref))
-        adapter, whole = self.adapters.peek(model), self.whole_models.peek(model, project)
-        if adapter is None and whole is None:
-            raise ModelNotFound(model)
-        return ServedModel(whole or self.thread, adapter)
+            return ServedModel.on(self.thread, await self.adapters.get(ref))
+        if (loaded := self.adapters.peek(model)) is not None:
+            return ServedModel.on(self.thread, loaded)
+        if (whole := self.whole_models.peek(model, project)) is not None:
+            return ServedModel(whole)
+        raise ModelNotFound(model)
 
     async def prefetch(self, ref: AdapterRef) -> None:
         """Have an adapter in memory before anybody asks for it; of a larger model, the files on the disk."""
@@ -125,7 +140,7 @@ class ServedBase:
             await asyncio.sleep(FORGET_INTERVAL_S)
 
     def generate(
-        self, thread: EngineThread, requests: Sequence[Generate]
+        self, thread: EngineThread, requests: Sequence[Generate | Pool]
     ) -> AsyncGenerator[tuple[int, Delta]]:
         """The deltas of several choices as they come, each with the index of its choice.
 
@@ -172,11 +187,17 @@ async def load(
     template = ChatTemplate.load(path, document_end=base.document_end)
     shapes = lora.linear_shapes(model.config)
 
-    def parse(ref: AdapterRef, folder: Path) -> Adapter | KvPrefix:
+    def parse(ref: AdapterRef, folder: Path) -> Loaded:
         made_for = {"base_model": base.id, "base_revision": base.revision}
         if ref.kind == prefix.KIND:
             artifact = prefix.read(folder, model.config, **made_for)
             return KvPrefix.from_artifact(ref.id, prefix.keys_values(artifact), model.dtype)
+        if ref.kind == classifier.KIND:
+            artifact = classifier.read(folder, model.config, **made_for)
+            layers = lora.layers(head_files.adapter_of(artifact))
+            adapter = Adapter.from_layers(ref.id, layers, shapes, model.dtype)
+            weight = artifact.tensors[head_files.SCORE].to(model.device)
+            return HeadedAdapter(adapter, Head(weight, tuple(artifact.spec["labels"])))
         _, layers = lora.load(folder, model.config, **made_for)
         return Adapter.from_layers(ref.id, layers, shapes, model.dtype)
 

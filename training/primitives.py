@@ -22,8 +22,8 @@ from modeling import attention, base
 from modeling.artifacts.artifact import Artifact
 from modeling.base import Precision
 from modeling.recompute import measure, recomputed
-from modeling.trainable.classifier import ClassifierTrainable
 from modeling.trainable.full import FullTrainable
+from modeling.trainable.head import ClassifierTrainable
 from modeling.trainable.lora import LoraTrainable
 from modeling.trainable.output_layers import OutputLayersTrainable
 from modeling.trainable.prefix import PrefixTrainable
@@ -348,14 +348,12 @@ class Learner:
     @property
     def _output(self) -> Tensor:
         """The layer whose rows are scored."""
-        head = self._trainable.head
-        if head is not None and isinstance(self._config.trainable, Classifier):
-            return head
-        return _head(self._model)
+        own = self._trainable.output
+        return _head(self._model) if own is None else own
 
     def _score(self, batch: MicroBatch) -> Scores:
         row = PackedRow(batch.input_ids, batch.position_ids, batch.cu_seqlens, batch.num_shared)
         hidden = self._trainable.hidden_states(row).index_select(0, batch.positions)  # (S, D)
-        # Of a classifier's few rows fp32 costs nothing.
+        # Of a few rows of a trainable's own fp32 costs nothing.
         hidden = hidden.to(self._output.dtype)
         return score(hidden, self._output, batch.labels, self._trainable.head)

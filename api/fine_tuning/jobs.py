@@ -191,9 +191,9 @@ def _create(
     method = body.method_type()
     tuning = body.tuning.options() if body.tuning else None
     start = starting_point(session, caller, body.model, settings, catalogue, body.tuning)
+    _check_head(body, start)
     _check_control(body, start, settings, catalogue)
     _check_context(body, start, catalogue)
-    _check_head(body, start)
     data_sha256 = check_files(session, caller, body.training_file, body.validation_file)
     integrations = [i.model_dump(exclude_none=True) for i in body.integrations or ()]
     row = new_row(
@@ -273,6 +273,13 @@ def _check_head(body: CreateFineTuningJob, start: StartingPoint) -> None:
         raise InvalidRequest(
             f"A head is trained with LoRA, not with the tuning '{body.tuning.type}'; leave out one of them.",
             param=param,
+            code="invalid_value",
+        )
+    if body.control().get("probes"):
+        name = f"{body.control_param()}.probes"
+        raise InvalidRequest(
+            f"Invalid '{name}': a model with a head writes no answers; leave the probes out.",
+            param=name,
             code="invalid_value",
         )
 

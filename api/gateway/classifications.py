@@ -1,7 +1,8 @@
 """/v1/luthier/classifications: which of its labels a model that was trained to classify holds for right, and how surely.
 
-A label's score is the log-probability of all its tokens and the end behind them, and its probability the share that it
-has of the scores of all labels. All of that is one request, in which the input is read once.
+A label's score is the log-probability of all its tokens and the end behind them, or what its row of the model's head says,
+and its probability the share that it has of the scores of all labels. All of that is one request, in which the input is
+read once.
 """
 
 from __future__ import annotations

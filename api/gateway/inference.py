@@ -25,7 +25,7 @@ from storage.organization.api_keys import Caller
 
 from . import entrance, event_stream, targets
 from .disconnects import unless_disconnected
-from .exchange import CHAT_PATH, TEXT_PATH, Exchange, Refused
+from .exchange import CHAT_PATH, CLASSIFY_PATH, TEXT_PATH, Exchange, Refused
 from .targets import Target
 
 router = APIRouter(prefix="/v1", tags=["inference"])
@@ -107,7 +107,9 @@ async def pass_on(
     async with wiring.large_bodies.turn(request, project_id):
         body = await _read(request, project_id, wiring)
         async with wiring.entrance.turn(project_id):
-            target = await targets.resolve(wiring, caller, targets.model_name(body))
+            target = await targets.resolve(
+                wiring, caller, targets.model_name(body), is_to_write=path != CLASSIFY_PATH
+            )
             if complete_body is not None:
                 body = await complete_body(body, target)
             exchange = Exchange(

@@ -36,9 +36,9 @@ class Target:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-async def resolve(wiring: Wiring, caller: Caller, name: str) -> Target:
+async def resolve(wiring: Wiring, caller: Caller, name: str, *, is_to_write: bool = True) -> Target:
     """Raises NotFound, with the same text for another project's model as for none, and InvalidRequest for one
-    of a kind that is not served."""
+    of a kind that is not served, or writes nothing though it is to."""
     salt = {CACHE_SALT: caller.project_id}
     catalogue = wiring.catalogue()
     base, found = catalogue.get(name), None
@@ -58,6 +58,13 @@ async def resolve(wiring: Wiring, caller: Caller, name: str) -> Target:
             f"The model `{name}` is of the kind '{artifact.kind}', which the inference servers cannot "
             f"apply: they serve {artifacts.served_kinds()}. Its weights can be downloaded from "
             "/v1/luthier/models/{model}/adapter.",
+            param="model",
+            code="model_not_servable",
+        )
+    if is_to_write and artifact.kind in artifacts.HEADED_KINDS:
+        raise InvalidRequest(
+            f"The model `{name}` is of the kind '{artifact.kind}': it names labels with their probabilities and "
+            "writes no text. Ask it through POST /v1/luthier/classifications, with its name as the model and an input.",
             param="model",
             code="model_not_servable",
         )

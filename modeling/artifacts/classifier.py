@@ -1,9 +1,6 @@
-"""The kind `classifier` on disk: a LoRA adapter and an output layer of a row for each label, in PEFT's layout for SEQ_CLS.
+"""The kind `classifier` on disk: a LoRA adapter and a head that has a row for each label.
 
-PEFT's configuration does not say what the rows mean; classifier.json beside it does. What is read may come from anyone,
-so `read` refuses what does not fit the base exactly.
-
-Dimensions: K labels, D model.
+PEFT's configuration does not say what the rows mean; classifier.json beside it does.
 """
 
 from __future__ import annotations
@@ -16,48 +13,32 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from . import files, lora, peft_files
-from .artifact import Artifact, ArtifactError, check_bound
+from . import files, head, peft_files
+from .artifact import Artifact, ArtifactError
 from .lora import AdapterConfig
-from .peft_files import CONFIG_NAME, WEIGHTS_NAME
 
 KIND = "classifier"
 
-SCORE = "base_model.model.score.weight"
 LABELS_NAME = "classifier.json"
-MODULES_TO_SAVE = ["classifier", "score"]
-"""PEFT's own list for SEQ_CLS, of which a model has one."""
 MAX_LABELS = 10_000
-# Hidden states behind the last norm are of size 1 to 100, and differences of 20 between logits are certainty.
-MAX_VALUE = 1e4
+MAX_FILE_BYTES = {**peft_files.MAX_FILE_BYTES, LABELS_NAME: files.MAX_CONFIG_BYTES}
+"""Beyond which they are refused."""
 
 
 def artifact(
     config: AdapterConfig, tensors: Mapping[str, Tensor], labels: Sequence[str]
 ) -> Artifact:
-    """LoRA's tensors, named by `lora.peft_name`, and `SCORE` (K, D), as an artifact."""
-    adapter = lora.artifact(config, tensors)
-    spec = {**adapter.spec, "labels": list(labels)}
-    return Artifact(KIND, spec, tensors, adapter.base_model, adapter.base_revision)
-
-
-def adapter_of(artifact: Artifact) -> Artifact:
-    """The LoRA adapter alone."""
-    spec = {name: value for name, value in artifact.spec.items() if name != "labels"}
-    tensors = {name: tensor for name, tensor in artifact.tensors.items() if name != SCORE}
-    return Artifact(lora.KIND, spec, tensors, artifact.base_model, artifact.base_revision)
+    """As `head.artifact`, with a label for each row of it."""
+    return head.artifact(KIND, config, tensors, {"labels": list(labels)})
 
 
 def check(artifact: Artifact) -> None:
     """Refuses weights that no base could bear."""
-    lora.check(adapter_of(artifact))
-    check_bound(SCORE, "values", float(artifact.tensors[SCORE].abs().max()), MAX_VALUE)
+    head.check(artifact)
 
 
 def write(folder: Path, artifact: Artifact) -> None:
-    config = lora.to_peft(lora.config_of(adapter_of(artifact)))
-    config |= {"task_type": "SEQ_CLS", "modules_to_save": MODULES_TO_SAVE}
-    peft_files.write(folder, config, artifact.tensors)
+    head.write(folder, artifact)
     labels = {"id2label": dict(enumerate(artifact.spec["labels"]))}
     (folder / LABELS_NAME).write_text(json.dumps(labels, indent=2), encoding="utf-8")
 
@@ -69,30 +50,12 @@ def read(
     base_model: str | None = None,
     base_revision: str | None = None,
 ) -> Artifact:
-    """As `lora.load`, and the output layer. Raises `ArtifactError`."""
-    neutral = {**lora.NEUTRAL_OPTIONS, "task_type": ("SEQ_CLS",)}
-    del neutral["modules_to_save"]
-    raw = peft_files.read_config(folder, "LORA", "LoRA adapter", neutral)
-    saved = raw.get("modules_to_save")
-    if not isinstance(saved, list) or "score" not in saved or not set(saved) <= {*MODULES_TO_SAVE}:
-        raise ArtifactError(
-            f"{CONFIG_NAME} has modules_to_save={saved!r}, which is not {MODULES_TO_SAVE}"
-        )
-    tensors = peft_files.read_tensors(folder)
-    score = tensors.pop(SCORE, None)
-    if score is None:
-        raise ArtifactError(f"{WEIGHTS_NAME} lacks {SCORE}")
+    """As `head.read`, and the labels. Raises `ArtifactError`."""
     labels = _read_labels(folder)
-    if tuple(score.shape) != (len(labels), base_config.hidden_size):
-        raise ArtifactError(
-            f"{SCORE} has shape {tuple(score.shape)} where this base and {len(labels)} labels need "
-            f"{(len(labels), base_config.hidden_size)}"
-        )
-    config, layers = lora.understood(
-        raw, tensors, base_config, base_model=base_model, base_revision=base_revision
+    config, tensors = head.read(
+        folder, base_config, len(labels), base_model=base_model, base_revision=base_revision
     )
-    adapter = lora.of_layers(config, layers)
-    found = artifact(config, {**adapter.tensors, SCORE: score}, labels)
+    found = artifact(config, tensors, labels)
     check(found)
     return found
 

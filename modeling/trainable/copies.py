@@ -26,6 +26,7 @@ class Copies:
     """They are in the model from construction to `detach`: what kinds of trainables that are such copies have in common."""
 
     artifact_is_exact = False
+    output = None
     head: nn.Parameter | None = None
     """The one of them that is the output layer's weight."""
 

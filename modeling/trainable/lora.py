@@ -63,6 +63,7 @@ class LoraTrainable:
     """LoRA as something to train."""
 
     head = None
+    output = None
     artifact_is_exact = True
 
     def __init__(

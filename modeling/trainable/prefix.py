@@ -35,6 +35,7 @@ class PrefixTrainable:
     """`num_virtual_tokens` keys and values a layer, at random until `begin`: a function of the seed."""
 
     head = None
+    output = None
     artifact_is_exact = True
 
     def __init__(self, model: PreTrainedModel, *, num_virtual_tokens: int, seed: int) -> None:

@@ -43,6 +43,11 @@ class Trainable(Protocol):
         ...
 
     @property
+    def output(self) -> Tensor | None:
+        """(K, D): what hidden states are scored with in the place of the base's output layer; None: that."""
+        ...
+
+    @property
     def artifact_is_exact(self) -> bool:
         """Whether an artifact holds the parameters bit for bit. If not, a checkpoint keeps them beside it."""
         ...

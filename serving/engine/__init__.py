@@ -9,6 +9,8 @@ A library: no HTTP, no storage, no words of OpenAI's, no thread and no event loo
 Who has many sequences prepares and submits each, and calls `step` until the engine `is_idle`; that is what
 `serving.engine_thread` does for the server. Where a sequence cannot be computed, `failures` says why.
 
+A `Pool` is a request for what a head makes of a text, where nothing is generated: its only delta has `pooled`.
+
 `schedule` decides who computes what in a step, `places` who is in it at all; `sequence` is one choice on its way,
 `kv` holds keys and values, `slots` the adapters; `sampling` and `text` make tokens and text of what the model says.
 """

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from modeling.artifacts.model_tensors import EMBEDDING, HEAD, without_weights
 
 from . import attention
+from .heads import HeadedOutput
 from .slots.linear import PackedLinear, Part, fused_names, put_parts
 from .slots.slot_linear import SlotLinear
 
@@ -65,6 +66,8 @@ def own_bytes(
 
 def _packed(module: nn.Module) -> PackedLinear:
     """What an engine has put there, without its adapters and without what belongs to a step."""
+    if isinstance(module, HeadedOutput):
+        module = module.layer
     if isinstance(module, Part):
         module = module.fused.layer
     if isinstance(module, SlotLinear):

@@ -7,6 +7,7 @@ for as long as there is something to do. What a step produced is delivered befor
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -32,10 +33,11 @@ from .failures import (
     NotFinite,
     SequenceFailed,
 )
+from .heads import Head, HeadedOutput
 from .limits import Limits
 from .sampling import TokenLogprob, are_finite, sample, token_logprobs
 from .schedule import Scheduler, Work
-from .sequence import Delta, Generate, News, Sequence
+from .sequence import Delta, Generate, News, Pool, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class Engine:
             max_seq_len, max_attended_tokens(model.config), self._pool.num_tokens
         )
         self._slots = AdapterSlots(model, num_slots)
+        self._output = HeadedOutput.put_into(model)
         self._cache = KvCache(self._pool)
         self._scheduler: Scheduler = Scheduler(
             self._cache,
@@ -99,7 +102,7 @@ class Engine:
         self._num_failures = 0
         self._num_computed_tokens = 0
 
-    def generate(self, request: Generate) -> Iterator[Delta]:
+    def generate(self, request: Generate | Pool) -> Iterator[Delta]:
         """The choice's deltas, computed while they are asked for; the last one has a `finish_reason`.
 
         What else was submitted is computed beside it. Raises an `EngineError` where there is no such end.
@@ -120,12 +123,15 @@ class Engine:
         finally:
             self.cancel(sequence)
 
-    def prepare(self, request: Generate, deliver: Callable[[News], None]) -> Sequence:
+    def prepare(self, request: Generate | Pool, deliver: Callable[[News], None]) -> Sequence:
         """The request as a sequence to be submitted. `deliver` is called for each piece of news while a step
         is computed; the last piece is a delta with a `finish_reason`, or an error.
 
         Raises `InvalidPrompt` or `ContextLengthExceeded` for a request that cannot be taken.
         """
+        head = request.head if isinstance(request, Pool) else None
+        if isinstance(request, Pool):
+            request = request.reading
         prompt = request.prompt
         if not prompt or min(prompt) < 0 or max(prompt) >= self.vocab_size:
             raise InvalidPrompt(self.vocab_size)
@@ -136,14 +142,14 @@ class Engine:
         max_tokens = num_left if request.max_tokens is None else request.max_tokens
         if max_tokens > num_left or num_left <= 0:
             raise ContextLengthExceeded(len(prompt), request.max_tokens, max_seq_len)
-        return Sequence(request, max_tokens, self._tokenizer, deliver)
+        return Sequence(request, max_tokens, self._tokenizer, deliver, head)
 
     def submit(self, sequence: Sequence) -> None:
         """Have the coming steps compute a prepared sequence."""
-        if sequence.max_tokens or sequence.is_scoring:
-            self._places.add(sequence)
-        else:
+        if sequence.is_done_at_once:
             sequence.accept_prompt()
+        else:
+            self._places.add(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
         """Compute no more of a sequence; harmless if it is done."""
@@ -224,7 +230,8 @@ class Engine:
 
     def _step(self, work: list[Work]) -> None:
         began_s = time.perf_counter()
-        logits = self._forward(work)  # (sum of wanted, V)
+        logits = self._forward(work)  # (sum of those that need them, V)
+        pooled = iter(self._output.read())
         are_sound = are_finite(logits)  # Waits for a GPU, too.
         num_tokens = sum(w.chunk.end - w.chunk.start for w in work)
         self._scheduler.note_step(num_tokens, time.perf_counter() - began_s)
@@ -235,7 +242,9 @@ class Engine:
         for item in work:
             end = begin + _num_logits(item)
             item.chunk.row.num_computed = item.chunk.end
-            if not all(are_sound[begin:end]):
+            if item.sequence.head is not None and item.is_last:
+                self._end_pooled(item, next(pooled))
+            elif not all(are_sound[begin:end]):
                 log.error("a model's output is not finite: %s", item.sequence.key.adapter_id)
                 self._fail(item.sequence, NotFinite())
             elif self._has_scored(item, logits[begin:end]) and self._is_drawing(item):
@@ -248,6 +257,17 @@ class Engine:
         samples = sample(rows, [item.sequence.draw() for item in drawn])
         for item, (token_id, logprob) in zip(drawn, samples, strict=True):
             self._accept(item.sequence, token_id, logprob)
+
+    def _end_pooled(self, item: Work, values: list[float]) -> None:
+        """End a sequence with what its head says."""
+        sequence = item.sequence
+        if not all(map(math.isfinite, values)):
+            log.error("a head's output is not finite: %s", sequence.key.adapter_id)
+            self._fail(sequence, NotFinite())
+            return
+        sequence.deliver(Delta(pooled=values))
+        sequence.accept_prompt()
+        self._places.remove(sequence)
 
     def _has_scored(self, item: Work, logits: Tensor) -> bool:
         """Score the prompt where that is asked for. False if that failed, and the sequence with it."""
@@ -276,10 +296,14 @@ class Engine:
         ids: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
+        heads: list[Head | None] = []
         for item in work:
             ids += item.sequence.tokens[item.chunk.start : item.chunk.end]
             positions += range(item.chunk.start, item.chunk.end)
-            wanted += range(len(ids) - _num_logits(item), len(ids))
+            num_wanted = _num_wanted(item)
+            wanted += range(len(ids) - num_wanted, len(ids))
+            heads += [item.sequence.head] * num_wanted
+        self._output.expect(heads)
         by_slot = groupby(work, lambda item: item.sequence.slot)
         runs = [
             SlotRun(slot, sum(item.chunk.end - item.chunk.start for item in items))
@@ -319,6 +343,11 @@ class Engine:
 
 def _num_logits(item: Work) -> int:
     """How many of the chunk's last positions need logits."""
+    return 0 if item.sequence.head is not None else _num_wanted(item)
+
+
+def _num_wanted(item: Work) -> int:
+    """How many of the chunk's last positions are read by the output layer or a head."""
     sequence = item.sequence
     if sequence.is_scoring:
         return max(item.chunk.end - max(item.chunk.start, sequence.first_scored - 1), 0)

@@ -13,6 +13,7 @@ from serving.engine.slots.lora import Adapter
 from text.tokenizer import Tokenizer
 
 from .failures import EngineError
+from .heads import Head
 from .sampling import Draw, SamplingParams, TokenLogprob
 from .text import GeneratedToken, Piece, TextStream
 
@@ -40,6 +41,23 @@ class Generate:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """A request to the engine for what a head makes of a text, by the hidden state of its last token."""
+
+    prompt: list[int]
+    head: Head
+    adapter: Adapter | KvPrefix | None = None
+    cache_salt: str = ""
+
+    @property
+    def reading(self) -> Generate:
+        """What has to be computed for it: the text is read, and nothing generated."""
+        return Generate(
+            prompt=self.prompt, max_tokens=0, adapter=self.adapter, cache_salt=self.cache_salt
+        )
+
+
+@dataclass(frozen=True)
 class Usage:
     prompt_tokens: int
     completion_tokens: int
@@ -58,6 +76,8 @@ class Delta:
     """Once, when the prompt has been read; None for its first token, which nothing predicts, and others not scored."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    pooled: list[float] | None = None
+    """What the head of a `Pool` says, a number for each of its rows. Once, when the text has been read."""
 
 
 News = Delta | EngineError
@@ -72,10 +92,12 @@ class Sequence:
         max_tokens: int,
         tokenizer: Tokenizer,
         deliver: Callable[[News], None],
+        head: Head | None = None,
     ) -> None:
         self.request = request
         self.max_tokens = max_tokens
         self.deliver = deliver
+        self.head = head
         self.prefix = request.adapter if isinstance(request.adapter, KvPrefix) else None
         self.lora = request.adapter if isinstance(request.adapter, Adapter) else None
         # A trained prefix is at the beginning of the tokens, and nowhere else: nobody is told of it.
@@ -112,6 +134,11 @@ class Sequence:
     @property
     def num_generated(self) -> int:
         return len(self.tokens) - self.num_prompt_tokens
+
+    @property
+    def is_done_at_once(self) -> bool:
+        """Nothing of it needs to be computed."""
+        return not self.max_tokens and not self.is_scoring and self.head is None
 
     @property
     def is_scoring(self) -> bool:

@@ -17,7 +17,7 @@ class Classes:
     form: str
     """Of the rows it learnt from: "chat", "completion" or "text"."""
     labels: list[Json]
-    """`{text, token_ids}`"""
+    """`{text, token_ids}`; none where the model has a head, which knows its own."""
 
 
 def of_model(session: Session, model: ModelRow) -> Classes | None:
@@ -26,5 +26,7 @@ def of_model(session: Session, model: ModelRow) -> Classes | None:
     if job is None or job.train_config is None or job.method != "classification":
         return None
     method = job.train_config["config"]["method"]
+    if method.get("head"):
+        return Classes(method["form"], [])
     labels = [{name: label[name] for name in ("text", "token_ids")} for label in method["labels"]]
     return Classes(method["form"], labels)

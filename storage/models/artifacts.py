@@ -9,7 +9,9 @@ from storage.blobs import artifact_keys
 from storage.blobs.blobs import BlobInfo
 from storage.database import Base, CreatedAt, Int64, Json
 
-SERVED_KINDS = frozenset({"lora", "prefix", "output_layers", "full"})
+HEADED_KINDS = frozenset({"classifier"})
+"""Kinds that end in a head of their own: they say something about a text and write none."""
+SERVED_KINDS = frozenset({"lora", "prefix", "output_layers", "full"}) | HEADED_KINDS
 """Kinds that the inference servers serve, on top of a base or in its place."""
 TRAINABLE_FROM = frozenset({"lora", "prefix", "output_layers", "full"})
 """Kinds that training goes on from."""

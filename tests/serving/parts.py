@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modeling.artifacts import lora
+from modeling.artifacts import classifier, head, lora
 from modeling.artifacts.lora import AdapterConfig
 from modeling.base import load_base
 from serving.adapters import AdapterRef
@@ -27,7 +27,7 @@ from serving.engine.failures import EngineError
 from serving.engine.limits import Limits
 from serving.engine.sampling import SamplingParams
 from serving.engine.schedule import Scheduler, Work
-from serving.engine.sequence import Delta, Generate, News, Usage
+from serving.engine.sequence import Delta, Generate, News, Pool, Usage
 from serving.engine.slots.lora import Adapter
 from serving.engine_thread import EngineThread
 from text.tokenizer import Tokenizer
@@ -91,11 +91,12 @@ class Choice:
     ids: list[int]
     text: str
     last: Delta
+    deltas: Sequence[Delta] = ()
 
     @classmethod
     def of(cls, deltas: Sequence[Delta]) -> Choice:
         ids = [token.token_id for delta in deltas for token in delta.tokens]
-        return cls(ids, "".join(delta.text for delta in deltas), deltas[-1])
+        return cls(ids, "".join(delta.text for delta in deltas), deltas[-1], deltas)
 
     @property
     def usage(self) -> Usage:
@@ -103,7 +104,7 @@ class Choice:
         return self.last.usage
 
 
-def outcomes(engine: Engine, requests: Iterable[Generate]) -> list[Choice | EngineError]:
+def outcomes(engine: Engine, requests: Iterable[Generate | Pool]) -> list[Choice | EngineError]:
     """What becomes of requests that come at the same time."""
     news: list[list[News]] = []
     for request in requests:
@@ -119,7 +120,7 @@ def outcomes(engine: Engine, requests: Iterable[Generate]) -> list[Choice | Engi
     return found
 
 
-def choices(engine: Engine, requests: Iterable[Generate]) -> list[Choice]:
+def choices(engine: Engine, requests: Iterable[Generate | Pool]) -> list[Choice]:
     """As `outcomes`, where all requests are done."""
     found = []
     for outcome in outcomes(engine, requests):
@@ -129,7 +130,7 @@ def choices(engine: Engine, requests: Iterable[Generate]) -> list[Choice]:
     return found
 
 
-def choice(engine: Engine, request: Generate) -> Choice:
+def choice(engine: Engine, request: Generate | Pool) -> Choice:
     return Choice.of(list(engine.generate(request)))
 
 
@@ -145,7 +146,7 @@ async def running_thread(
         await thread.close()
 
 
-async def generated(thread: EngineThread, *requests: Generate) -> list[Choice]:
+async def generated(thread: EngineThread, *requests: Generate | Pool) -> list[Choice]:
     """What the thread makes of requests that come as one."""
     deltas: list[list[Delta]] = [[] for _ in requests]
     async with asyncio.timeout(TIMEOUT_S):
@@ -165,15 +166,7 @@ def write_adapter(
     base_model: str = "tiny-random",
 ) -> Path:
     """A random adapter, strong enough to change what the base says."""
-    config = load_model(base_path, "sdpa").config
-    generator = torch.Generator().manual_seed(seed)
-    tensors: dict[str, Tensor] = {}
-    for name, (num_out, num_in) in lora.linear_shapes(config).items():
-        if name.rpartition(".")[2] in targets:
-            a = torch.randn(rank, num_in, generator=generator) / num_in**0.5
-            b = torch.randn(num_out, rank, generator=generator) / rank**0.5
-            tensors[lora.peft_name(name, "A")] = a
-            tensors[lora.peft_name(name, "B")] = b
+    tensors = _random_pairs(base_path, rank, targets, seed)
     lora.save(
         folder,
         AdapterConfig(
@@ -186,6 +179,32 @@ def write_adapter(
         tensors,
     )
     return folder
+
+
+def write_classifier(base_path: Path, folder: Path, labels: list[str], *, seed: int = 1) -> Path:
+    """Such an adapter, and a random row for each label."""
+    tensors = _random_pairs(base_path, 4, ALL_TARGETS, seed)
+    generator = torch.Generator().manual_seed(seed)
+    hidden_size = load_model(base_path, "sdpa").config.hidden_size
+    tensors[head.SCORE] = torch.randn(len(labels), hidden_size, generator=generator) / 4
+    config = AdapterConfig(4, 4.0, ALL_TARGETS, "tiny-random")
+    classifier.write(folder, classifier.artifact(config, tensors, labels))
+    return folder
+
+
+def _random_pairs(
+    base_path: Path, rank: int, targets: tuple[str, ...], seed: int
+) -> dict[str, Tensor]:
+    config = load_model(base_path, "sdpa").config
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+    for name, (num_out, num_in) in lora.linear_shapes(config).items():
+        if name.rpartition(".")[2] in targets:
+            a = torch.randn(rank, num_in, generator=generator) / num_in**0.5
+            b = torch.randn(num_out, rank, generator=generator) / rank**0.5
+            tensors[lora.peft_name(name, "A")] = a
+            tensors[lora.peft_name(name, "B")] = b
+    return tensors
 
 
 def read_adapter(base_path: Path, folder: Path, adapter_id: str) -> Adapter:

@@ -80,12 +80,6 @@ def test_a_head_is_lora_s_on_a_base(client: openai.OpenAI, api: Api, tenant: Ten
         with pytest.raises(openai.BadRequestError, match=words) as caught:
             create(client, head=True, body=body)
         assert caught.value.param == "method.classification.hyperparameters.head"
-
-
-def test_a_model_with_a_head_says_that_it_is_not_served(
-    client: openai.OpenAI, api: Api, tenant: Tenant
-) -> None:
-    name = api.tuned_model(tenant, kind="classifier").name
-    with pytest.raises(openai.BadRequestError, match="of the kind 'classifier'") as caught:
-        client.post("/luthier/classifications", body={"model": name, "input": "x"}, cast_to=object)
-    assert caught.value.code == "model_not_servable"
+    with pytest.raises(openai.BadRequestError, match="a model with a head writes no") as caught:
+        create(client, head=True, luthier={"probes": [{"prompt": "x"}]})
+    assert caught.value.param == "method.classification.hyperparameters.luthier.probes"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import openai
+import pytest
 from fastapi.responses import JSONResponse
 
 from storage.ids import new_id
@@ -18,14 +20,17 @@ from .fake_backend import FakeBackend
 from .test_inference import gateway
 from .test_metering import USAGE, sums
 
+HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 LABELS = [{"text": "a", "token_ids": [97, 258]}, {"text": "b", "token_ids": [98, 258]}]
 
 
-def classifier(api: Api, tenant: Tenant) -> ModelRow:
+def classifier(
+    api: Api, tenant: Tenant, *, content: bytes = b"weights", head: bool = False
+) -> ModelRow:
     """A model of a job as a worker would have left it."""
-    model = api.tuned_model(tenant)
+    model = api.tuned_model(tenant, content, kind="classifier" if head else "lora")
     method = Classification(
-        form="text", labels=tuple(Label.model_validate(label) for label in LABELS)
+        form="text", head=head, labels=tuple(Label.model_validate(label) for label in LABELS)
     )
     row = JobRow(
         id=new_id("ftjob-"),
@@ -76,6 +81,27 @@ def test_the_model_s_labels_are_asked_for_and_what_it_took_is_metered(
     }
     assert headers["x-luthier-cache-salt"] == tenant.project_id
     assert sums(api, tenant)[model.name] == (3, 1, 2, 1)
+
+
+def test_a_head_knows_its_labels_itself_and_writes_nothing(api: Api, tenant: Tenant) -> None:
+    model = classifier(api, tenant, head=True)
+    answer = {"object": "list", "model": model.artifact_id, "data": [], "usage": USAGE}
+    backend = FakeBackend(answer=JSONResponse(answer))
+    with gateway(api, backend) as front:
+        reply = post(front, tenant, model=model.name, input="x", labels=LABELS)
+        assert reply.status_code == 200, reply.text
+        with front.client(tenant) as client:
+            for ask in (
+                lambda: client.chat.completions.create(model=model.name, messages=HELLO),
+                lambda: client.completions.create(model=model.name, prompt="x"),
+            ):
+                with pytest.raises(openai.BadRequestError, match="writes no text") as caught:
+                    ask()
+                assert "POST /v1/luthier/classifications" in caught.value.message
+                assert (caught.value.code, caught.value.param) == ("model_not_servable", "model")
+    ((body, headers),) = backend.requests
+    assert (body["form"], body["labels"]) == ("text", [])
+    assert headers["x-luthier-artifact-kind"] == "classifier"
 
 
 def test_models_that_learnt_something_else_have_no_labels(api: Api, tenant: Tenant) -> None:

@@ -7,13 +7,14 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from modeling.artifacts import full, kinds, lora, model_tensors, output_layers, prefix
 from modeling.artifacts.artifact import Artifact
@@ -22,8 +23,17 @@ from serving.app import create_app
 from serving.served_base import ServedBase
 from storage.models.base_models import BaseModel
 from tests.api.stack import Api, Tenant, running, running_api, wait_until
-from tests.serving.parts import load_model, prompt_of, tar_of, write_adapter
+from tests.serving.parts import (
+    load_model,
+    prompt_of,
+    tar_of,
+    write_adapter,
+    write_classifier,
+)
 from tests.serving.server import SETTINGS
+from text.chat_template import ChatTemplate
+
+from .test_classifications import classifier
 
 BASE = BaseModel("tiny-random", "builtin:tiny-random", "1", max_seq_len=2048)
 
@@ -81,6 +91,35 @@ def expected_logprobs(base_path: Path, folder: Path, kind: str, ids: list[int]) 
     with torch.inference_mode():
         logprobs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
     return [float(logprobs[i, token]) for i, token in enumerate(ids[1:])]
+
+
+def test_a_head_that_is_downloaded_says_what_is_served(
+    front: Api, tenant: Tenant, base_path: Path, tmp_path: Path
+) -> None:
+    folder = write_classifier(base_path, tmp_path / "head", ["a", "b"])
+    name = classifier(front, tenant, content=tar_of(folder), head=True).name
+    texts = ["Is it good?", "x" * 200, ""]
+    with front.client(tenant) as client:
+        reply: Any = client.post(
+            "/luthier/classifications", body={"model": name, "input": texts}, cast_to=object
+        )
+    plain = AutoModelForSequenceClassification.from_pretrained(
+        base_path, num_labels=2, dtype=torch.float32
+    )
+    # It reads the last token that is not this one.
+    plain.config.pad_token_id = 0
+    oracle = PeftModel.from_pretrained(plain, folder).eval()
+    template = ChatTemplate.load(base_path)
+    prompts = [
+        template.render([{"role": "user", "content": text}], add_generation_prompt=True)
+        for text in texts
+    ]
+    assert reply["usage"]["total_tokens"] == sum(map(len, prompts))
+    for ids, entry in zip(prompts, reply["data"], strict=True):
+        with torch.inference_mode():
+            shares = oracle(torch.tensor([ids])).logits[0].softmax(-1).tolist()
+        assert list(entry["probabilities"].values()) == pytest.approx(shares, abs=1e-4)
+        assert entry["label"] == max("ab", key=lambda label: entry["probabilities"][label])
 
 
 def test_what_is_downloaded_computes_what_is_served(

@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from modeling.artifacts import classifier
+from modeling.artifacts import classifier, head
 from modeling.artifacts.artifact import Artifact, ArtifactError
 from modeling.artifacts.lora import AdapterConfig, linear_shapes, peft_name
 
@@ -27,7 +27,7 @@ def artifact(base_path: Path) -> Artifact:
     for name, (out_features, in_features) in linear_shapes(config).items():
         tensors[peft_name(name, "A")] = torch.randn(4, in_features, generator=generator) / 8
         tensors[peft_name(name, "B")] = torch.randn(out_features, 4, generator=generator) / 8
-    tensors[classifier.SCORE] = torch.randn(3, config.hidden_size, generator=generator)
+    tensors[head.SCORE] = torch.randn(3, config.hidden_size, generator=generator)
     targets = tuple(sorted({name.rpartition(".")[2] for name in linear_shapes(config)}))
     return classifier.artifact(AdapterConfig(4, 8.0, targets, "tiny-random"), tensors, LABELS)
 
@@ -110,14 +110,14 @@ def test_a_head_that_is_missing_or_absurd_is_refused(
 ) -> None:
     file = folder / "adapter_model.safetensors"
     tensors = load_file(file)
-    score = tensors.pop(classifier.SCORE)
+    score = tensors.pop(head.SCORE)
     save_file(tensors, file)
     with pytest.raises(ArtifactError, match=r"lacks base_model\.model\.score"):
         read(folder, base_path)
     for wrong, words in ((score * float("nan"), "not finite"), (score * 1e6, "diverged")):
-        save_file({**tensors, classifier.SCORE: wrong}, file)
+        save_file({**tensors, head.SCORE: wrong}, file)
         with pytest.raises(ArtifactError, match=words):
             read(folder, base_path)
-    huge = {**artifact.tensors, classifier.SCORE: score * 1e6}
+    huge = {**artifact.tensors, head.SCORE: score * 1e6}
     with pytest.raises(ArtifactError, match="diverged"):
         classifier.check(classifier.artifact(AdapterConfig(4, 8.0, ("q_proj",)), huge, LABELS))
