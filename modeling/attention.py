@@ -1,13 +1,13 @@
 """Attention over packed examples: several sequences end to end in one row, each seeing only itself.
 
-Sequences that begin alike may share that beginning: its tokens come first in the row, once.
+Sequences that begin alike may share that beginning: its tokens are in the row once, see `Layout`.
 
-A prefix may stand there too: keys and values of its own in place of those of the first shared tokens.
+A prefix may stand before all of them: keys and values of its own in place of those of the row's first tokens.
 
 Registered with transformers as `NAME`, so that every supported decoder runs packed rows without knowing:
 
     model = load_base(path, precision=precision, attn_implementation=attention.NAME)
-    with attention.segments(cu_seqlens):
+    with attention.segments(Layout.of_lengths(lengths)):
         model(input_ids=row, position_ids=positions, use_cache=False)   # row (1, T)
 
 On a GPU torch's own kernel for packed rows does the work where it can. Elsewhere segments of similar length
@@ -21,8 +21,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -30,7 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from .written_attention import Group, written_attention
+from .layout import NONE, Layout
+from .written_attention import Copies, Group, written_attention
 
 NAME = "luthier_packed"
 # The written-out form keeps the attention weights for backward: T/2 numbers per query and head.
@@ -39,76 +39,30 @@ MAX_WRITTEN_TOKENS = 512
 MAX_PADDING_TOKENS = 64
 
 
-@dataclass(frozen=True)
-class _Row:
-    """Where the sequences of the packed row lie."""
-
-    cu_seqlens: tuple[int, ...]
-    num_shared: int
-
-    @property
-    def num_tokens(self) -> int:
-        return self.cu_seqlens[-1]
-
-    # Once for all the layers that ask.
-    @cached_property
-    def lengths(self) -> list[int]:
-        """The lengths of the sequences, without what they share."""
-        return [end - start for start, end in itertools.pairwise(self.cu_seqlens)]
-
-    @cached_property
-    def whole(self) -> tuple[int, ...]:
-        """Where the sequences lie once each has the shared tokens to itself."""
-        return tuple(itertools.accumulate((self.num_shared + n for n in self.lengths), initial=0))
-
-    def spread(self, x: Tensor) -> Tensor:
-        """(1, H, T, D) -> (1, H, W, D): a copy of the shared tokens before each sequence."""
-        if not self.num_shared:
-            return x
-        shared, *own = torch.split(x, [self.num_shared, *self.lengths], dim=2)
-        return torch.cat([piece for each in own for piece in (shared, each)], dim=2)
-
-    def gather(self, x: Tensor) -> Tensor:
-        """(1, W, H, D) -> (1, T, H, D): the inverse of `spread`."""
-        if not self.num_shared:
-            return x
-        return x.index_select(1, _kept(self, x.device))
-
-
 @lru_cache(maxsize=8)
-def _kept(row: _Row, device: torch.device) -> Tensor:
-    """(T,) the places of the row's tokens among the spread ones: the shared tokens' first copy stands for all."""
-    pieces = [torch.arange(row.num_shared)]
-    for start, end in itertools.pairwise(row.whole):
-        pieces.append(torch.arange(start + row.num_shared, end))
-    return torch.cat(pieces).to(device)
+def _first_places(layout: Layout, device: torch.device) -> Tensor:
+    return layout.first_places.to(device)
 
 
 Prefix = Sequence[Tensor]
 """For each layer keys and values (2, KV, V, D) that stand in place of those of the row's first V tokens."""
 
 # Not context variables: recomputing a checkpointed layer happens on autograd's own thread.
-_current: _Row | None = None
+_current: Layout | None = None
 _prefix: Prefix | None = None
 
 
 @contextmanager
-def segments(
-    cu_seqlens: Sequence[int], num_shared: int = 0, prefix: Prefix | None = None
-) -> Iterator[None]:
-    """Says where the sequences of the packed row lie while the model runs: offsets from `num_shared` to T.
+def segments(layout: Layout, prefix: Prefix | None = None) -> Iterator[None]:
+    """Says where the sequences of the packed row lie while the model runs.
 
-    The row's first `num_shared` tokens are the beginning of every sequence; those of a prefix are among them.
+    The tokens of a prefix are the first segment's, from which everything goes on.
     """
     global _current, _prefix
-    offsets = tuple(int(offset) for offset in cu_seqlens)
-    grows = all(a < b for a, b in itertools.pairwise(offsets))
-    if num_shared < 0 or not offsets or offsets[0] != num_shared or not grows:
-        raise ValueError("cu_seqlens must start at num_shared and grow")
-    if prefix and prefix[0].shape[2] > num_shared:
-        raise ValueError("the tokens of a prefix must be among the shared ones")
+    if prefix and (prefix[0].shape[2] > layout.lengths[0] or NONE in layout.parents[1:]):
+        raise ValueError("the tokens of a prefix must be among those that all sequences share")
     previous = _current, _prefix
-    _current, _prefix = _Row(offsets, num_shared), prefix
+    _current, _prefix = layout, prefix
     try:
         yield
     finally:
@@ -119,7 +73,7 @@ def held() -> AbstractContextManager[None]:
     """What `segments` says now, to be said once more when a layer is computed again. Raises RuntimeError outside."""
     if _current is None:
         raise RuntimeError("there are no segments to hold")
-    return segments(_current.cu_seqlens, _current.num_shared, _prefix)
+    return segments(_current, _prefix)
 
 
 def packed_attention(
@@ -136,12 +90,12 @@ def packed_attention(
     """The function that transformers calls. query (1, H, T, D), key and value (1, KV, T, D) -> (1, T, H, D)."""
     if _current is None:
         raise RuntimeError(
-            "packed attention needs `with attention.segments(cu_seqlens)` around the model"
+            "packed attention needs `with attention.segments(layout)` around the model"
         )
-    row = _current
-    if query.shape[0] != 1 or query.shape[2] != row.num_tokens:
+    layout = _current
+    if query.shape[0] != 1 or query.shape[2] != layout.num_tokens:
         raise ValueError(
-            f"a packed row of {row.num_tokens} tokens must have shape (1, T), not {query.shape}"
+            f"a packed row of {layout.num_tokens} tokens must have shape (1, T), not {query.shape}"
         )
     if attention_mask is not None or dropout:
         raise ValueError("packed attention takes neither a mask nor dropout")
@@ -153,9 +107,13 @@ def packed_attention(
         key, value = _with_beginning(key, keys), _with_beginning(value, values)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if _has_varlen_kernel(query):
-        query, key, value = (row.spread(x) for x in (query, key, value))
-        return row.gather(_varlen(query, key, value, row.whole, scale, sliding_window)), None
-    return _attend_in_groups(query, key, value, row, scale, sliding_window), None
+        # It knows sequences that are whole: what they share it gets, and computes, once for each.
+        query, key, value = (layout.spread(x) for x in (query, key, value))
+        out = _varlen(query, key, value, layout.sequence_offsets, scale, sliding_window)
+        if layout.is_shared:
+            out = out.index_select(1, _first_places(layout, out.device))
+        return out, None
+    return _attend_in_groups(query, key, value, layout, scale, sliding_window), None
 
 
 def _with_beginning(x: Tensor, beginning: Tensor) -> Tensor:
@@ -165,13 +123,13 @@ def _with_beginning(x: Tensor, beginning: Tensor) -> Tensor:
 
 
 def _attend_in_groups(
-    query: Tensor, key: Tensor, value: Tensor, row: _Row, scale: float, window: int | None
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None
 ) -> Tensor:
     """query (1, H, T, D), key and value (1, KV, T, D) -> (1, T, H, D)"""
     limit = 0
     if query.device.type == "cpu":
         limit = min(MAX_WRITTEN_TOKENS, window or MAX_WRITTEN_TOKENS)
-    groups = _groups(row, limit, query.device)
+    groups = _groups(layout, limit, query.device)
     short = [group for group in groups if group.length <= limit]
     out = written_attention(query, key, value, scale, short)
     for group in groups[len(short) :]:
@@ -253,9 +211,9 @@ def _varlen(
 
 
 @lru_cache(maxsize=8)
-def _groups(row: _Row, limit: int, device: torch.device) -> tuple[Group, ...]:
-    """The row's segments by similar length; those of at most `limit` tokens come first, by themselves."""
-    lengths = [row.num_shared + length for length in row.lengths]
+def _groups(layout: Layout, limit: int, device: torch.device) -> tuple[Group, ...]:
+    """The row's sequences by similar length; those of at most `limit` tokens come first, by themselves."""
+    lengths = layout.sequence_lengths
     longest_first = sorted(
         range(len(lengths)), key=lambda index: (lengths[index] > limit, -lengths[index], index)
     )
@@ -263,40 +221,46 @@ def _groups(row: _Row, limit: int, device: torch.device) -> tuple[Group, ...]:
     for index in longest_first:
         longest = lengths[members[-1][0]] if members else 0
         padding = longest - lengths[index]
-        # Negative at the first segment and where the long ones begin.
+        # Negative at the first sequence and where the long ones begin.
         if 0 <= padding <= max(MAX_PADDING_TOKENS, longest // 4):
             members[-1].append(index)
         else:
             members.append([index])
-    return tuple(
-        _group(row, [row.cu_seqlens[i : i + 2] for i in indices], device, owns_shared=number == 0)
-        for number, indices in enumerate(members)
-    )
+    has_owner: set[int] = set()
+    return tuple(_group(layout, indices, device, has_owner) for indices in members)
 
 
 def _group(
-    row: _Row, segments: Sequence[Sequence[int]], device: torch.device, *, owns_shared: bool
+    layout: Layout, indices: Sequence[int], device: torch.device, has_owner: set[int]
 ) -> Group:
-    """The group of segments that are given by where their own tokens start and end."""
-    shared = torch.arange(row.num_shared)
-    length = row.num_shared + max(end - start for start, end in segments)
+    """Of the sequences of those numbers. It owns what has no owner yet, which then has one."""
+    # Side by side lies what goes on from one segment.
+    paths = [layout.paths[index] for index in sorted(indices)]
+    length = max(layout.sequence_lengths[index] for index in indices)
     tokens, places, owned = [], [], []
-    for number, (start, end) in enumerate(segments):
-        own = torch.arange(start, end)
-        is_owner = owns_shared and number == 0
-        owned.append(torch.cat([shared, own]) if is_owner else own)
-        first = number * length + (0 if is_owner else row.num_shared)
-        places.append(torch.arange(first, first + len(owned[-1])))
-        padding = own[-1].expand(length - row.num_shared - len(own))
-        tokens += [shared, own, padding]
+    copies: dict[int, Copies] = {}
+    for number, path in enumerate(paths):
+        of_path = layout.tokens(path)
+        tokens += [of_path, of_path[-1].expand(length - len(of_path))]
+        at = 0
+        for each in path:
+            end = at + layout.lengths[each]
+            if each not in has_owner:
+                has_owner.add(each)
+                owned.append(layout.tokens([each]))
+                places.append(torch.arange(number * length + at, number * length + end))
+            else:
+                where = layout.offsets[each], layout.offsets[each + 1]
+                first = copies[each].first if each in copies else number
+                copies[each] = Copies(*where, at, first, number + 1)
+            at = end
     return Group(
-        num=len(segments),
+        num=len(paths),
         length=length,
         tokens=torch.cat(tokens).to(device),
         places=torch.cat(places).to(device),
         owned=torch.cat(owned).to(device),
-        num_shared=row.num_shared,
-        owns_shared=owns_shared,
+        copies=tuple(copies.values()),
     )
 
 

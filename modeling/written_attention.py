@@ -1,11 +1,11 @@
-"""Causal attention within segments, written out as batched matrix products with its own backward.
+"""Causal attention within sequences, written out as batched matrix products with its own backward.
 
-Segments of similar length are padded to one length and computed together: at the ends, so that the causal
+Sequences of similar length are padded to one length and computed together: at the ends, so that the causal
 mask hides the padding too. Queries are cut into tiles, so the half of the products that the mask would
 throw away is mostly never computed. The heads that share a key head are rows of one product, so keys are
 never repeated.
 
-Dimensions: T tokens, N segments padded to L tokens each, K key heads, G query heads per key head, D per head.
+Dimensions: T tokens, N sequences padded to L tokens each, K key heads, G query heads per key head, D per head.
 """
 
 from __future__ import annotations
@@ -20,16 +20,25 @@ from torch import Tensor
 TILE_TOKENS = 128
 
 
+class Copies(NamedTuple):
+    """Where a group has tokens that several sequences begin with, besides where it owns them."""
+
+    start: int  # of its tokens in the row
+    end: int
+    at: int  # where they are in each sequence
+    first: int  # of the group's sequences that have them
+    last: int  # of them, and one more
+
+
 class Group(NamedTuple):
-    """Segments that are computed together, and where their tokens are: N*L places."""
+    """Sequences that are computed together, and where their tokens are: N*L places."""
 
     num: int
     length: int
-    tokens: Tensor  # (N*L,) which of the row's tokens is at each place; padding repeats a segment's last one
+    tokens: Tensor  # (N*L,) which of the row's tokens is at each place; padding repeats a sequence's last one
     places: Tensor  # (n,) where the tokens are whose attention this group computes, each once
     owned: Tensor  # (n,) those tokens
-    num_shared: int  # tokens that every segment begins with, the same ones
-    owns_shared: bool  # whether those are among `owned`: in their first segment's copy
+    copies: tuple[Copies, ...]  # of what its sequences begin with
 
     def lay_out(self, x: Tensor) -> Tensor:
         """(T, ...) -> (N*L, ...)"""
@@ -44,12 +53,11 @@ class Group(NamedTuple):
         """(N*L, ...) -> (T, ...), the inverse for the tokens that the group owns."""
         target.index_copy_(0, self.owned, laid_out.index_select(0, self.places))
 
-    def add_back_shared(self, laid_out: Tensor, target: Tensor) -> None:
-        """Adds what the further copies of the shared tokens got, after `take_back` of the group that owns them."""
-        if self.num_shared:
-            by_segment = laid_out.view(self.num, self.length, *laid_out.shape[1:])
-            copies = by_segment[int(self.owns_shared) :, : self.num_shared]
-            target[: self.num_shared] += copies.sum(0)
+    def add_back_copies(self, laid_out: Tensor, target: Tensor) -> None:
+        """Adds what copies of tokens got, after `take_back` of the group that owns them."""
+        by_sequence = laid_out.view(self.num, self.length, *laid_out.shape[1:])
+        for start, end, at, first, last in self.copies:
+            target[start:end] += by_sequence[first:last, at : at + end - start].sum(0)
 
 
 def written_attention(
@@ -57,7 +65,7 @@ def written_attention(
 ) -> Tensor:
     """query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D), zeros where no group owns a token.
 
-    A group that owns the shared tokens comes first.
+    A group that owns tokens comes before those that have copies of them.
     """
     out: Tensor = _WrittenAttention.apply(  # type: ignore[no-untyped-call]
         query, key, value, scale, tuple(groups)
@@ -125,7 +133,7 @@ class _WrittenAttention(torch.autograd.Function):
             for target, grad in ((grad_key, grad_k), (grad_value, grad_v)):
                 laid_out = _unfold(grad, group)
                 group.take_back(laid_out, target)
-                group.add_back_shared(laid_out, target)
+                group.add_back_copies(laid_out, target)
         by_head = (x.transpose(0, 1).unsqueeze(0) for x in (grad_query, grad_key, grad_value))
         return (*by_head, None, None)
 

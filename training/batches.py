@@ -1,7 +1,7 @@
 """Which examples a step trains on, and how their rows lie in memory: end to end, without padding.
 
-Rows often begin alike, with the same system message. What all of a step's rows begin with lies in
-a batch once: a token's hidden states depend on what is before it alone, so they are the same in each.
+Rows often begin alike: with the same system message, or as answers to one prompt. What several of them begin with
+lies in a batch once: a token's hidden states depend on what is before it alone, so they are the same in each.
 
 Dimensions: B rows, T tokens of a batch, S scored positions.
 """
@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from dataset.examples import Example
+from modeling.layout import NONE, Layout
 
 MIN_SHARED_TOKENS = 8
 """Fewer cost more to share than to compute again."""
@@ -51,10 +53,9 @@ class ScoredRow:
 class MicroBatch:
     """Packed rows, one forward pass. Raises ValueError when its parts do not fit together."""
 
-    input_ids: Tensor  # (T,) int64: the shared tokens, then each row's own
-    position_ids: Tensor  # (T,) int64, from 0 in the shared tokens and on from there in each row
-    num_shared: int  # tokens that every row begins with
-    cu_seqlens: tuple[int, ...]  # B + 1 offsets of the rows' own tokens, from num_shared to T
+    input_ids: Tensor  # (T,) int64
+    position_ids: Tensor  # (T,) int64, from 0 in each row
+    layout: Layout  # of the B rows as sequences, though not in their order
     positions: Tensor  # (S,) int64: the indices into T whose next token is scored
     labels: Tensor  # (S,) int64: those next tokens
     weights: Tensor  # (S,) float32, of either sign
@@ -65,23 +66,20 @@ class MicroBatch:
 
     def __post_init__(self) -> None:
         num_tokens, num_scored = len(self.input_ids), len(self.positions)
-        if self.cu_seqlens[0] != self.num_shared or self.cu_seqlens[-1] != num_tokens:
-            raise ValueError("cu_seqlens must run from num_shared to the number of tokens")
-        if any(a >= b for a, b in itertools.pairwise(self.cu_seqlens)):
-            raise ValueError("a row in the batch is empty")
+        if self.layout.num_tokens != num_tokens:
+            raise ValueError("the layout is not of these tokens")
         if len(self.position_ids) != num_tokens:
             raise ValueError("every token needs its position")
         if not 0 < num_scored == len(self.labels) == len(self.weights):
             raise ValueError("every scored position needs its label and its weight")
-        if len(self.num_scored) != len(self.cu_seqlens) - 1 or sum(self.num_scored) != num_scored:
+        if len(self.num_scored) != len(self.layout.paths) or sum(self.num_scored) != num_scored:
             raise ValueError("every scored position belongs to a row")
 
     def to(self, device: torch.device) -> MicroBatch:
         return MicroBatch(
             self.input_ids.to(device),
             self.position_ids.to(device),
-            self.num_shared,
-            self.cu_seqlens,
+            self.layout,
             self.positions.to(device),
             self.labels.to(device),
             self.weights.to(device),
@@ -138,41 +136,85 @@ def micro_batches(
 ) -> list[MicroBatch]:
     """The rows in as few forward passes as the token budget allows, of about equal size.
 
-    The rows of a unit, for example the two answers of a pair, stay together. A unit longer than the budget
+    The rows of a unit, for example the two answers of a pair, stay together, so what they begin with is computed once. A unit longer than the budget
     gets a pass of its own. What follows a row's last scored token cannot change its scores and is left out,
     unless `whole_rows` are asked for, as by what reads the hidden state of the last token. Virtual tokens
     are what attention will keep before each row beside its own.
     """
-    rows = [row for unit in units for row in unit]
-    num_shared = _num_shared(rows)
-    if num_shared >= micro_batch_tokens:
+    cuts = [[_cut(row, whole_rows) for row in unit] for unit in units]
+    num_shared = _end_of_common([cut for unit in cuts for cut in unit])
+    if not MIN_SHARED_TOKENS <= num_shared < micro_batch_tokens:
         num_shared = 0
-    # Of the budget beside the shared tokens, and of what attention may hold, whichever is more.
+    # Of the budget beside what all share, and of what attention may hold, whichever is more.
     budget = micro_batch_tokens - num_shared
-    is_sharing = num_shared + num_virtual_tokens > 0
-    share = budget / (MAX_SHARING * micro_batch_tokens) if is_sharing else 0
+    share = budget / (MAX_SHARING * micro_batch_tokens)
 
-    def length(row: ScoredRow) -> int:
-        return len(row.input_ids) if whole_rows else int(row.scored[-1])
+    def cost(unit: Sequence[_Cut]) -> int:
+        computed = sum(segment.end - segment.start for segment in _segments(unit, num_shared))
+        attended = sum(num_virtual_tokens + cut.length for cut in unit)
+        return max(computed, math.ceil(attended * share))
 
-    def cost(row: ScoredRow) -> int:
-        attended = num_virtual_tokens + length(row)
-        return max(length(row) - num_shared, math.ceil(attended * share))
-
-    packed = []
-    for group in _groups([sum(map(cost, unit)) for unit in units], budget):
-        together = [(row, length(row)) for index in group for row in units[index]]
-        packed.append(_lay_out(together, num_shared if len(together) > 1 else 0, group))
-    return packed
+    return [
+        _lay_out([cut for index in group for cut in cuts[index]], group)
+        for group in _groups(list(map(cost, cuts)), budget)
+    ]
 
 
-def _num_shared(rows: Sequence[ScoredRow]) -> int:
-    """How many tokens all the rows begin with, up to the first position that predicts a scored one."""
-    limit = min(int(row.scored[0]) - 1 for row in rows)
-    beginnings = np.stack([row.input_ids[:limit] for row in rows])
-    differs = (beginnings != beginnings[0]).any(axis=0)
-    num_shared = int(differs.argmax()) if differs.any() else limit
-    return num_shared if len(rows) > 1 and num_shared >= MIN_SHARED_TOKENS else 0
+class _Cut(NamedTuple):
+    """What is computed of a row: its first `length` tokens."""
+
+    row: ScoredRow
+    length: int
+    limit: int
+    """Up to here it may be shared: what stands there predicts the first token that is scored."""
+
+
+def _cut(row: ScoredRow, is_whole: bool) -> _Cut:
+    scored = row.scored
+    return _Cut(row, len(row.input_ids) if is_whole else int(scored[-1]), int(scored[0]) - 1)
+
+
+class _Segment(NamedTuple):
+    """Tokens `start` to `end` of a row, and of those that share them."""
+
+    row: int
+    start: int
+    end: int
+    parent: int
+    """The number of the segment before it, or NONE."""
+    is_last: bool
+    """Of that row alone, and its end."""
+
+
+def _segments(cuts: Sequence[_Cut], start: int = 0) -> list[_Segment]:
+    """What is behind the first `start` tokens, which all have in common: what rows share, once, each before its rest."""
+    found: list[_Segment] = []
+    # Rows that are alike up to `known`, of which what is behind `start` has no segment yet.
+    pending = [(list(range(len(cuts))), start, start, NONE)]
+    while pending:
+        rows, start, known, parent = pending.pop()
+        if len(rows) == 1:
+            found.append(_Segment(rows[0], start, cuts[rows[0]].length, parent, is_last=True))
+            continue
+        end = _end_of_common([cuts[row] for row in rows], known)
+        if end - start >= MIN_SHARED_TOKENS:
+            found.append(_Segment(rows[0], start, end, parent, is_last=False))
+            start, parent = end, len(found) - 1
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for row in rows:
+            is_over = end == cuts[row].limit
+            key = (-1, row) if is_over else (int(cuts[row].row.input_ids[end]),)
+            alike.setdefault(key, []).append(row)
+        pending += [(each, start, end, parent) for each in reversed(alike.values())]
+    return found
+
+
+def _end_of_common(cuts: Sequence[_Cut], known: int = 0) -> int:
+    """Up to where the rows are alike and may share it, if they are up to `known`."""
+    limit = min(cut.limit for cut in cuts)
+    tokens = np.stack([cut.row.input_ids[known:limit] for cut in cuts])
+    differs = (tokens != tokens[0]).any(axis=0)
+    return known + int(differs.argmax()) if differs.any() else limit
 
 
 def _groups(costs: Sequence[int], budget: int) -> list[list[int]]:
@@ -191,28 +233,31 @@ def _groups(costs: Sequence[int], budget: int) -> list[list[int]]:
     return [[index] for index in dearest_first]
 
 
-def _lay_out(
-    rows: Sequence[tuple[ScoredRow, int]], num_shared: int, units: Sequence[int]
-) -> MicroBatch:
-    """The beginnings of rows, of the given lengths. Position t of a row predicts its token t + 1."""
-    own = [length - num_shared for _, length in rows]
-    offsets = list(itertools.accumulate(own, initial=num_shared))
-    # Nothing is scored at the shared positions.
-    shared = rows[0][0].input_ids[:num_shared]
-    input_ids = [shared, *(row.input_ids[num_shared:length] for row, length in rows)]
+def _lay_out(cuts: Sequence[_Cut], units: Sequence[int]) -> MicroBatch:
+    """Position t of a row predicts its token t + 1."""
+    segments = _segments(cuts)
+    lengths = [segment.end - segment.start for segment in segments]
+    layout = Layout(
+        tuple(itertools.accumulate(lengths, initial=0)),
+        tuple(segment.parent for segment in segments),
+    )
+    # Where a row's first token would be, were it whole; nothing is scored of what it shares.
+    begins = {
+        segment.row: offset - segment.start
+        for segment, offset in zip(segments, layout.offsets, strict=False)
+        if segment.is_last
+    }
+    input_ids = [cuts[each.row].row.input_ids[each.start : each.end] for each in segments]
     positions, labels, weights = [], [], []
-    for (row, _), offset in zip(rows, offsets, strict=False):
+    for number, (row, _, _) in enumerate(cuts):
         scored = row.scored
-        positions.append(scored - 1 - num_shared + offset)
+        positions.append(scored - 1 + begins[number])
         labels.append(row.input_ids[scored])
         weights.append(row.weights[scored])
     return MicroBatch(
         input_ids=torch.from_numpy(np.concatenate(input_ids).astype(np.int64)),
-        position_ids=torch.cat(
-            [torch.arange(num_shared), *(torch.arange(num_shared, length) for _, length in rows)]
-        ),
-        num_shared=num_shared,
-        cu_seqlens=tuple(offsets),
+        position_ids=layout.position_ids(),
+        layout=layout,
         positions=torch.from_numpy(np.concatenate(positions)),
         labels=torch.from_numpy(np.concatenate(labels).astype(np.int64)),
         weights=torch.from_numpy(np.concatenate(weights)),

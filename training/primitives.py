@@ -21,6 +21,7 @@ from dataset.examples import Example
 from modeling import attention, base
 from modeling.artifacts.artifact import Artifact
 from modeling.base import Precision
+from modeling.layout import Layout
 from modeling.recompute import measure, recomputed
 from modeling.trainable.full import FullTrainable
 from modeling.trainable.head import ClassifierTrainable
@@ -76,7 +77,7 @@ def _check_head(model: PreTrainedModel) -> None:
     """The loss knows logits = hidden · headᵀ only: no bias, no scaling, no soft cap."""
     head = _head(model)
     row = torch.arange(8, device=head.device)[None]  # (1, T)
-    with attention.segments((0, row.shape[1])):
+    with attention.segments(Layout.of_lengths([row.shape[1]])):
         logits = model(input_ids=row, use_cache=False).logits
         hidden = model.base_model(input_ids=row, use_cache=False).last_hidden_state
     if not torch.allclose(logits, hidden @ head.T, rtol=0.05, atol=0.05):
@@ -352,7 +353,7 @@ class Learner:
         return _head(self._model) if own is None else own
 
     def _score(self, batch: MicroBatch) -> Scores:
-        row = PackedRow(batch.input_ids, batch.position_ids, batch.cu_seqlens, batch.num_shared)
+        row = PackedRow(batch.input_ids, batch.position_ids, batch.layout)
         hidden = self._trainable.hidden_states(row).index_select(0, batch.positions)  # (S, D)
         # Of a few rows of a trainable's own fp32 costs nothing.
         hidden = hidden.to(self._output.dtype)

@@ -6,7 +6,6 @@ computed once, and so have the same noise for all of them.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,9 +63,11 @@ class Regularization:
 
 
 def _bounds(batch: MicroBatch, alpha: float, hidden_size: int) -> Tensor:
-    """(T,) alpha / sqrt(L · D) for the tokens of a row of length L; shared ones go by the mean of the rows."""
-    own = [end - start for start, end in itertools.pairwise(batch.cu_seqlens)]
-    lengths = [batch.num_shared + each for each in own]
-    bounds = torch.tensor([alpha / math.sqrt(length * hidden_size) for length in lengths])
-    shared = bounds.mean().expand(batch.num_shared)
-    return torch.cat([shared, bounds.repeat_interleave(torch.tensor(own))])
+    """(T,) alpha / sqrt(L · D) for the tokens of a row of length L; shared ones go by the mean of their rows."""
+    layout = batch.layout
+    by_segment: list[list[float]] = [[] for _ in layout.parents]
+    for path, length in zip(layout.paths, layout.sequence_lengths, strict=True):
+        for each in path:
+            by_segment[each].append(alpha / math.sqrt(length * hidden_size))
+    means = torch.tensor([sum(bounds) / len(bounds) for bounds in by_segment])
+    return means.repeat_interleave(torch.tensor(layout.lengths))

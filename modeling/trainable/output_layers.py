@@ -6,7 +6,6 @@ sequence by itself, for in a batch the last bits of a number depend on what is c
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 from modeling import attention
 from modeling.artifacts import output_layers as files
 from modeling.artifacts.artifact import Artifact
+from modeling.layout import Layout
 
 from .copies import Copies
 from .features import FeatureCache
@@ -47,7 +47,7 @@ class OutputLayersTrainable(Copies):
 
     def hidden_states(self, row: PackedRow) -> Tensor:
         features = self._features(row)
-        with attention.segments(row.cu_seqlens, row.num_shared):
+        with attention.segments(row.layout):
             return self._through(self._trunk.layers[self._num_frozen :], features, row.position_ids)
 
     def detach(self) -> None:
@@ -64,13 +64,15 @@ class OutputLayersTrainable(Copies):
         )
 
     def _features(self, row: PackedRow) -> Tensor:
-        """(T, D): what the first of the sequences has of what they share, then each one's own."""
-        shared = row.input_ids[: row.num_shared]
-        parts = []
-        for number, (start, end) in enumerate(itertools.pairwise(row.cu_seqlens)):
-            of_all = self._features_of(torch.cat([shared, row.input_ids[start:end]]))
-            parts.append(of_all[row.num_shared :] if number else of_all)
-        return torch.cat(parts)
+        """(T, D): of what several sequences share, what the first of them has."""
+        parts: dict[int, Tensor] = {}
+        layout = row.layout
+        pieces = torch.split(row.input_ids, layout.lengths)
+        for path in layout.paths:
+            of_path = self._features_of(torch.cat([pieces[each] for each in path]))
+            own = torch.split(of_path, [layout.lengths[each] for each in path])
+            parts = dict(zip(path, own, strict=True)) | parts
+        return torch.cat([parts[each] for each in range(len(parts))])
 
     @torch.no_grad()
     def _features_of(self, input_ids: Tensor) -> Tensor:
@@ -80,7 +82,7 @@ class OutputLayersTrainable(Copies):
             return kept
         length = len(input_ids)
         position_ids = torch.arange(length, device=input_ids.device)
-        with attention.segments((0, length)):
+        with attention.segments(Layout.of_lengths([length])):
             # Not through the module: noise on embeddings is for what is computed anew each time.
             embedded = F.embedding(input_ids, weight)
             features = _run(
@@ -99,8 +101,8 @@ class OutputLayersTrainable(Copies):
         """That the parts, one after the other, are the whole."""
         device = self._trunk.embed_tokens.weight.device
         ids = torch.arange(8, device=device)
-        row = PackedRow(ids, ids, (0, 8), 0)
-        with attention.segments(row.cu_seqlens):
+        row = PackedRow(ids, ids, Layout.of_lengths([8]))
+        with attention.segments(row.layout):
             parts = self._through(self._trunk.layers, self._trunk.embed_tokens(ids), ids)
         if not torch.equal(parts, hidden_states(self._model, row)):
             raise ValueError("this base is more than its blocks one after the other")

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from modeling import attention
 from modeling.artifacts import prefix as files
 from modeling.artifacts.artifact import Artifact, ArtifactError
+from modeling.layout import Layout
 
 from .trainable import Beginning, PackedRow, hidden_states
 
@@ -72,8 +73,7 @@ class PrefixTrainable:
         longer = PackedRow(
             torch.cat([ids, row.input_ids]),
             torch.cat([positions, row.position_ids + num]),
-            tuple(offset + num for offset in row.cu_seqlens),
-            row.num_shared + num,
+            row.layout.behind(num),
         )
         by_layer = [
             torch.cat(layer, dim=2) for layer in zip(self._first, self._others, strict=True)
@@ -127,7 +127,7 @@ def _of_text(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
     """Keys and values (L, 2, K, T, D) float32 of a text (T,)."""
     num_tokens = len(input_ids)
     positions = torch.arange(num_tokens, device=input_ids.device)
-    with attention.segments((0, num_tokens)):
+    with attention.segments(Layout.of_lengths([num_tokens])):
         output: Any = model.base_model(
             input_ids=input_ids[None], position_ids=positions[None], use_cache=True
         )

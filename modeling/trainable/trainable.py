@@ -15,16 +15,15 @@ from transformers import PreTrainedModel
 
 from modeling import attention
 from modeling.artifacts.artifact import Artifact
+from modeling.layout import Layout
 
 
 class PackedRow(NamedTuple):
-    """Sequences end to end, on the model's device; what they all begin with lies there once."""
+    """Sequences end to end, on the model's device; what several of them begin with lies there once."""
 
     input_ids: Tensor  # (T,) int64
     position_ids: Tensor  # (T,) int64
-    cu_seqlens: tuple[int, ...]
-    """Offsets of the sequences' own tokens, from num_shared to T."""
-    num_shared: int
+    layout: Layout
 
 
 Beginning = Callable[[int], Tensor]
@@ -81,7 +80,7 @@ def hidden_states(
     model: PreTrainedModel, row: PackedRow, prefix: attention.Prefix | None = None
 ) -> Tensor:
     """What the model makes of a packed row (T, D)."""
-    with attention.segments(row.cu_seqlens, row.num_shared, prefix):
+    with attention.segments(row.layout, prefix):
         output = model.base_model(
             input_ids=row.input_ids[None],  # (1, T)
             position_ids=row.position_ids[None],

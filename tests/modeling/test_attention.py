@@ -12,6 +12,7 @@ from torch import Tensor
 from modeling import attention, written_attention
 from modeling.artifacts.lora import TARGET_MODULES
 from modeling.base_folder import SUPPORTED_MODEL_TYPES
+from modeling.layout import Layout
 from modeling.trainable import lora
 
 from .models import random_model, randomise, tiny_model, token_ids
@@ -57,7 +58,7 @@ def by_segment(inputs: Inputs, lengths: tuple[int, ...], window: int | None = No
 
 def packed(inputs: Inputs, lengths: tuple[int, ...], **options: Any) -> Tensor:
     q, k, v = inputs
-    with attention.segments(offsets(lengths)):
+    with attention.segments(Layout.of_lengths(lengths)):
         return attention.packed_attention(torch.nn.Module(), q, k, v, None, **options)[0]
 
 
@@ -130,17 +131,6 @@ def test_packed_attention_what_it_does_not_know_is_refused(options: dict[str, An
         packed(qkv(4), (4,), **options)
 
 
-@pytest.mark.parametrize("cu_seqlens", [(), (1, 2), (0, 2, 2), (0, 3, 1)])
-def test_segments_that_do_not_grow_from_zero_are_refused(cu_seqlens: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="must start at"), attention.segments(cu_seqlens):
-        pass
-
-
-def test_segments_must_begin_behind_the_shared_tokens() -> None:
-    with pytest.raises(ValueError, match="must start at"), attention.segments((0, 4), 2):
-        pass
-
-
 @pytest.mark.parametrize("max_padding_tokens", [0, 64])
 @pytest.mark.parametrize("limit", [512, 10, 0], ids=["written", "both", "sdpa"])
 @pytest.mark.parametrize("window", [None, 5])
@@ -169,18 +159,26 @@ def test_kernel_for_packed_rows_gets_the_shared_beginning_with_every_segment(
     assert_shared_beginning_counts(window)
 
 
+# Two sequences that begin alike, one of which two more go on from somewhere else; one by itself; three more.
+TREE = Layout(
+    tuple(itertools.accumulate((6, 3, 4, 1, 9, 9, 5, 7, 2, 30, 3), initial=0)),
+    (-1, 0, 0, 2, 2, 0, -1, -1, 7, 7, 7),
+)
+
+
 def assert_shared_beginning_counts(window: int | None) -> None:
-    num_shared, own = 6, (3, 1, 9, 9)
-    inputs = qkv(num_shared + sum(own))
-    with attention.segments(offsets(own, num_shared), num_shared):
-        got = attention.packed_attention(torch.nn.Module(), *inputs, None, sliding_window=window)[0]
-    pieces = [torch.split(x, [num_shared, *own], dim=2) for x in inputs]
-    expected = []
-    for number, length in enumerate(own, start=1):
-        q, k, v = (torch.cat((piece[0], piece[number]), dim=2) for piece in pieces)
-        whole = by_segment((q, k, v), (num_shared + length,), window)
-        expected.append(whole if number == 1 else whole[:, num_shared:])
-    assert_same(got, torch.cat(expected, dim=1), inputs)
+    for layout in (Layout.of_lengths((3, 1, 9, 9), 6), TREE, TREE.behind(4)):
+        inputs = qkv(layout.num_tokens)
+        with attention.segments(layout):
+            got, _ = attention.packed_attention(
+                torch.nn.Module(), *inputs, None, sliding_window=window
+            )
+        expected = torch.zeros_like(got)
+        for path, length in zip(layout.paths, layout.sequence_lengths, strict=True):
+            tokens = layout.tokens(path)
+            q, k, v = (x[:, :, tokens] for x in inputs)
+            expected = expected.index_copy(1, tokens, by_segment((q, k, v), (length,), window))
+        assert_same(got, expected, inputs)
 
 
 def test_model_packed_row_equals_unpacked_sequences(base_path: Path) -> None:
@@ -193,7 +191,7 @@ def test_model_packed_row_equals_unpacked_sequences(base_path: Path) -> None:
         modules = lora.attach(model, 4, 8.0, TARGET_MODULES, seed=1)
         randomise(modules)
         if name == attention.NAME:
-            with attention.segments(offsets(LENGTHS)):
+            with attention.segments(Layout.of_lengths(LENGTHS)):
                 out = model(input_ids=input_ids, position_ids=positions(LENGTHS), use_cache=False)
             logits[name] = out.logits[0]
         else:
@@ -219,7 +217,7 @@ def test_every_supported_architecture_runs_packed_rows(model_type: str) -> None:
     input_ids = token_ids(1, sum(lengths), vocab_size=64)
     expected = torch.cat([model(row).logits for row in torch.split(input_ids, list(lengths), 1)], 1)
     model.set_attn_implementation(attention.NAME)
-    with attention.segments(offsets(lengths)):
+    with attention.segments(Layout.of_lengths(lengths)):
         got = model(input_ids=input_ids, position_ids=positions(lengths), use_cache=False).logits
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     modules = lora.attach(model, 4, 8.0, TARGET_MODULES, seed=1)

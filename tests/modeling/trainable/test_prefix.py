@@ -14,6 +14,7 @@ from modeling import attention
 from modeling.artifacts import prefix as files
 from modeling.artifacts.artifact import ArtifactError
 from modeling.base_folder import SUPPORTED_MODEL_TYPES
+from modeling.layout import Layout
 from modeling.trainable.prefix import PrefixTrainable
 from modeling.trainable.trainable import PackedRow
 from tests.modeling.models import random_model, tiny_model, token_ids
@@ -41,11 +42,9 @@ def of_text(prefix: PrefixTrainable) -> PrefixTrainable:
 
 def packed(rows: Sequence[Tensor], num_shared: int = 0) -> PackedRow:
     """Rows (T,) end to end; of what all begin with, `num_shared` tokens once."""
-    own = [row[num_shared:] for row in rows]
-    offsets = torch.tensor([num_shared, *(len(row) for row in own)]).cumsum(0).tolist()
-    positions = [torch.arange(num_shared), *(torch.arange(num_shared, len(row)) for row in rows)]
-    ids = torch.cat([rows[0][:num_shared], *own])
-    return PackedRow(ids, torch.cat(positions), tuple(offsets), num_shared)
+    layout = Layout.of_lengths([len(row) - num_shared for row in rows], num_shared)
+    ids = torch.cat([rows[0][:num_shared], *(row[num_shared:] for row in rows)])
+    return PackedRow(ids, layout.position_ids(), layout)
 
 
 def three_rows(num_shared: int) -> list[Tensor]:
@@ -112,7 +111,7 @@ def test_a_prefix_that_begins_from_a_text_is_that_text(
 ) -> None:
     rows = three_rows(0)
     found = of_text.hidden_states(packed(rows))
-    with torch.no_grad(), attention.segments((0, V + 7)):
+    with torch.no_grad(), attention.segments(Layout.of_lengths([V + 7])):
         whole = torch.cat([TEXT, rows[0]])[None]
         in_context = model.base_model(input_ids=whole, use_cache=False).last_hidden_state[0, V:]
     torch.testing.assert_close(found[:7], in_context, rtol=1e-5, atol=1e-6)
@@ -161,7 +160,7 @@ def test_the_base_is_its_plain_self_where_the_prefix_is_aside(
         with_prefix = of_text.hidden_states(row)
         with of_text.set_aside():
             plain = of_text.hidden_states(row)
-        with attention.segments(row.cu_seqlens, row.num_shared):
+        with attention.segments(row.layout):
             expected = model.base_model(
                 input_ids=row.input_ids[None], position_ids=row.position_ids[None], use_cache=False
             ).last_hidden_state[0]

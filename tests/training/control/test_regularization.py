@@ -76,10 +76,11 @@ def test_noise_on_embeddings_has_neftunes_bounds(base_path: Path, tmp_path: Path
         noise = (embedding(batch.input_ids[None]) - plain)[0]
     assert torch.equal(embedding(batch.input_ids[None]), plain)
     hidden = plain.shape[-1]
-    for start, end in zip(batch.cu_seqlens, batch.cu_seqlens[1:], strict=False):
+    layout = batch.layout
+    for path, length in zip(layout.paths, layout.sequence_lengths, strict=True):
         # As in transformers.integrations.neftune: alpha / sqrt(length · width), uniform.
-        bound = 5.0 / math.sqrt((batch.num_shared + end - start) * hidden)
-        own = noise[start:end]
+        bound = 5.0 / math.sqrt(length * hidden)
+        own = noise[layout.tokens(path[-1:])]
         assert own.abs().max().item() <= bound * 1.0001
         assert own.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
     learner.close()

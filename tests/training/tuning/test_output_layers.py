@@ -80,7 +80,7 @@ def test_a_sequence_s_features_do_not_depend_on_its_neighbours(
     alone = Learner(load_base(base_path, "fp32"), config)
     packed = jobs.micro_batches(examples, 10_000)
     assert len(packed) == 1
-    assert packed[0].num_shared  # what the first has of it counts for all
+    assert packed[0].layout.is_shared  # what the first has of it counts for all
     for batch in (*packed, *jobs.micro_batches(examples[::-1], 60)):
         here, there = learner.logprobs(batch), alone.logprobs(batch)
         assert torch.equal(here.logprobs, there.logprobs)
