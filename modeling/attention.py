@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from .layout import NONE, Layout
-from .written_attention import Copies, Group, written_attention
+from .written_attention import Group, Repeated, written_attention
 
 NAME = "luthier_packed"
 # The written-out form keeps the attention weights for backward: T/2 numbers per query and head.
@@ -238,7 +238,7 @@ def _group(
     paths = [layout.paths[index] for index in sorted(indices)]
     length = max(layout.sequence_lengths[index] for index in indices)
     tokens, places, owned = [], [], []
-    copies: dict[int, Copies] = {}
+    repeated: dict[int, Repeated] = {}
     for number, path in enumerate(paths):
         of_path = layout.tokens(path)
         tokens += [of_path, of_path[-1].expand(length - len(of_path))]
@@ -251,8 +251,8 @@ def _group(
                 places.append(torch.arange(number * length + at, number * length + end))
             else:
                 where = layout.offsets[each], layout.offsets[each + 1]
-                first = copies[each].first if each in copies else number
-                copies[each] = Copies(*where, at, first, number + 1)
+                first = repeated[each].first if each in repeated else number
+                repeated[each] = Repeated(*where, at, first, number + 1)
             at = end
     return Group(
         num=len(paths),
@@ -260,7 +260,7 @@ def _group(
         tokens=torch.cat(tokens).to(device),
         places=torch.cat(places).to(device),
         owned=torch.cat(owned).to(device),
-        copies=tuple(copies.values()),
+        repeated=tuple(repeated.values()),
     )
 
 

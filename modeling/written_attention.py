@@ -20,7 +20,7 @@ from torch import Tensor
 TILE_TOKENS = 128
 
 
-class Copies(NamedTuple):
+class Repeated(NamedTuple):
     """Where a group has tokens that several sequences begin with, besides where it owns them."""
 
     start: int  # of its tokens in the row
@@ -38,7 +38,7 @@ class Group(NamedTuple):
     tokens: Tensor  # (N*L,) which of the row's tokens is at each place; padding repeats a sequence's last one
     places: Tensor  # (n,) where the tokens are whose attention this group computes, each once
     owned: Tensor  # (n,) those tokens
-    copies: tuple[Copies, ...]  # of what its sequences begin with
+    repeated: tuple[Repeated, ...]  # of what its sequences begin with
 
     def lay_out(self, x: Tensor) -> Tensor:
         """(T, ...) -> (N*L, ...)"""
@@ -53,10 +53,10 @@ class Group(NamedTuple):
         """(N*L, ...) -> (T, ...), the inverse for the tokens that the group owns."""
         target.index_copy_(0, self.owned, laid_out.index_select(0, self.places))
 
-    def add_back_copies(self, laid_out: Tensor, target: Tensor) -> None:
+    def add_back_repeated(self, laid_out: Tensor, target: Tensor) -> None:
         """Adds what copies of tokens got, after `take_back` of the group that owns them."""
         by_sequence = laid_out.view(self.num, self.length, *laid_out.shape[1:])
-        for start, end, at, first, last in self.copies:
+        for start, end, at, first, last in self.repeated:
             target[start:end] += by_sequence[first:last, at : at + end - start].sum(0)
 
 
@@ -133,7 +133,7 @@ class _WrittenAttention(torch.autograd.Function):
             for target, grad in ((grad_key, grad_k), (grad_value, grad_v)):
                 laid_out = _unfold(grad, group)
                 group.take_back(laid_out, target)
-                group.add_back_copies(laid_out, target)
+                group.add_back_repeated(laid_out, target)
         by_head = (x.transpose(0, 1).unsqueeze(0) for x in (grad_query, grad_key, grad_value))
         return (*by_head, None, None)
 
