@@ -28,7 +28,7 @@ from storage.models import aliases, artifacts, models
 from storage.models.base_models import Catalogue
 from storage.organization.api_keys import Caller
 
-from . import control
+from . import fit
 from .request import MAX_SEED, CreateFineTuningJob
 from .tuning import AskedTuning, check_continues
 
@@ -191,9 +191,14 @@ def _create(
     method = body.method_type()
     tuning = body.tuning.options() if body.tuning else None
     start = starting_point(session, caller, body.model, settings, catalogue, body.tuning)
-    _check_head(body, start)
-    _check_control(body, start, settings, catalogue)
-    _check_context(body, start, catalogue)
+    fit.check(
+        body,
+        settings,
+        catalogue.get(start.base_model),
+        base_model=start.base_model,
+        begins_with_base=start.init_artifact_id is None,
+        kind=start.kind,
+    )
     data_sha256 = check_files(session, caller, body.training_file, body.validation_file)
     integrations = [i.model_dump(exclude_none=True) for i in body.integrations or ()]
     row = new_row(
@@ -212,76 +217,6 @@ def _create(
         data_sha256=data_sha256,
     )
     return jobs.create(session, row)
-
-
-def _check_control(
-    body: CreateFineTuningJob, start: StartingPoint, settings: Settings, catalogue: Catalogue
-) -> None:
-    """Raises InvalidRequest."""
-    base = catalogue.get(start.base_model)
-    control.check(
-        body.control(),
-        method=body.method_type(),
-        tuning=body.tuning.type if body.tuning else start.kind,
-        param=body.control_param(),
-        has_validation_file=body.validation_file is not None,
-        base_max_seq_len=base.max_seq_len if base else None,
-        is_served=start.base_model in settings.backends,
-    )
-
-
-def _check_context(body: CreateFineTuningJob, start: StartingPoint, catalogue: Catalogue) -> None:
-    """Raises InvalidRequest for a prefix or an overlap that would leave less of it to the texts than they take."""
-    base = catalogue.get(start.base_model)
-    if base is None:
-        return
-    room = base.max_seq_len
-    length = body.tuning.length if body.tuning and body.tuning.type == "prefix" else "auto"
-    if length != "auto":
-        if length > room // 2:
-            raise InvalidRequest(
-                f"The context of {base.id} holds {room} tokens, of which a prefix may take half: expected a "
-                f"length of {room // 2} at most, but got {length} instead.",
-                param="tuning.length",
-                code="invalid_value",
-            )
-        room -= length
-    room = min(room, body.control().get("max_seq_len", room))
-    overlap = body.merged_hyperparameters().get("overlap", "auto")
-    if overlap != "auto" and overlap > room // 2:
-        raise InvalidRequest(
-            f"The windows of {base.id} hold {room} tokens and may overlap by half of that: "
-            f"expected an overlap of {room // 2} at most, but got {overlap} instead.",
-            param="method.unsupervised.hyperparameters.overlap",
-            code="invalid_value",
-        )
-
-
-def _check_head(body: CreateFineTuningJob, start: StartingPoint) -> None:
-    """Raises InvalidRequest for a head on what cannot have one."""
-    if not body.merged_hyperparameters().get("head"):
-        return
-    param = "method.classification.hyperparameters.head"
-    if start.init_artifact_id is not None:
-        raise InvalidRequest(
-            f"A head begins with a base, and {body.model} is a tuned model; give {start.base_model} as the "
-            "model, or leave out 'head'.",
-            param=param,
-            code="invalid_value",
-        )
-    if body.tuning is not None and body.tuning.type != "lora":
-        raise InvalidRequest(
-            f"A head is trained with LoRA, not with the tuning '{body.tuning.type}'; leave out one of them.",
-            param=param,
-            code="invalid_value",
-        )
-    if body.control().get("probes"):
-        name = f"{body.control_param()}.probes"
-        raise InvalidRequest(
-            f"Invalid '{name}': a model with a head writes no answers; leave the probes out.",
-            param=name,
-            code="invalid_value",
-        )
 
 
 def _resume(session: Session, project_id: str, job_id: str, settings: Settings) -> JobRow:

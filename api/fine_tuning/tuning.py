@@ -18,7 +18,7 @@ MAX_RANK = 512
 MAX_ALPHA = 4096.0
 MAX_PREFIX_TOKENS = 512
 MAX_BLOCKS = 1024
-"""How many the base has is known where its files are: the worker refuses more than that."""
+"""What bounds it is how many the base has (`fit.py`)."""
 OPTIONS: dict[str, tuple[str, ...]] = {
     "lora": ("rank", "alpha", "targets", "rslora"),
     "prefix": ("length",),

@@ -170,6 +170,7 @@ def test_base_models_are_written_by_one_and_read_by_the_others() -> None:
     }
     assert mounts == {
         "bases": ["bases:/srv/bases"],
+        "api": ["bases:/srv/bases:ro"],
         "worker": ["bases:/srv/bases:ro"],
         "errands": ["bases:/srv/bases:ro"],
         "serving": ["bases:/srv/bases:ro"],

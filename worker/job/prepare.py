@@ -19,6 +19,7 @@ from storage.files import files
 from storage.files.files import FileRow
 from storage.jobs import events
 from storage.models import artifacts
+from storage.models.architecture import Architecture
 from storage.models.base_models import BaseModel
 from text.chat_template import ChatTemplate
 from training.messages import Start, Trainable, TrainConfig
@@ -28,7 +29,6 @@ from worker.lease import Lease
 from worker.worker import Worker
 
 from . import classes, control, resolve, resume, room, trainables
-from .architecture import Architecture
 
 READ_BYTES = 1 << 16
 """Between two looks at whether the work may go on: tokenising takes about a second for a megabyte."""

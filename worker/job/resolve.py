@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from dataset.validation import Role
+from storage.models.architecture import Architecture
 from training.messages import Method, Trainable, TrainConfig, Unsupervised
 
 from . import control, trainables
-from .architecture import Architecture
 from .defaults import DEFAULTS, LARGE, OF_LORA, OF_TRAINABLES, Asked, TrainableDefaults
 
 MAX_TEXTS = 256

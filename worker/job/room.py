@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from foundation import memory
 from foundation.memory import gigabytes
+from storage.models.architecture import Architecture
 from training.messages import Classifier, Full, Lora, OutputLayers, Prefix, Trainable
 from worker.endings import JobFailed
 
-from .architecture import Architecture
 from .defaults import DEFAULTS
 
 BASE_BYTES = 2

@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from storage.models.architecture import Architecture
 from storage.models.artifacts import LORA_TARGETS, MIN_PREFIX_TOKENS
 from training.checkpoint_folder import lora_spec
 from training.messages import Classifier, Full, Lora, OutputLayers, Prefix, Trainable
 from worker.endings import JobFailed
 
-from .architecture import Architecture
 from .defaults import DEFAULTS, Asked, Defaults
 
 ALPHA = 32.0

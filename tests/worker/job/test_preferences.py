@@ -9,12 +9,12 @@ import math
 import pytest
 
 from storage.files import files
+from storage.models.architecture import Architecture
 from tests.factories import Json, colour_rows, preference_rows
 from tests.worker.job.test_resolve import SMOLLM2, resolve
 from tests.worker.scene import Scene
 from training.messages import Dpo
 from worker import trainer
-from worker.job.architecture import Architecture
 from worker.job.run import run
 
 ASKED: Json = {

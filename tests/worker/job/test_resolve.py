@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from storage.models.architecture import Architecture
 from storage.models.artifacts import LORA_TARGETS
 from training.messages import Full, Lora, OutputLayers, Prefix, Supervised, Trainable
 from worker.endings import JobFailed
 from worker.job import resolve as config
 from worker.job import trainables
-from worker.job.architecture import Architecture
 from worker.job.defaults import OF_LORA, OF_TRAINABLES
 
 SMOLLM2 = {

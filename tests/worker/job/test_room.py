@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from foundation import memory
+from storage.models.architecture import Architecture
 from tests.worker.job.test_resolve import SMOLLM2
 from tests.worker.scene import Scene
 from training.messages import Full, Lora, OutputLayers, Prefix, Trainable
 from worker.endings import JobFailed
 from worker.job import room
-from worker.job.architecture import Architecture
 from worker.job.run import run
 
 LORA = Lora(rank=8, alpha=32.0, target_modules=("q_proj",))

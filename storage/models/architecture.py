@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from . import base_models
+from .base_models import BaseModel
 
 
 @dataclass(frozen=True)
@@ -46,3 +51,12 @@ class Architecture:
             parameters_per_virtual_token=2 * keys * num_blocks,
             head_parameters=head,
         )
+
+
+def known(bases_dir: Path, base: BaseModel) -> Architecture | None:
+    """None where the base's files are not on this machine, or not yet, or cannot be read."""
+    file = base_models.path(bases_dir, base) / "config.json"
+    try:
+        return Architecture.read(json.loads(file.read_text(encoding="utf-8")), base.family)
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
+        return None
