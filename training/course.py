@@ -23,7 +23,16 @@ from modeling.artifacts.artifact import ArtifactError
 
 from . import batches, memory, standing
 from .checkpoint import CheckpointError, Cursor
-from .messages import Alert, CheckpointSaved, Finished, StepMetrics, StopReason, Table, TrainConfig
+from .messages import (
+    Alert,
+    CheckpointSaved,
+    Finished,
+    Heartbeat,
+    StepMetrics,
+    StopReason,
+    Table,
+    TrainConfig,
+)
 from .pipes import JobStopped
 from .primitives import Learner
 from .schedule import learning_rate
@@ -119,7 +128,7 @@ class Course:
     def total_steps(self) -> int:
         return self.config.n_epochs * self.steps_per_epoch
 
-    def reports(self) -> Iterator[StepMetrics | CheckpointSaved | Alert | Finished]:
+    def reports(self) -> Iterator[StepMetrics | CheckpointSaved | Alert | Heartbeat | Finished]:
         """Train from the cursor to the end. Raises Diverged, and CheckpointError for a program's state."""
         metrics: StepMetrics | None = None
         saved_at_s, is_saved = time.monotonic(), True
@@ -127,8 +136,8 @@ class Course:
         try:
             for metrics in self._progress():
                 is_saved = False
-                if metrics is not None:
-                    yield metrics
+                # Behind a piece of what comes before there is nothing to tell, but others may have a turn.
+                yield metrics or Heartbeat()
                 if self._must_save:
                     yield self._memory_alert()
                 yield from self._alerts()

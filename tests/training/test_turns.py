@@ -9,6 +9,7 @@ from typing import Any
 from tests.training import jobs
 from training.messages import (
     CheckpointSaved,
+    Dpo,
     Finished,
     Full,
     Heartbeat,
@@ -110,6 +111,37 @@ def _run(starts: list[Start]) -> dict[str, list[Report]]:
     if len(starts) > 1:
         assert sum(a != b for a, b in itertools.pairwise(order)) >= 10
     return told
+
+
+def test_what_comes_before_the_first_step_leaves_turns_to_others(
+    base_path: Path, tmp_path: Path
+) -> None:
+    """Of preferences each piece of the reference is a turn."""
+    starts = [
+        jobs.start(base_path, tmp_path / "pairs", method=Dpo(), batch_size=2, n_epochs=1),
+        jobs.start(base_path, tmp_path / "chats", n_epochs=1),
+    ]
+    alone = [list(jobs.run(start)) for start in starts]
+    told: list[list[Report]] = [[], []]
+    order: list[int] = []
+
+    def listened(number: int) -> Generator[Report]:
+        for report in runner.reports(starts[number], lambda: None):
+            order.append(number)
+            told[number].append(report)
+            yield report
+
+    runner, turns = JobRunner(), Turns(itertools.count().__next__)
+    for number in range(2):
+        turns.add(f"share {number}", listened(number))
+    while not turns.is_empty:
+        turns.next_report()
+    # All reports of the chats' job, and one of preferences after each.
+    assert order[: 2 * len(told[1])] == [0, 1] * len(told[1])
+    assert sum(isinstance(report, Heartbeat) for report in told[0]) == 9 + 1
+    for before, together in zip(alone, told, strict=True):
+        assert len(before) == len(together)
+        assert _artifact(before) == _artifact(together)
 
 
 def test_jobs_that_take_turns_make_what_each_makes_alone(base_path: Path, tmp_path: Path) -> None:
