@@ -22,6 +22,7 @@ from serving import whole_models
 from serving.adapters import AdapterRef
 from serving.engine.derived import derive, own_bytes
 from serving.engine.engine import Engine
+from serving.engine.heads import HeadedOutput
 from serving.engine.slots.linear import PackedLinear, Part
 from serving.engine.slots.slot_linear import SlotLinear
 from tests.modeling.models import with_output_layers
@@ -363,6 +364,7 @@ async def test_output_layers_have_their_trunk_in_common_with_the_base(
 
 
 def packed(module: torch.nn.Module) -> PackedLinear:
+    module = module.layer if isinstance(module, HeadedOutput) else module
     module = module.fused.layer if isinstance(module, Part) else module
     module = module.base if isinstance(module, SlotLinear) else module
     assert isinstance(module, PackedLinear)
