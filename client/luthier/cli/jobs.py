@@ -14,6 +14,7 @@ from luthier.client import Luthier
 from . import files
 from .connection import connected
 from .errors import CommandError
+from .job_options import with_job_options
 from .output import AsJson, print_list, print_object
 from .progress import event_display
 
@@ -26,6 +27,7 @@ Limit = Annotated[int, typer.Option(min=1, help="At most so many, newest first."
 
 @app.command()
 @connected
+@with_job_options
 def create(
     client: Luthier,
     training_file: Annotated[str, typer.Argument(help="A file id, or a JSONL file to upload.")],
@@ -33,20 +35,12 @@ def create(
     validation_file: Annotated[str | None, typer.Option(help="Likewise, to measure on.")] = None,
     suffix: Annotated[str | None, typer.Option(help="Part of the new model's name.")] = None,
     seed: Annotated[int | None, typer.Option(help="Makes the job repeatable.")] = None,
-    n_epochs: Annotated[int | None, typer.Option(help="Times through the file.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
-    learning_rate_multiplier: Annotated[
-        float | None, typer.Option(help="Factor on the base's own learning rate.")
-    ] = None,
     follow_it: Annotated[bool, typer.Option("--follow", help="Stay until it ends.")] = False,
     as_json: AsJson = False,
+    *,
+    asked: Any = None,
 ) -> None:
-    """Create a fine-tuning job."""
-    hyperparameters: Any = _given(
-        n_epochs=n_epochs,
-        batch_size=batch_size,
-        learning_rate_multiplier=learning_rate_multiplier,
-    )
+    """Create a fine-tuning job. What is left out, the server chooses by the base, the method and the file."""
     job = client.fine_tuning.jobs.create(
         model=model,
         training_file=_file_id(client, training_file),
@@ -55,7 +49,8 @@ def create(
             suffix=suffix,
             seed=seed,
         ),
-        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        # OpenAI's API has not all of it.
+        extra_body=asked,
     )
     if not follow_it:
         print_object(job, as_json=as_json)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import threading
 from pathlib import Path
@@ -7,6 +8,11 @@ from typing import Any
 
 import pytest
 
+from api.fine_tuning.control import Control
+from api.fine_tuning.request import AVAILABLE_METHODS, Hyperparameters
+from api.fine_tuning.tuning import OPTIONS
+from luthier.cli.job_fields import OF_METHOD, OF_TUNING
+from luthier.cli.job_options import _control_options
 from tests.client.fake_api import JOB, MODEL, FakeApi, event, job, step_event
 
 from .conftest import Run
@@ -123,3 +129,100 @@ def test_events_and_checkpoints(luthier: Run, api: FakeApi) -> None:
     assert [line.split("  ")[-1].strip() for line in shown[1:]] == ["event 149", "event 148"]
     assert len(luthier("jobs", "events", JOB, "--limit", "120").stdout.splitlines()) == 121
     assert f"{MODEL}:ckpt-step-7" in luthier("jobs", "checkpoints", JOB).stdout
+
+
+def created(luthier: Run, api: FakeApi, *options: str) -> dict[str, Any]:
+    """What was sent but for the model and the file."""
+    result = luthier("jobs", "create", "file-1", "--model", "tiny-random", *options)
+    assert result.exit_code == 0, result.output
+    _, body = api.requests[-1]
+    return {name: value for name, value in body.items() if name not in ("model", "training_file")}
+
+
+def test_every_method_and_tuning_can_be_asked_for(luthier: Run, api: FakeApi) -> None:
+    assert created(
+        luthier,
+        api,
+        *("--method", "classification", "--head", "--class-weights", "a b=2, c=0.5"),
+        *("--betas", "0.5,2", "--n-epochs", "3", "--tuning", "lora", "--rank", "16"),
+        *("--targets", "q_proj, v_proj", "--rslora", "--keep", "best", "--dropout", "0.1"),
+        *("--patience", "2", "--stop-metric", "full_valid_accuracy", "--probe", "Hello?"),
+    ) == {
+        "method": {
+            "type": "classification",
+            "classification": {
+                "hyperparameters": {
+                    "n_epochs": 3,
+                    "head": True,
+                    "class_weights": {"a b": 2.0, "c": 0.5},
+                    "betas": [0.5, 2.0],
+                    "luthier": {
+                        "dropout": 0.1,
+                        "keep": "best",
+                        "early_stopping": {"patience": 2, "metric": "full_valid_accuracy"},
+                        "probes": [{"messages": [{"role": "user", "content": "Hello?"}]}],
+                    },
+                }
+            },
+        },
+        "tuning": {"type": "lora", "rank": 16, "targets": ["q_proj", "v_proj"], "rslora": True},
+    }
+    assert created(
+        luthier,
+        api,
+        *("--method", "dpo", "--beta", "0.2", "--loss-type", "ipo"),
+        *("--tuning", "output_layers", "--blocks", "1", "--train-head"),
+    ) == {
+        "method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2, "loss_type": "ipo"}}},
+        "tuning": {"type": "output_layers", "blocks": 1, "head": True},
+    }
+    raw = created(
+        luthier,
+        api,
+        *("--method", "unsupervised", "--overlap", "0", "--class-weights", "balanced")[:4],
+        *("--probe", "Once", "--tuning", "prefix", "--prefix-length", "8"),
+    )
+    hyperparameters = {"overlap": 0, "luthier": {"probes": [{"prompt": "Once"}]}}
+    assert raw["method"]["unsupervised"] == {"hyperparameters": hyperparameters}
+    assert raw["tuning"] == {"type": "prefix", "length": 8}
+    # LoRA is what is meant where nobody says otherwise.
+    assert created(luthier, api, "--alpha", "16")["tuning"] == {"type": "lora", "alpha": 16.0}
+    assert created(luthier, api, "--tuning", "full")["tuning"] == {"type": "full"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--beta", "0.1"), "--beta goes with --method dpo only"),
+        (("--method", "dpo", "--head"), "--head goes with --method classification only"),
+        (("--blocks", "2"), "--blocks goes with --tuning output_layers only"),
+        (("--tuning", "full", "--rank", "8"), "--rank goes with --tuning lora only"),
+        (("--min-delta", "1"), "--min-delta goes with --patience only"),
+        (
+            ("--method", "classification", "--betas", "1,x"),
+            "--betas has 'x' where a number is expected",
+        ),
+    ],
+)
+def test_options_that_say_nothing_beside_the_others_are_refused(
+    luthier: Run, api: FakeApi, options: tuple[str, ...], words: str
+) -> None:
+    result = luthier("jobs", "create", "file-1", "--model", "tiny-random", *options)
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert api.requests == []
+
+
+def test_every_option_is_one_that_the_server_knows() -> None:
+    """By the server's own words for methods, tunings and knobs."""
+    fields = {
+        method: set(block.model_fields) - set(Hyperparameters.model_fields)
+        for method, block in AVAILABLE_METHODS.items()
+    }
+    assert {str(method): set(names) for method, names in OF_METHOD.items()} == fields
+    tunings = {str(kind): set(names.values()) for kind, names in OF_TUNING.items()}
+    assert tunings == {kind: set(names) for kind, names in OPTIONS.items()}
+    ours = set(inspect.signature(_control_options).parameters)
+    renamed = {"early_stopping": {"patience", "min_delta", "stop_metric"}, "probes": {"probe"}}
+    theirs = set().union(*(renamed.get(name, {name}) for name in Control.model_fields))
+    assert ours == theirs
