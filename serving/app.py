@@ -22,6 +22,7 @@ from serving.chat.request import ChatCompletionRequest
 from serving.completions.completions import Completion
 from serving.completions.first_tokens import first_tokens
 from serving.completions.request import CompletionRequest, Prompt, encode_prompt
+from serving.engine.constraints import Constraint
 from serving.engine.sampling import TokenLogprob
 from serving.engine.sequence import Generate
 from storage import schema
@@ -203,6 +204,7 @@ async def create_chat_completion(
         # It has been read, so this does not wait.
         size_bytes=len(await request.body()),
     )
+    constraint = await _constraint(served, body, headers)
     model = await _find_writer(served, body.model, headers)
     params = body.sampling(
         num_choices=body.n or 1,
@@ -218,6 +220,8 @@ async def create_chat_completion(
                 adapter=model.adapter,
                 sampling=sampling,
                 stop=body.stop_strings,
+                constraint=constraint,
+                shows_special=body.shows_special,
                 cache_salt=headers.cache_salt,
             )
             for sampling in params
@@ -243,6 +247,7 @@ async def create_completion(
     size_bytes = sum(map(len, given))
     encode = partial(_encode, request, served, headers.cache_salt, size_bytes=size_bytes)
     prompts = [await encode(one) for one in given]
+    constraint = await _constraint(served, body, headers)
     model = await _find_writer(served, body.model, headers)
     params = body.sampling(
         num_choices=body.num_candidates,
@@ -260,6 +265,8 @@ async def create_completion(
                 adapter=model.adapter,
                 sampling=sampling,
                 stop=body.stop_strings,
+                constraint=constraint,
+                shows_special=body.shows_special,
                 cache_salt=headers.cache_salt,
                 num_prompt_logprobs=body.num_prompt_logprobs,
             )
@@ -294,6 +301,16 @@ async def create_classification(
     model = await _find(served, body.model, headers)
     judging = classify(served, body, prompts, model=model, cache_salt=headers.cache_salt)
     return _json(await while_connected(request.receive, judging))
+
+
+async def _constraint(
+    served: ServedBase, body: ChatCompletionRequest | CompletionRequest, headers: AdapterHeaders
+) -> Constraint | None:
+    """What the reply is held to, if it has any tokens."""
+    source = body.grammar_source
+    if source is None or body.max_new_tokens == 0:
+        return None
+    return await served.grammars.compile(source, headers.cache_salt)
 
 
 async def _encode(

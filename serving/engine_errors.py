@@ -7,6 +7,7 @@ from functools import singledispatch
 from foundation.errors import InvalidRequest, LuthierError, Unavailable
 
 from .engine.failures import (
+    ConstraintFailed,
     ContextLengthExceeded,
     EngineError,
     EngineStopped,
@@ -40,6 +41,14 @@ def _(error: ContextLengthExceeded) -> LuthierError:
         "Please reduce the length of the messages or completion.",
         param="messages",
         code="context_length_exceeded",
+    )
+
+
+@in_openais_words.register
+def _(error: ConstraintFailed) -> LuthierError:
+    return InvalidRequest(
+        f"The reply could no longer be held to its schema or grammar: {error.reason}. Please make it simpler.",
+        code="grammar_too_complex",
     )
 
 

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from serving.engine.engine import Engine
 from serving.engine.sequence import Usage
 
+from .grammars.grammars import Grammars
 from .whole_models import WholeModels
 
 TIME_BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -19,9 +20,9 @@ TIME_BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 class ServingMetrics:
     """Counted here, or read from the engine when somebody asks."""
 
-    def __init__(self, engine: Engine, whole_models: WholeModels) -> None:
+    def __init__(self, engine: Engine, whole_models: WholeModels, grammars: Grammars) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_EngineCollector(engine, whole_models))
+        self._registry.register(_EngineCollector(engine, whole_models, grammars))
         self.first_token_s = Histogram(
             "luthier_serving_first_token_seconds",
             "From a request's prompt to its first token",
@@ -46,9 +47,10 @@ class ServingMetrics:
 
 
 class _EngineCollector(Collector):
-    def __init__(self, engine: Engine, whole_models: WholeModels) -> None:
+    def __init__(self, engine: Engine, whole_models: WholeModels, grammars: Grammars) -> None:
         self._engine = engine
         self._whole_models = whole_models
+        self._grammars = grammars
 
     def collect(self) -> Iterable[Metric]:
         stats = self._engine.stats()
@@ -65,6 +67,8 @@ class _EngineCollector(Collector):
                 len(self._whole_models.ids),
             ),
             "whole_model_bytes": ("Memory that they take", self._whole_models.size_bytes),
+            "grammars": ("Compiled schemas and grammars", self._grammars.num_kept),
+            "grammar_bytes": ("Memory that they take, at most", self._grammars.size_bytes),
         }
         for name, (documentation, value) in gauges.items():
             yield GaugeMetricFamily(f"luthier_serving_{name}", documentation, value=value)

@@ -19,6 +19,7 @@ from modeling.artifacts import head as head_files
 from modeling.base import choose_device, choose_precision, load_base
 from modeling.importer import ensure_imported
 from serving.engine import attention
+from serving.engine.constraints import GrammarRefused, GrammarVocabulary
 from serving.engine.engine import Engine
 from serving.engine.failures import EngineError
 from serving.engine.heads import Head, HeadedAdapter
@@ -35,6 +36,7 @@ from text.tokenizer import Tokenizer
 from .adapters import AdapterCache, AdapterRef, is_adapter_id
 from .admission import Admission
 from .engine_thread import EngineThread
+from .grammars.grammars import Grammars
 from .metrics import ServingMetrics
 from .settings import ServingSettings
 from .whole_models import KINDS as WHOLE_KINDS
@@ -77,6 +79,7 @@ class ServedBase:
     thread: EngineThread
     adapters: AdapterCache[Loaded]
     whole_models: WholeModels
+    grammars: Grammars
     metrics: ServingMetrics
 
     async def warm_up(self) -> None:
@@ -167,6 +170,7 @@ class ServedBase:
         await self.whole_models.close()
         await self.thread.close()
         self.adapters.close()
+        self.grammars.close()
 
 
 async def load(
@@ -226,6 +230,9 @@ async def load(
         kv_bytes=settings.whole_model_kv_bytes,
         limits=settings.limits,
     )
+    grammars = Grammars(
+        await asyncio.to_thread(_grammar_vocabulary, path, engine.vocab_size, template.tokenizer)
+    )
     served = ServedBase(
         base=base,
         names=names,
@@ -236,7 +243,8 @@ async def load(
         thread=thread,
         adapters=adapters,
         whole_models=whole_models,
-        metrics=ServingMetrics(engine, whole_models),
+        grammars=grammars,
+        metrics=ServingMetrics(engine, whole_models, grammars),
     )
     served.thread.start()
     await served.warm_up()
@@ -257,3 +265,15 @@ def _load_model(
         device=choose_device(),
     )
     return path, model
+
+
+def _grammar_vocabulary(
+    path: Path, vocab_size: int, tokenizer: Tokenizer
+) -> GrammarVocabulary | None:
+    """None where replies cannot be held to a grammar."""
+    definition = (path / "tokenizer.json").read_text(encoding="utf-8")
+    try:
+        return GrammarVocabulary(definition, vocab_size=vocab_size, stop_ids=tokenizer.stop_ids)
+    except GrammarRefused as error:
+        log.warning("replies of this base cannot be held to grammars: %s", error)
+        return None

@@ -22,8 +22,8 @@ T = TypeVar("T")
 class TextThreads:
     """Used on the event loop."""
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="text")
+    def __init__(self, name: str = "text") -> None:
+        self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix=name)
         # In the order of their turns. A project is in one of the two while it has work.
         self._waiting: dict[str, deque[tuple[Callable[[], Any], asyncio.Future[Any]]]] = {}
         self._running: dict[str, asyncio.Future[Any]] = {}

@@ -72,8 +72,8 @@ class TokenBytes:
 class ByteStream:
     """Decodes byte-level tokens one by one and holds back a character until its last byte is there."""
 
-    def __init__(self, token_bytes: TokenBytes) -> None:
-        self._bytes = token_bytes
+    def __init__(self, token_bytes: TokenBytes, *, shows_special: bool = False) -> None:
+        self._bytes_of = token_bytes.written if shows_special else token_bytes.shown
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     @property
@@ -83,7 +83,7 @@ class ByteStream:
 
     def step(self, token_id: int) -> str | None:
         """The text that `token_id` completes, if any."""
-        return self._decoder.decode(self._bytes.shown(token_id)) or None
+        return self._decoder.decode(self._bytes_of(token_id)) or None
 
     def flush(self) -> str:
         """What is still held back at the end of generation, an unfinished character as U+FFFD."""

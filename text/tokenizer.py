@@ -186,11 +186,13 @@ class Tokenizer:
         """Text of `ids`; bytes that are not UTF-8 become U+FFFD."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
-    def decode_stream(self, prompt_ids: Sequence[int]) -> DecodeStream | ByteStream:
-        """Text of tokens that arrive one by one after `prompt_ids`."""
+    def decode_stream(
+        self, prompt_ids: Sequence[int], *, shows_special: bool = False
+    ) -> DecodeStream | ByteStream:
+        """Text of tokens that arrive one by one after `prompt_ids`, special ones as they are written or not at all."""
         if self._token_bytes.are_the_text:
-            return ByteStream(self._token_bytes)
-        return DecodeStream(self, prompt_ids)
+            return ByteStream(self._token_bytes, shows_special=shows_special)
+        return DecodeStream(self, prompt_ids, shows_special=shows_special)
 
     def _encode_trusted(self, text: str, position: Position) -> list[int]:
         ids: list[int] = []
@@ -233,8 +235,11 @@ class DecodeStream:
     stream decodes a short window twice, without and with the new token, and hands out the difference.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, shows_special: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
+        self._skips_special = not shows_special
         self._window = list(prompt_ids[-MAX_HELD_TOKENS:])
         self._num_read = len(self._window)
 
@@ -254,14 +259,17 @@ class DecodeStream:
         return self._take(keep_unfinished=False) or ""
 
     def _take(self, *, keep_unfinished: bool) -> str | None:
-        before = self._tokenizer.decode(self._window[: self._num_read])
-        after = self._tokenizer.decode(self._window)
+        before = self._decode(self._window[: self._num_read])
+        after = self._decode(self._window)
         if keep_unfinished and after.endswith("�"):
             return None
         new = after[len(before) :]
         self._window = self._window[self._num_read :]
         self._num_read = len(self._window)
         return new or None
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special=self._skips_special)
 
 
 def _load(parsed: dict[str, Any]) -> tokenizers.Tokenizer:

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from foundation.errors import InvalidRequest
+from serving.grammars.request import ConstrainedRequest, Name
 from serving.requests import (
     Flag,
-    GenerationRequest,
     NumTokens,
     Text,
     TextTooLong,
@@ -28,7 +28,6 @@ SPEAKERS = frozenset({"system", "developer", "user", "tool"})
 """Who has nothing to say but content: an assistant may call a tool, or refuse."""
 
 Words = Annotated[str, Field(strict=True, max_length=64)]
-Name = Annotated[str, Field(strict=True, min_length=1, max_length=64, pattern=r"^[\w-]+$")]
 
 
 class _Part(BaseModel):
@@ -46,18 +45,6 @@ class Tool(_Part):
     type: Literal["function", "custom"]
     function: Function | None = None
     custom: Wire | None = None
-
-
-class Schema(_Part):
-    name: Name
-    description: Text | None = None
-    schema_: Annotated[Wire | None, Field(alias="schema")] = None
-    strict: Flag | None = None
-
-
-class ResponseFormat(_Part):
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: Schema | None = None
 
 
 class Audio(_Part):
@@ -86,13 +73,12 @@ class Moderation(_Part):
 Choice = Annotated[str | Wire, one_of("a string or an object", is_text, is_object)]
 
 
-class ChatCompletionRequest(GenerationRequest):
+class ChatCompletionRequest(ConstrainedRequest):
     messages: Annotated[list[Wire], Field(min_length=1, fail_fast=True)]
     max_tokens: NumTokens | None = None
     max_completion_tokens: NumTokens | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
-    response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: Flag | None = None
@@ -128,11 +114,6 @@ class ChatCompletionRequest(GenerationRequest):
             # A model that may not call them answers as if there were none.
             ("tools", self.tools and self.tool_choice != "none", ""),
             ("functions", self.functions and self.function_call != "none", ""),
-            (
-                "response_format",
-                self.response_format and self.response_format.type != "text",
-                " Only {'type': 'text'} is.",
-            ),
             ("modalities", "audio" in (self.modalities or ()), " Only ['text'] is."),
             ("web_search_options", self.web_search_options, ""),
             ("moderation", self.moderation, ""),

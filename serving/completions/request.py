@@ -9,9 +9,9 @@ from pydantic import Field
 
 from foundation.errors import InvalidRequest
 from serving.engine.failures import ContextLengthExceeded
+from serving.grammars.request import ConstrainedRequest
 from serving.requests import (
     Flag,
-    GenerationRequest,
     NumTokens,
     Text,
     TextTooLong,
@@ -56,7 +56,7 @@ class Prompt:
     """Special tokens are part of the text, as they are written."""
 
 
-class CompletionRequest(GenerationRequest):
+class CompletionRequest(ConstrainedRequest):
     prompt: GivenPrompt
     max_tokens: NumTokens | None = None
     best_of: Annotated[Whole, Field(ge=0, le=20)] | None = None

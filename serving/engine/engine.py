@@ -27,6 +27,7 @@ from text.tokenizer import Tokenizer
 
 from .attention import AttentionStep, max_attended_tokens
 from .failures import (
+    ConstraintFailed,
     ContextLengthExceeded,
     EngineError,
     InvalidPrompt,
@@ -232,6 +233,8 @@ class Engine:
         began_s = time.perf_counter()
         logits = self._forward(work)  # (sum of those that need them, V)
         pooled = iter(self._output.read())
+        # Meanwhile a GPU computes.
+        masks = _masks(work)
         are_sound = are_finite(logits)  # Waits for a GPU, too.
         num_tokens = sum(w.chunk.end - w.chunk.start for w in work)
         self._scheduler.note_step(num_tokens, time.perf_counter() - began_s)
@@ -252,11 +255,11 @@ class Engine:
             begin = end
         if not last_rows:
             return
-        drawn = [item for item, _ in last_rows]
+        drawn = [item.sequence for item, _ in last_rows]
         rows = logits[[row for _, row in last_rows]]
-        samples = sample(rows, [item.sequence.draw() for item in drawn])
-        for item, (token_id, logprob) in zip(drawn, samples, strict=True):
-            self._accept(item.sequence, token_id, logprob)
+        samples = sample(rows, [sequence.draw(masks.get(id(sequence))) for sequence in drawn])
+        for sequence, (token_id, logprob) in zip(drawn, samples, strict=True):
+            self._accept(sequence, token_id, logprob)
 
     def _end_pooled(self, item: Work, values: list[float]) -> None:
         """End a sequence with what its head says."""
@@ -284,6 +287,9 @@ class Engine:
     def _accept(self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None) -> None:
         try:
             is_done = sequence.accept(token_id, logprob)
+        except ConstraintFailed as error:
+            self._fail(sequence, error)
+            return
         except Exception:
             # A token that cannot be turned into text is this request's trouble alone.
             log.exception("a sequence failed")
@@ -338,7 +344,19 @@ class Engine:
         if sequence.num_generated == 0 and sequence.accept_prompt():
             self._places.remove(sequence)
             return False
+        if sequence.matcher is not None and (failure := sequence.matcher.failure):
+            self._fail(sequence, failure)
+            return False
         return True
+
+
+def _masks(work: list[Work]) -> dict[int, Tensor]:
+    """By identity of the sequence: what its grammar allows as the next token, where one is to be drawn."""
+    return {
+        id(item.sequence): item.sequence.matcher.mask()
+        for item in work
+        if item.is_last and item.sequence.matcher is not None
+    }
 
 
 def _num_logits(item: Work) -> int:

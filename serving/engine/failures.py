@@ -37,6 +37,14 @@ class NotFinite(EngineError):
         super().__init__("the model's output is not finite")
 
 
+class ConstraintFailed(EngineError):
+    """A grammar turned out too complex while it was followed. It ends the choice alone."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the grammar could not be followed: {reason}")
+        self.reason = reason
+
+
 class SequenceFailed(EngineError):
     """Something broke while the sequence was computed; what, the log says."""
 

@@ -1,4 +1,4 @@
-"""Logits to tokens: penalties, bias, temperature, top_p, seeds and log-probabilities, a whole batch at once."""
+"""Logits to tokens: penalties, bias, grammars, temperature, top_p, seeds and log-probabilities, a whole batch at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from .constraints import blocked
 
 # Below this the softmax would overflow, and the result is the arg max anyway.
 GREEDY_BELOW = 1e-5
@@ -40,7 +42,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural logarithms of the model's own probabilities, before temperature, penalties and bias."""
+    """Natural logarithms of the model's own probabilities, before temperature, penalties, bias and grammars."""
 
     token_id: int
     logprob: float
@@ -57,6 +59,8 @@ class Draw:
     """Of the new token among the generated ones: with the seed it decides the random number."""
     counts: Mapping[int, int]
     """How often each token has been generated so far."""
+    mask: Tensor | None = None
+    """Of a grammar: a bit for each token, packed."""
 
 
 def sample(logits: Tensor, draws: Sequence[Draw]) -> list[tuple[int, TokenLogprob | None]]:
@@ -98,7 +102,7 @@ def token_logprobs(
 
 
 def _adjust(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """Logits with bias added and penalties subtracted; the argument itself stays as it is."""
+    """Logits with bias added, penalties subtracted and masks put on; the argument itself stays as it is."""
     adjusted = logits
     for row, draw in enumerate(draws):
         changes = dict(draw.params.logit_bias)
@@ -112,7 +116,20 @@ def _adjust(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
             adjusted = logits.clone()
         ids = torch.tensor(list(changes), device=logits.device)
         adjusted[row, ids] += torch.tensor(list(changes.values()), device=logits.device)
-    return adjusted
+    return _masked(adjusted, draws)
+
+
+def _masked(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """Logits of minus infinity for what a grammar does not allow; the argument itself stays as it is."""
+    masks = {row: draw.mask for row, draw in enumerate(draws) if draw.mask is not None}
+    if not masks:
+        return logits
+    added = blocked(masks.values(), logits.shape[-1], logits.device)
+    if len(masks) == len(draws):
+        return logits + added
+    masked = logits.clone()
+    masked[list(masks)] += added
+    return masked
 
 
 def _sample_random(logits: Tensor, draws: Sequence[Draw]) -> Tensor:

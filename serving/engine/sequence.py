@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
+
 from serving.engine.kv.cache import CacheKey, CacheRow
 from serving.engine.kv.prefix import KvPrefix
 from serving.engine.slots.lora import Adapter
 from text.tokenizer import Tokenizer
 
+from .constraints import Constraint, Matcher
 from .failures import EngineError
 from .heads import Head
 from .sampling import Draw, SamplingParams, TokenLogprob
@@ -31,6 +34,10 @@ class Generate:
     """What a tuned model puts on top of the base."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
+    constraint: Constraint | None = None
+    """A grammar that the reply is held to."""
+    shows_special: bool = False
+    """Special tokens are part of the text, as they are written; those that end it never are."""
     cache_salt: str = ""
     """The project. Keys and values are reused only between requests of equal salt (and adapter), and
     those of different salts take turns."""
@@ -118,7 +125,12 @@ class Sequence:
         self.start_turn = 0
         # It does not have to give way to other projects before it has generated so many tokens.
         self.num_kept_tokens = 0
-        self._text = TextStream(tokenizer, request.prompt, request.stop)
+        self.matcher: Matcher | None = None
+        if request.constraint is not None:
+            self.matcher = request.constraint.matcher()
+        self._text = TextStream(
+            tokenizer, request.prompt, request.stop, shows_special=request.shows_special
+        )
         self._stop_ids = tokenizer.stop_ids
 
     @property
@@ -152,12 +164,15 @@ class Sequence:
         """So many of the first tokens need not be computed again where their keys and values are at hand."""
         return self.first_scored - 1 if self.is_scoring else len(self.tokens) - 1
 
-    def draw(self) -> Draw:
-        """How the next token is to be sampled."""
-        return Draw(self.request.sampling, self.num_generated, self.counts)
+    def draw(self, mask: Tensor | None = None) -> Draw:
+        """How the next token is to be sampled, of those that the mask allows."""
+        return Draw(self.request.sampling, self.num_generated, self.counts, mask)
 
     def accept(self, token_id: int, logprob: TokenLogprob | None) -> bool:
-        """Take the next token and report what it released. True if it was the last one."""
+        """Take the next token and report what it released. True if it was the last one.
+
+        Raises `ConstraintFailed`.
+        """
         self.tokens.append(token_id)
         self.counts[token_id] += 1
         if token_id in self._stop_ids:
@@ -165,10 +180,14 @@ class Sequence:
         piece = self._text.push(GeneratedToken(token_id, logprob))
         if piece.is_stopped:
             return self._finish(piece, "stop")
-        if self.num_generated >= self.max_tokens:
+        is_complete = False
+        if self.matcher is not None:
+            self.matcher.accept(token_id)
+            is_complete = self.matcher.is_complete
+        if is_complete or self.num_generated >= self.max_tokens:
             rest = self._text.flush()
             whole = Piece(piece.text + rest.text, piece.tokens + rest.tokens)
-            return self._finish(whole, "stop" if rest.is_stopped else "length")
+            return self._finish(whole, "stop" if is_complete or rest.is_stopped else "length")
         if piece.text or piece.tokens:
             self.deliver(Delta(piece.text, piece.tokens))
         return False

@@ -39,8 +39,15 @@ class TextStream:
     A token is released with the last of its characters, so log-probabilities end where the text ends.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]) -> None:
-        self._decoder = tokenizer.decode_stream(prompt)
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        stop: Sequence[str],
+        *,
+        shows_special: bool = False,
+    ) -> None:
+        self._decoder = tokenizer.decode_stream(prompt, shows_special=shows_special)
         self._stop = tuple(stop)
         self._held_text = ""
         self._num_released_chars = 0

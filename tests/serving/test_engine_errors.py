@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from serving.engine.failures import (
+    ConstraintFailed,
     ContextLengthExceeded,
     EngineError,
     EngineStopped,
@@ -21,6 +22,8 @@ from serving.engine_errors import in_openais_words
          "context_length_exceeded", "you requested 65 tokens (60 in the messages, 5 in the completion)"),
         (ContextLengthExceeded(64, None, 64), 400, "invalid_request_error", "messages",
          "context_length_exceeded", "maximum context length is 64 tokens. However, you requested 64 tokens (64 in the messages)"),
+        (ConstraintFailed("too many states"), 400, "invalid_request_error", None, "grammar_too_complex",
+         "held to its schema or grammar: too many states. Please make it simpler."),
         (NotFinite(), 500, "server_error", None, "model_output_not_finite", "not finite"),
         (SequenceFailed(), 500, "server_error", None, None, "failed at this request"),
         (EngineStopped(has_failed=True), 500, "server_error", None, None, "is being restarted"),

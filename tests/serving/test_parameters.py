@@ -90,8 +90,6 @@ async def test_everything_may_be_asked_of_a_reply_without_tokens(
         ("tools", [TOOL], {}),
         ("tools", [TOOL], {"tool_choice": {"type": "function", "function": {"name": "f"}}}),
         ("functions", [{"name": "f"}], {}),
-        ("response_format", {"type": "json_object"}, {}),
-        ("response_format", {"type": "json_schema", "json_schema": {"name": "x"}}, {}),
         ("modalities", ["text", "audio"], {"audio": {"voice": "alloy", "format": "mp3"}}),
         ("web_search_options", {"search_context_size": "low"}, {}),
         ("moderation", {"model": "x"}, {}),

@@ -91,7 +91,7 @@ def test_stop_string_within_one_token_keeps_the_token_that_began_before_it() -> 
             return ""
 
     class WholeWords:
-        def decode_stream(self, _prompt: list[int]) -> OneToken:
+        def decode_stream(self, _prompt: list[int], **_: bool) -> OneToken:
             return OneToken()
 
     stream = TextStream(WholeWords(), [], ["b"])  # type: ignore[arg-type]
