@@ -48,4 +48,8 @@ def lora_spec(folder: Path) -> dict[str, Any]:
         "alpha": peft["lora_alpha"],
         "target_modules": peft["target_modules"],
     }
-    return {**spec, "use_rslora": True} if peft.get("use_rslora") else spec
+    if peft.get("use_rslora"):
+        spec["use_rslora"] = True
+    if pattern := peft.get("rank_pattern"):
+        spec["rank_pattern"] = pattern
+    return spec

@@ -162,7 +162,9 @@ class Start(Message):
     init_artifact: str | None = None
     """A directory in the format of its kind, when the job continues from a tuned model."""
     init_kind: str | None = None
-    """None for the trainable's own; what is of another is merged into the base first."""
+    """None for the trainable's own."""
+    merges_init: bool = False
+    """That model is merged into the base first, and what trains begins anew on top of it."""
 
 
 class Stop(Message):

@@ -23,19 +23,14 @@ from modeling.artifacts.artifact import Artifact
 from modeling.base import Precision
 from modeling.layout import Layout
 from modeling.recompute import measure, recomputed
-from modeling.trainable.full import FullTrainable
-from modeling.trainable.head import ClassifierTrainable
-from modeling.trainable.lora import LoraTrainable
-from modeling.trainable.output_layers import OutputLayersTrainable
-from modeling.trainable.prefix import PrefixTrainable
-from modeling.trainable.trainable import PackedRow, Trainable
+from modeling.trainable.trainable import PackedRow
 
-from . import batches, checkpoint, memory
+from . import batches, checkpoint, memory, trainables
 from .batches import MicroBatch, ScoredRow
 from .checkpoint import Checkpoint, Cursor
 from .logprobs import Scores, score
 from .losses import Loss
-from .messages import Classifier, Full, Lora, OutputLayers, Prefix, TrainConfig
+from .messages import Classifier, TrainConfig
 from .regularization import Regularization
 
 _BETAS = (0.9, 0.95)
@@ -84,40 +79,6 @@ def _check_head(model: PreTrainedModel) -> None:
         raise UnsupportedBase("the base's output layer is more than a product with a matrix")
 
 
-def _attach(model: PreTrainedModel, config: TrainConfig, scratch: Path | None) -> Trainable:
-    """Put what is to be trained onto the base."""
-    match config.trainable:
-        case Lora() as lora:
-            return _lora(model, lora, config.seed)
-        case Classifier() as classifier:
-            adapter = _lora(model, classifier, config.seed)
-            return ClassifierTrainable(adapter, classifier.labels, model, config.seed)
-        case Prefix(num_virtual_tokens=number):
-            return PrefixTrainable(model, num_virtual_tokens=number, seed=config.seed)
-        case Full():
-            return FullTrainable(model)
-        case OutputLayers() as layers:
-            return OutputLayersTrainable(
-                model,
-                num_blocks=layers.num_blocks,
-                train_head=layers.train_head,
-                scratch=scratch,
-            )
-        case other:
-            raise ValueError(f"this version trains nothing of the kind '{other.kind}'")
-
-
-def _lora(model: PreTrainedModel, wanted: Lora | Classifier, seed: int) -> LoraTrainable:
-    return LoraTrainable(
-        model,
-        rank=wanted.rank,
-        alpha=wanted.alpha,
-        target_modules=wanted.target_modules,
-        use_rslora=wanted.use_rslora,
-        seed=seed,
-    )
-
-
 def _groups(parameters: Mapping[str, nn.Parameter], loraplus_ratio: float) -> list[dict[str, Any]]:
     """For the optimizer: LoRA's B learns `loraplus_ratio` times as fast as the rest."""
     fast = [each for name, each in parameters.items() if name.endswith(".lora_B")]
@@ -134,12 +95,17 @@ class Learner:
     """
 
     def __init__(
-        self, model: PreTrainedModel, config: TrainConfig, scratch: Path | None = None
+        self,
+        model: PreTrainedModel,
+        config: TrainConfig,
+        scratch: Path | None = None,
+        merged: Artifact | None = None,
     ) -> None:
-        """`scratch` is a folder for what is quicker read than computed again; None keeps nothing."""
+        """`scratch` is a folder for what is quicker read than computed again; None keeps nothing. `merged` is a tuned
+        model that is merged into the base first. Raises ArtifactError for one that cannot be."""
         self._model = model
         self._config = config
-        self._trainable = _attach(model, config, scratch)
+        self._trainable = trainables.attached(model, config, scratch, merged)
         self.parameters = self._trainable.parameters
         self._is_at_start = True
         self._optimizer = torch.optim.AdamW(
@@ -262,9 +228,10 @@ class Learner:
     def load(self, path: Path) -> Checkpoint:
         """Stand where `save` was called; gives what it was given. Raises CheckpointError."""
         saved = checkpoint.load(path, config=self._config, base_config=self._model.config)
-        self._trainable.take_over(saved.artifact)
         self._is_at_start = saved.cursor.step == 0
-        if not self._trainable.artifact_is_exact:
+        if self._trainable.artifact_is_exact:
+            self._trainable.take_over(saved.artifact)
+        else:
             for name, parameter in self.parameters.items():
                 parameter.data.copy_(saved.moments[f"{name}.{_EXACT}"])
             self._trainable.refresh()

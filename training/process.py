@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from dataset.tokenized import Dataset, Statistics
 from modeling.artifacts import kinds
+from modeling.artifacts.artifact import Artifact
 from modeling.base import Precision, choose_precision
 
 from . import checkpoint
@@ -65,7 +66,8 @@ class JobRunner:
         config = start.config
         training = Dataset.open(Path(start.training_set))
         validation = Dataset.open(Path(start.validation_set)) if start.validation_set else None
-        learner = Learner(model, config, Path(start.output_dir))
+        merged = _init_artifact(start, model) if start.merges_init else None
+        learner = Learner(model, config, Path(start.output_dir), merged)
         try:
             program = program_of(config, learner)
             resumed = _restore(learner, start, model, training)
@@ -110,13 +112,19 @@ def _restore(
     """
     if start.resume_from:
         return learner.load(Path(start.resume_from))
-    if start.init_artifact:
-        files = kinds.format_of(start.init_kind or start.config.trainable.kind)
-        folder = Path(start.init_artifact)
-        learner.begin_from(files.read(folder, model.config, base_model=start.config.base_model))
+    if start.init_artifact and not start.merges_init:
+        learner.begin_from(_init_artifact(start, model))
     else:
         learner.begin(training.examples)
     return None
+
+
+def _init_artifact(start: Start, model: PreTrainedModel) -> Artifact:
+    """The tuned model that the job goes on from. Raises ArtifactError."""
+    assert start.init_artifact is not None
+    files = kinds.format_of(start.init_kind or start.config.trainable.kind)
+    folder = Path(start.init_artifact)
+    return files.read(folder, model.config, base_model=start.config.base_model)
 
 
 def _started(course: Course, before: dict[str, str] | None, precision: Precision) -> Started:

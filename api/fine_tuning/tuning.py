@@ -9,12 +9,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from foundation.errors import InvalidRequest
-from storage.models.artifacts import LORA_TARGETS, MIN_PREFIX_TOKENS
+from storage.models.artifacts import (
+    LORA_TARGETS,
+    MAX_ADAPTER_RANK,
+    MERGEABLE_KINDS,
+    MIN_PREFIX_TOKENS,
+)
 
 from .numbers import auto_or_above, auto_or_whole
 
-MAX_RANK = 512
-"""As much as an adapter that is read may have (modeling/artifacts/lora.py)."""
 MAX_ALPHA = 4096.0
 MAX_PREFIX_TOKENS = 512
 MAX_BLOCKS = 1024
@@ -46,7 +49,7 @@ class AskedTuning(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     type: Literal["lora", "prefix", "output_layers", "full"]
-    rank: Annotated[Literal["auto"] | int, auto_or_whole(MAX_RANK)] = "auto"
+    rank: Annotated[Literal["auto"] | int, auto_or_whole(MAX_ADAPTER_RANK)] = "auto"
     alpha: Annotated[Literal["auto"] | float, auto_or_above(0, MAX_ALPHA)] = "auto"
     targets: Annotated[Literal["auto"] | list[str], BeforeValidator(_targets)] = "auto"
     """The last names of the layers that get an adapter."""
@@ -72,46 +75,68 @@ class AskedTuning(BaseModel):
                     param=f"tuning.{name[:50]}",
                     code="unknown_parameter",
                 )
-        return self.model_dump(include={"type", *own})
-
-
-MERGED = {"lora": ("full",)}
-"""What a tuned model of a kind can become by merging it into its base first, beside what it is."""
-_SPEC_NAMES = {
-    "rank": "rank",
-    "alpha": "alpha",
-    "targets": "target_modules",
-    "rslora": "use_rslora",
-    "length": "num_virtual_tokens",
-    "blocks": "num_blocks",
-    "head": "train_head",
-}
+        given = self.model_dump(include={"type", *own})
+        # A flag that is left out is "auto" as well: of a tuned model what that has, else false.
+        return {
+            name: value
+            for name, value in given.items()
+            if value is not False or name in self.model_fields_set
+        }
 
 
 def check_continues(tuning: AskedTuning, model: str, kind: str, spec: Mapping[str, Any]) -> None:
-    """Raises InvalidRequest unless the tuned model can be gone on with as asked: it stays of its kind and size, or is
-    merged into the base."""
-    if tuning.type in MERGED.get(kind, ()):
-        return
-    if tuning.type != kind:
-        others = "".join(f" or '{other}'" for other in MERGED.get(kind, ()))
+    """Raises InvalidRequest unless the tuned model can be gone on with as asked: as what it is, or merged into the base
+    first."""
+    if "prefix" in (kind, tuning.type):
+        _check_prefix(tuning, model, kind, spec)
+    elif kind not in MERGEABLE_KINDS:
         raise InvalidRequest(
-            f"Model {model} is of the kind '{kind}' and can be gone on with as '{kind}'{others} only, not as "
-            f"'{tuning.type}'. Leave out 'tuning', or begin with the base.",
+            f"Model {model} is of the kind '{kind}' and can be gone on with as what it is only. Leave out 'tuning', or "
+            "begin with the base.",
             param="tuning.type",
             code="invalid_value",
         )
-    for name in OPTIONS[kind]:
-        asked = getattr(tuning, name)
-        # Of models that early versions made not everything is known here.
-        has = spec.get(_SPEC_NAMES[name], False if isinstance(asked, bool) else None)
-        if name not in tuning.model_fields_set or asked == "auto" or has is None:
-            continue
-        same = set(asked) == set(has) if isinstance(asked, list) else asked == has
-        if not same:
-            raise InvalidRequest(
-                f"Model {model} has {name}={has}, which training goes on with; it cannot become "
-                f"{asked}. Leave out 'tuning.{name}', or begin with the base.",
-                param=f"tuning.{name}",
-                code="invalid_value",
-            )
+    elif kind == tuning.type == "lora":
+        _check_rank(tuning, model, spec)
+
+
+def _check_prefix(tuning: AskedTuning, model: str, kind: str, spec: Mapping[str, Any]) -> None:
+    """It stands before texts, not in weights: nothing can be merged with it."""
+    if tuning.type != kind:
+        why = (
+            f"Model {model} is a prefix, which cannot be merged into the base's weights: training goes on with it as a "
+            "prefix. Leave out 'tuning'"
+            if kind == "prefix"
+            else f"Model {model} is of the kind '{kind}', and no model is that with a prefix before it. Go on with the "
+            f"tuning {', '.join(sorted(MERGEABLE_KINDS))}"
+        )
+        raise InvalidRequest(
+            f"{why}, or begin with the base.", param="tuning.type", code="invalid_value"
+        )
+    has = spec.get("num_virtual_tokens")
+    if has is not None and tuning.length not in ("auto", has):
+        raise InvalidRequest(
+            f"Model {model} is a prefix of length {has}, which training goes on with; it cannot become one of "
+            f"{tuning.length}. Leave out 'tuning.length', or begin with the base.",
+            param="tuning.length",
+            code="invalid_value",
+        )
+
+
+def _check_rank(tuning: AskedTuning, model: str, spec: Mapping[str, Any]) -> None:
+    """An adapter that has no room for the model's is trained on top of it, and both are published as one."""
+    # Of models that early versions made not everything is known here; the worker reads their files.
+    has, targets = spec.get("rank"), set(spec.get("target_modules", ()))
+    if has is None:
+        return
+    asked = has if tuning.rank == "auto" else tuning.rank
+    is_room = tuning.targets == "auto" or targets <= set(tuning.targets)
+    added = 1 if tuning.rank == "auto" else tuning.rank
+    if (asked < has or not is_room) and has + added > MAX_ADAPTER_RANK:
+        raise InvalidRequest(
+            f"Model {model} has rank {has}. An adapter of rank {added} on top of it makes more than {MAX_ADAPTER_RANK}, "
+            "which is the most that one may have. Leave out 'tuning' to train the adapter that is there, or use the "
+            "tuning 'full'.",
+            param="tuning.targets" if asked >= has else "tuning.rank",
+            code="invalid_value",
+        )

@@ -41,8 +41,13 @@ def artifact(
 
 def config_of(artifact: Artifact, base_config: PretrainedConfig) -> PretrainedConfig:
     """The base's, tied as the artifact is."""
+    return with_head(base_config, is_tied=artifact.config[_TIED])
+
+
+def with_head(base_config: PretrainedConfig, *, is_tied: bool) -> PretrainedConfig:
+    """The base's, but for whether its output layer is the embedding."""
     config = copy.deepcopy(base_config)
-    config.tie_word_embeddings = artifact.config[_TIED]
+    config.tie_word_embeddings = is_tied
     return config
 
 
@@ -65,11 +70,10 @@ def read(
 ) -> Artifact:
     """Which base it began as, such a folder does not say: the config must be the base's own."""
     raw = files.read_json(folder / CONFIG_NAME)
-    config = copy.deepcopy(base_config)
-    is_tied = raw.get(_TIED, config.tie_word_embeddings)
+    is_tied = raw.get(_TIED, base_config.tie_word_embeddings)
     if not isinstance(is_tied, bool):
         raise ArtifactError(f"{CONFIG_NAME} has {_TIED} {is_tied!r}")
-    config.tie_word_embeddings = is_tied
+    config = with_head(base_config, is_tied=is_tied)
     expected = _written(config)
     if "auto_map" in raw or "quantization_config" in raw:
         raise ArtifactError(f"{CONFIG_NAME} asks for code of its own or quantised weights")

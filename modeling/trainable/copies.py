@@ -6,8 +6,8 @@ What trains is fp32. Where the model computes in bf16 it computes with a second,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from modeling.artifacts.artifact import Artifact, ArtifactError
+from modeling.artifacts.merge import Merge
 
+from .places import Overlay, Place, places_of, tied_places
 from .trainable import Beginning
-
-_Place = tuple[nn.Module, str]
-"""A module, and what it calls the parameter."""
 
 
 class Copies:
@@ -30,30 +29,39 @@ class Copies:
     head: nn.Parameter | None = None
     """The one of them that is the output layer's weight."""
 
-    def __init__(self, model: PreTrainedModel, names: Collection[str] | None = None) -> None:
-        """Of the parameters of these names, each untied from any other; None: of all, tied as they are."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        names: Collection[str] | None = None,
+        merge: Merge | None = None,
+    ) -> None:
+        """Of the parameters of these names, each untied from any other; None: of all, tied as they are.
+
+        They begin as the model's own, or as what `merge` makes of those.
+        """
         self.parameters: dict[str, nn.Parameter] = {}
         self._computed: dict[str, nn.Parameter] = {}
-        self._places = _tied_places(model) if names is None else _places_of(model, names)
-        self._originals = {
-            place: _at(place) for places in self._places.values() for place in places
-        }
-        head_place = (model.get_output_embeddings(), "weight")  # type: ignore[no-untyped-call]
-        for name, places in self._places.items():
-            original = _at(places[0])
-            parameter = nn.Parameter(original.detach().to(torch.float32, copy=True))
+        places = tied_places(model) if names is None else places_of(model, names)
+        head_place: Place = (model.get_output_embeddings(), "weight")  # type: ignore[no-untyped-call]
+        filling: dict[Place, nn.Parameter] = {}
+        for name, of_name in places.items():
+            module, attribute = of_name[0]
+            original: Tensor = getattr(module, attribute).detach()
+            begun = original if merge is None else merge.weight(name, original)
+            parameter = nn.Parameter(begun.to(torch.float32, copy=True))
             computed = parameter
             if original.dtype != torch.float32:
-                computed = nn.Parameter(original.detach().clone())
+                computed = nn.Parameter(begun.to(original.dtype, copy=True))
                 hook = partial(_hand_on, parameter)
                 computed.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
             self.parameters[name], self._computed[name] = parameter, computed
-            if head_place in places:
+            filling |= dict.fromkeys(of_name, computed)
+            if head_place in of_name:
                 self.head = parameter
-        self._put_in()
+        self._overlay = Overlay(filling)
 
     def begin(self, beginning: Beginning) -> None:
-        """They begin as the base."""
+        """Where they begin is settled."""
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -72,28 +80,13 @@ class Copies:
             parameter.copy_(tensors[name])
         self.refresh()
 
-    @contextmanager
-    def set_aside(self) -> Iterator[None]:
+    def set_aside(self) -> AbstractContextManager[None]:
         """The model is its plain self within."""
-        self._take_out()
-        try:
-            yield
-        finally:
-            self._put_in()
+        return self._overlay.set_aside()
 
     def detach(self) -> None:
         """Give the model back as it was."""
-        self._take_out()
-
-    def _take_out(self) -> None:
-        """Put the model's own parameters back, the very objects."""
-        for (module, attribute), original in self._originals.items():
-            setattr(module, attribute, original)
-
-    def _put_in(self) -> None:
-        for name, places in self._places.items():
-            for module, attribute in places:
-                setattr(module, attribute, self._computed[name])
+        self._overlay.take_out()
 
 
 def _hand_on(parameter: nn.Parameter, computed: Tensor) -> None:
@@ -102,28 +95,3 @@ def _hand_on(parameter: nn.Parameter, computed: Tensor) -> None:
     grad = computed.grad.float()
     parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
     computed.grad = None
-
-
-def _tied_places(model: nn.Module) -> dict[str, list[_Place]]:
-    """Every parameter by the first of its names, with all its places."""
-    first_names: dict[int, str] = {}
-    places: dict[str, list[_Place]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        first = first_names.setdefault(id(parameter), name)
-        places.setdefault(first, []).append(_place(model, name))
-    return places
-
-
-def _places_of(model: nn.Module, names: Collection[str]) -> dict[str, list[_Place]]:
-    return {name: [_place(model, name)] for name in names}
-
-
-def _place(model: nn.Module, name: str) -> _Place:
-    owner, _, attribute = name.rpartition(".")
-    return model.get_submodule(owner), attribute
-
-
-def _at(place: _Place) -> nn.Parameter:
-    module, attribute = place
-    parameter: nn.Parameter = getattr(module, attribute)
-    return parameter

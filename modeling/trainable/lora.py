@@ -175,16 +175,22 @@ def tensors(modules: Mapping[str, LoraLinear]) -> dict[str, Tensor]:
 
 
 def set_weights(modules: Mapping[str, LoraLinear], adapter: LoadedAdapter) -> None:
-    """Goes on from a loaded adapter. It must have the same modules and rank; a different scale is
-    folded into B, so that the model computes the same. Raises `ArtifactError`."""
-    if modules.keys() != adapter.keys():
-        raise ArtifactError("the adapter to go on from adapts other layers")
-    for name, lora in modules.items():
-        a, b, scale = adapter[name]
-        if a.shape != lora.lora_A.shape or b.shape != lora.lora_B.shape:
-            raise ArtifactError(f"the adapter to go on from has rank {a.shape[0]} in {name}")
-        lora.lora_A.data.copy_(a)
-        lora.lora_B.data.copy_(b * (scale / lora.scale))
+    """Goes on from a loaded adapter that adapts the same layers, or fewer, in ranks as high at most.
+
+    What it lacks stays as it began and adds nothing. A different scale is folded into B, so that the model computes the
+    same. Raises `ArtifactError`.
+    """
+    if strange := adapter.keys() - modules.keys():
+        raise ArtifactError(
+            f"the adapter to go on from adapts {min(strange)}, which is not asked for"
+        )
+    for name, (a, b, scale) in adapter.items():
+        lora = modules[name]
+        rank, room = a.shape[0], lora.lora_A.shape[0]
+        if rank > room:
+            raise ArtifactError(f"the adapter to go on from has rank {rank} in {name}, not {room}")
+        lora.lora_A.data[:rank] = a
+        lora.lora_B.data[:, :rank] = b * (scale / lora.scale)
 
 
 def _attached(model: nn.Module) -> list[tuple[str, LoraLinear]]:

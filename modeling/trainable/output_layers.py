@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from modeling import attention
 from modeling.artifacts import output_layers as files
 from modeling.artifacts.artifact import Artifact
+from modeling.artifacts.merge import Merge
 from modeling.layout import Layout
 
 from .copies import Copies
@@ -33,8 +34,10 @@ class OutputLayersTrainable(Copies):
         num_blocks: int,
         train_head: bool,
         scratch: Path | None,
+        merge: Merge | None = None,
     ) -> None:
-        """A head that is the embedding gets weights of its own. `scratch` is a folder for what is kept; None keeps
+        """A head that is the embedding gets weights of its own. They begin as the base's, or as what `merge` makes of
+        those. `scratch` is a folder for what is kept; None keeps
         nothing. Raises ValueError for a base that computes in another way than block after block."""
         self._model = model
         self._trunk: Any = model.base_model
@@ -42,7 +45,7 @@ class OutputLayersTrainable(Copies):
         self._num_frozen = model.config.num_hidden_layers - num_blocks
         self._check_course()
         shapes = files.trained_shapes(model.config, num_blocks=num_blocks, train_head=train_head)
-        super().__init__(model, list(shapes))
+        super().__init__(model, list(shapes), merge)
         self._cache = FeatureCache(scratch) if scratch else None
 
     def hidden_states(self, row: PackedRow) -> Tensor:

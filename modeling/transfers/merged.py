@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 
-from modeling.artifacts import lora
-from modeling.artifacts.artifact import Artifact
+from modeling.artifacts.artifact import Artifact, ArtifactError
 from modeling.artifacts.kinds import format_of
+from modeling.artifacts.merge import Merge
 from modeling.artifacts.model_tensors import HEAD
 from modeling.base_folder import weight_files
 
@@ -37,8 +37,13 @@ class Merged:
         )
         self.config = base_config(base)
         self._files = {name: file for file in weight_files(base) for name in _names(file)}
-        self._change = _change_of(artifact)
-        self._own = _own_tensors(artifact)
+        try:
+            self._merge = Merge(artifact, base_is_tied=self.is_tied)
+        except ArtifactError as error:
+            raise TransferFailed(
+                f"It cannot be merged into the base: {error}. Export it with the format 'peft'."
+            ) from error
+        self._own = self._merge.own
         if HEAD in self._own:
             # The base may tie its head to the embedding, which did not learn along.
             self.raw_config["tie_word_embeddings"] = self.config.tie_word_embeddings = False
@@ -72,10 +77,9 @@ class Merged:
 
     def _tensor(self, name: str) -> Tensor:
         if name in self._own:
-            return self._own[name].to(torch.float32)
+            return self._merge.weight(name, self._own[name])
         with safe_open(self._files[name], framework="pt") as file:
-            value: Tensor = file.get_tensor(name).to(torch.float32)
-        return self._change(name, value)
+            return self._merge.weight(name, file.get_tensor(name))
 
 
 def base_config(base: Path) -> PretrainedConfig:
@@ -88,33 +92,6 @@ def base_config(base: Path) -> PretrainedConfig:
 def read(folder: Path, kind: str, base: Path) -> Artifact:
     """The artifact in `folder`, checked. Raises ArtifactError."""
     return format_of(kind).read(folder, base_config(base))
-
-
-def _change_of(artifact: Artifact) -> Callable[[str, Tensor], Tensor]:
-    if artifact.kind != lora.KIND:
-        return lambda _, value: value
-    layers = lora.layers(artifact)
-
-    def add(name: str, value: Tensor) -> Tensor:
-        layer = layers.get(name.removesuffix(".weight"))
-        if layer is None:
-            return value
-        a, b, scale = layer
-        return value + scale * (b.to(torch.float32) @ a.to(torch.float32))
-
-    return add
-
-
-def _own_tensors(artifact: Artifact) -> Mapping[str, Tensor]:
-    """Tensors that stand in the place of the base's."""
-    if artifact.kind == lora.KIND:
-        return {}
-    if artifact.kind in ("full", "output_layers"):
-        return artifact.tensors
-    raise TransferFailed(
-        f"A model of the kind '{artifact.kind}' is not a change of its base's weights, so it cannot be merged "
-        "into them. Export it with the format 'peft'."
-    )
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -25,6 +25,8 @@ class Architecture:
     parameters_per_virtual_token: int
     """Trainable parameters that one more token of a prefix adds."""
     head_parameters: int
+    parameters_of_target: Mapping[str, int]
+    """Of the linear layers of one block, by their last names."""
 
     @classmethod
     def read(cls, config: Mapping[str, Any], family: str) -> Architecture:
@@ -50,6 +52,15 @@ class Architecture:
             parameters_per_block=block,
             parameters_per_virtual_token=2 * keys * num_blocks,
             head_parameters=head,
+            parameters_of_target={
+                "q_proj": hidden * query,
+                "k_proj": hidden * keys,
+                "v_proj": hidden * keys,
+                "o_proj": query * hidden,
+                "gate_proj": hidden * inner,
+                "up_proj": hidden * inner,
+                "down_proj": inner * hidden,
+            },
         )
 
 

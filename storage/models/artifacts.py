@@ -21,6 +21,8 @@ MERGEABLE_KINDS = frozenset({"lora", "output_layers", "full"})
 """Kinds that are a change of the base's weights."""
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The last names of the layers that an adapter can reach."""
+MAX_ADAPTER_RANK = 512
+"""As much as an adapter that is read may have (modeling/artifacts/lora.py)."""
 MIN_PREFIX_TOKENS = 2
 """Virtual tokens of a prefix that is trained: the first one stays as it is."""
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from dataset.examples import Example
-from training import class_metrics
+from training.programs import class_metrics
 from training.batches import ScoredRow
-from training.class_metrics import Floats, Ints
+from training.programs.class_metrics import Floats, Ints
 from training.course import Diverged, Measured, Program, Values
 from training.messages import Classification, Table, TrainConfig
 from training.primitives import Learner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -36,6 +37,14 @@ READING_INTERVAL_S = 10.0
 """Between two events on how far a file is read."""
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """The unpacked tuned model that a job goes on from, and what of the base it changes."""
+
+    folder: Path
+    trainable: Trainable
+
+
 def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
     """Everything that comes before training; `folder` is empty and gets the local files.
 
@@ -54,8 +63,10 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
     # Another attempt goes by what was found and decided then.
     decided = job.train_config and resolve.from_json(job.train_config, base_path=str(base_path))
     asked_len = control.max_seq_len(job.hyperparameters, base.max_seq_len)
-    init_artifact, init_kind, goes_on_with = _fetch_init_artifact(worker, lease, folder)
-    kept = trainables.num_virtual_tokens(job.tuning, goes_on_with, base.max_seq_len)
+    begun = _fetch_init_artifact(worker, lease, folder)
+    kept = trainables.num_virtual_tokens(
+        job.tuning, begun.trainable if begun else None, base.max_seq_len
+    )
     max_seq_len = decided.max_seq_len if decided else min(asked_len, base.max_seq_len - kept)
     method = decided.method if decided else resolve.method_of(job.method, job.hyperparameters)
     template = bases.read_template(base, base_path)
@@ -68,7 +79,7 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
         )
     crash_point("after_validation")
     train_config = decided or _resolve(
-        lease, statistics["training"], labels, base, base_path, max_seq_len, goes_on_with
+        lease, statistics["training"], labels, base, base_path, max_seq_len, begun
     )
     output = folder / "checkpoints"
     output.mkdir()
@@ -81,8 +92,10 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
         validation_set=str(folder / "validation") if "validation" in rows else None,
         output_dir=str(output),
         resume_from=str(resume_from) if resume_from else None,
-        init_artifact=str(init_artifact) if init_artifact else None,
-        init_kind=init_kind,
+        init_artifact=str(begun.folder) if begun else None,
+        init_kind=begun.trainable.kind if begun else None,
+        merges_init=begun is not None
+        and trainables.merges(begun.trainable, train_config.trainable),
     )
 
 
@@ -187,14 +200,11 @@ def _base(worker: Worker, lease: Lease) -> BaseModel:
     return base
 
 
-def _fetch_init_artifact(
-    worker: Worker, lease: Lease, folder: Path
-) -> tuple[Path | None, str | None, Trainable | None]:
-    """The unpacked weights of the tuned model that the job goes on from, their kind, and what of the base they change
-    unless the job changes something else."""
+def _fetch_init_artifact(worker: Worker, lease: Lease, folder: Path) -> _Begun | None:
+    """The tuned model that the job goes on from."""
     job = lease.job
     if job.init_artifact_id is None:
-        return None, None, None
+        return None
     with worker.sessions() as session:
         row = artifacts.get(session, job.init_artifact_id)
     if row is None:
@@ -207,9 +217,7 @@ def _fetch_init_artifact(
         raise JobFailed("server_error", message, "model") from error
     unpacked = archive.unpack(tar, folder / "init_artifact")
     tar.unlink()
-    if job.tuning and job.tuning["type"] != row.kind:
-        return unpacked, row.kind, None
-    return unpacked, row.kind, trainables.of_artifact(row.kind, row.spec, unpacked)
+    return _Begun(unpacked, trainables.of_artifact(row.kind, row.spec, unpacked))
 
 
 def _resolve(
@@ -219,7 +227,7 @@ def _resolve(
     base: BaseModel,
     base_path: Path,
     max_seq_len: int,
-    init_artifact: Trainable | None,
+    begun: _Begun | None,
 ) -> TrainConfig:
     job = lease.job
     try:
@@ -239,9 +247,11 @@ def _resolve(
         base_path=str(base_path),
         max_seq_len=max_seq_len,
         seed=job.seed,
-        init_artifact=init_artifact,
+        init_artifact=begun.trainable if begun else None,
     )
-    room.check(resolved.config.trainable, architecture)
+    trainable = resolved.config.trainable
+    is_merged = begun is not None and trainables.merges(begun.trainable, trainable)
+    room.check(trainable, architecture, begun.trainable if begun and is_merged else None)
     if labels is not None:
         resolved = classes.with_labels(resolved, labels)
     numbers = {

@@ -132,15 +132,18 @@ def resolve(
     seed: int,
     init_artifact: Trainable | None,
 ) -> Resolved:
-    """Raises JobFailed for a tuning that the base is too small for."""
+    """`init_artifact` is what of the base the tuned model changes that the job goes on from.
+
+    Raises JobFailed for a tuning that the base is too small for."""
     reasons: dict[str, str] = {}
     defaults = DEFAULTS[method]
-    if init_artifact is None:
+    trainable = init_artifact and trainables.gone_on_with(tuning, init_artifact)
+    if trainable is None:
         trainable = trainables.chosen(
             tuning or trainables.UNASKED, architecture, num_supervised_tokens, defaults, reasons
         )
+        trainable = trainables.on_top_of(init_artifact, trainable, reasons)
     else:
-        trainable = init_artifact
         reasons["tuning"] = "that of the model it goes on from"
     of_kind = OF_TRAINABLES[trainable.kind]
     given = Asked(hyperparameters, reasons).given

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from storage.models.architecture import Architecture
-from storage.models.artifacts import LORA_TARGETS, MIN_PREFIX_TOKENS
+from storage.models.artifacts import LORA_TARGETS, MAX_ADAPTER_RANK, MIN_PREFIX_TOKENS
 from training.checkpoint_folder import lora_spec
 from training.messages import Classifier, Full, Lora, OutputLayers, Prefix, Trainable
 from worker.endings import JobFailed
@@ -83,17 +83,82 @@ def of_artifact(kind: str, spec: Mapping[str, Any], folder: Path) -> Trainable:
         spec = lora_spec(folder)
         # Their order in the file is arbitrary, that of the config part of what makes a run repeatable.
         spec["target_modules"] = sorted(spec["target_modules"])
+        # Of those made elsewhere, layers may have less: they get as much as the others.
+        spec["rank"] = max(spec["rank"], *spec.pop("rank_pattern", {}).values(), 1)
     elif kind == "prefix":
         # The rest is the base's shape.
         spec = {"num_virtual_tokens": spec["num_virtual_tokens"]}
     return _trainable.validate_python({"kind": kind, **spec})
 
 
+def gone_on_with(tuning: Mapping[str, Any] | None, begun: Trainable) -> Trainable | None:
+    """What trains of a job that goes on from a tuned model as what that is; None if something else is asked for.
+
+    "auto" is what the model has. An adapter may grow: what it has is in the larger one.
+    """
+    if tuning is None:
+        return begun
+    has = told(begun)
+    if tuning["type"] != has["type"]:
+        return None
+    asked = {name: value for name, value in tuning.items() if value not in (None, "auto")}
+    if isinstance(begun, Lora):
+        if set(asked.get("targets", ())) == set(begun.target_modules):
+            del asked["targets"]
+        fields = {own: asked[name] for name, own in _LORA_FIELDS.items() if name in asked}
+        grown = Lora.model_validate({**begun.model_dump(), **fields})
+        return grown if _holds(grown, begun) else None
+    return begun if has | asked == has else None
+
+
+_LORA_FIELDS = {
+    "rank": "rank",
+    "alpha": "alpha",
+    "targets": "target_modules",
+    "rslora": "use_rslora",
+}
+
+
+def _holds(adapter: Lora, other: Lora) -> bool:
+    """Whether one of the other's rank and targets has a place in it."""
+    return adapter.rank >= other.rank and {*adapter.target_modules} >= {*other.target_modules}
+
+
+def merges(begun: Trainable, trainable: Trainable) -> bool:
+    """Whether the tuned model that a job goes on from is merged into its base first.
+
+    So it is where another kind trains or less of it, and where what trains are copies of the base's weights anyway.
+    """
+    if isinstance(begun, Lora) and isinstance(trainable, Lora):
+        return not _holds(trainable, begun)
+    return trainable != begun or isinstance(trainable, Full | OutputLayers)
+
+
+def on_top_of(
+    begun: Trainable | None, trainable: Trainable, reasons: Mapping[str, str]
+) -> Trainable:
+    """An adapter on a merged adapter: both are published as one, whose rank is the sum. Raises JobFailed."""
+    if not isinstance(begun, Lora) or not isinstance(trainable, Lora):
+        return trainable
+    left = MAX_ADAPTER_RANK - begun.rank
+    if trainable.rank <= left:
+        return trainable
+    if left > 0 and "rank" in reasons:
+        return trainable.model_copy(update={"rank": left})
+    raise JobFailed(
+        "invalid_tuning",
+        f"The model has rank {begun.rank}, and another {trainable.rank} on top of it make more than "
+        f"{MAX_ADAPTER_RANK}, which is the most that an adapter may have. Ask for less, or for all of the model's "
+        "targets and its rank, so that training goes on with what is there",
+        "tuning",
+    )
+
+
 def num_virtual_tokens(
-    tuning: Mapping[str, Any] | None, goes_on_with: Trainable | None, max_seq_len: int
+    tuning: Mapping[str, Any] | None, begun: Trainable | None, max_seq_len: int
 ) -> int:
     """How many places of a context of `max_seq_len` tokens a job keeps from its texts. Raises JobFailed."""
-    match goes_on_with:
+    match begun:
         case Prefix(num_virtual_tokens=number):
             pass
         case None if tuning and tuning["type"] == "prefix":

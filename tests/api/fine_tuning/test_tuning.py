@@ -18,13 +18,11 @@ def asked(**options: Any) -> AskedTuning:
 
 
 def test_options_are_those_of_the_type_with_what_was_left_out() -> None:
-    assert asked(rank=16, targets=["v_proj", "q_proj"], alpha=None).options() == {
-        "type": "lora",
-        "rank": 16,
-        "alpha": "auto",
-        "targets": ["q_proj", "v_proj"],
-        "rslora": False,
-    }
+    expected = {"type": "lora", "rank": 16, "alpha": "auto", "targets": ["q_proj", "v_proj"]}
+    options = {"rank": 16, "targets": ["v_proj", "q_proj"], "alpha": None}
+    assert asked(**options).options() == expected
+    # Said or not makes a difference where a tuned model has it.
+    assert asked(**options, rslora=False).options() == {**expected, "rslora": False}
 
 
 @pytest.mark.parametrize(
@@ -63,21 +61,54 @@ def test_what_cannot_be_done_is_refused_by_name(
     assert said in refusal.message
 
 
-def test_a_tuned_model_is_gone_on_with_as_it_is() -> None:
-    spec = {"rank": 8, "alpha": 32.0, "target_modules": ["v_proj", "q_proj"]}
-    for same in ({}, {"rank": 8}, {"targets": ["q_proj", "v_proj"]}, {"rslora": False}):
-        check_continues(asked(**same), "ft:m", "lora", spec)
-    check_continues(asked(alpha=16), "ft:m", "lora", {"rank": 8})  # not known of old ones
-    for other in ({"rank": 16}, {"targets": ["q_proj"]}, {"rslora": True}, {"alpha": 8}):
-        with pytest.raises(InvalidRequest, match="which training goes on with") as refused:
-            check_continues(asked(**other), "ft:m", "lora", spec)
-        (name,) = other
-        assert refused.value.param == f"tuning.{name}"
-    with pytest.raises(InvalidRequest, match="gone on with as 'full' only, not as 'lora'"):
-        check_continues(asked(), "ft:m", "full", {})
-    full, layers = (
-        AskedTuning.model_validate({"type": kind}) for kind in ("full", "output_layers")
-    )
-    check_continues(full, "ft:m", "lora", spec)  # merged into the base first
-    with pytest.raises(InvalidRequest, match="as 'lora' or 'full' only, not as 'output_layers'"):
-        check_continues(layers, "ft:m", "lora", spec)
+def continuing(type: str, kind: str, spec: dict[str, Any], **options: Any) -> None:
+    tuning = AskedTuning.model_validate({"type": type, **options})
+    check_continues(tuning, "ft:m", kind, spec)
+
+
+LORA = {"rank": 8, "alpha": 32.0, "target_modules": ["v_proj", "q_proj"]}
+
+
+def test_a_tuned_model_is_gone_on_with_as_it_is_or_merged() -> None:
+    for other in ({}, {"rank": 16}, {"rank": 4}, {"targets": ["q_proj"]}, {"rslora": True}):
+        continuing("lora", "lora", LORA, **other)
+    for kind in ("lora", "output_layers", "full"):
+        for type in ("lora", "output_layers", "full"):
+            continuing(type, kind, {})
+    prefix = {"num_virtual_tokens": 4}
+    continuing("prefix", "prefix", prefix)
+    continuing("prefix", "prefix", prefix, length=4)
+
+
+@pytest.mark.parametrize(
+    ("type", "options", "kind", "spec", "param", "said"),
+    [
+        ("prefix", {}, "lora", LORA, "tuning.type", "Go on with the tuning full, lora, output_"),
+        ("full", {}, "prefix", {}, "tuning.type", "is a prefix, which cannot be merged"),
+        (
+            "prefix",
+            {"length": 8},
+            "prefix",
+            {"num_virtual_tokens": 4},
+            "tuning.length",
+            "of length 4",
+        ),
+        ("lora", {}, "classifier", {}, "tuning.type", "as what it is only. Leave out 'tuning'"),
+        ("lora", {"rank": 100}, "lora", {**LORA, "rank": 500}, "tuning.rank", "has rank 500"),
+        (
+            "lora",
+            {"targets": ["o_proj"]},
+            "lora",
+            {**LORA, "rank": 512},
+            "tuning.targets",
+            "more than 512",
+        ),
+    ],
+)
+def test_what_cannot_be_merged_is_refused_with_what_would_do(
+    type: str, options: dict[str, Any], kind: str, spec: dict[str, Any], param: str, said: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        continuing(type, kind, spec, **options)
+    assert refused.value.param == param
+    assert said in refused.value.message

@@ -167,5 +167,26 @@ def test_set_weights_of_another_shape_is_refused(base_path: Path) -> None:
     adapter = {n: (torch.zeros(8, 64), torch.zeros(64, 8), 1.0) for n in modules}
     with pytest.raises(ArtifactError, match="has rank 8"):
         lora.set_weights(modules, adapter)
-    with pytest.raises(ArtifactError, match="other layers"):
-        lora.set_weights(modules, {})
+    with pytest.raises(ArtifactError, match=r"adapts a\.o_proj, which is not asked for"):
+        lora.set_weights(modules, {"a.o_proj": (torch.zeros(4, 64), torch.zeros(64, 4), 1.0)})
+
+
+def test_a_larger_adapter_takes_a_smaller_one_over_and_computes_the_same(base_path: Path) -> None:
+    """Of fewer layers, in ranks of their own, as adapters that others made may have."""
+    model = tiny_model(base_path)
+    modules = lora.attach(model, 4, 32.0, ("q_proj", "down_proj"), seed=1)
+    randomise(modules)
+    adapter = {n: (m.lora_A.clone(), m.lora_B.clone(), m.scale) for n, m in modules.items()}
+    del adapter["model.layers.0.self_attn.q_proj"]
+    a, b, scale = adapter["model.layers.1.mlp.down_proj"]
+    adapter["model.layers.1.mlp.down_proj"] = (a[:2], b[:, :2], scale)
+    for name, module in modules.items():
+        module.lora_B.data[:, 2 if name == "model.layers.1.mlp.down_proj" else 4 :] = 0
+    modules["model.layers.0.self_attn.q_proj"].lora_B.data.zero_()
+    logits = model(token_ids(1, 8)).logits
+    lora.detach(model)
+    modules = lora.attach(model, 6, 16.0, ("q_proj", "v_proj", "down_proj"), seed=2)
+    lora.set_weights(modules, adapter)
+    torch.testing.assert_close(model(token_ids(1, 8)).logits, logits)
+    # What is new can learn.
+    assert all(bool(m.lora_A.abs().sum(1).all()) for m in modules.values())

@@ -129,29 +129,6 @@ def test_the_base_s_next_job_finds_it_as_it_was(
     assert len(places) - len(set(places)) == int(model.config.tie_word_embeddings)
 
 
-def test_full_tuning_goes_on_from_an_adapter_that_is_merged_and_resumes(
-    base_path: Path, tmp_path: Path
-) -> None:
-    lora = list(jobs.run(jobs.start(base_path, tmp_path / "lora", learning_rate=1e-2)))
-    tuned = Path(checkpoints_of(lora)[-1].path) / "artifact"
-    began = {"init_artifact": str(tuned), "init_kind": "lora"}
-    changes = {
-        "trainable": Full(),
-        "learning_rate": 1e-4,
-        "checkpoint_interval_s": 0,
-        "n_epochs": 1,
-    }
-    job = jobs.start(base_path, tmp_path / "full", **changes).model_copy(update=began)
-    whole = list(jobs.run(job))
-    first = steps_of(whole)[0].values["train_loss"]
-    # Rows of the first step that the adapter has learnt; the base begins at 5.6.
-    on = jobs.start(base_path, tmp_path / "on").model_copy(update={"init_artifact": str(tuned)})
-    assert first == pytest.approx(steps_of(list(jobs.run(on)))[0].values["train_loss"], rel=1e-3)
-    resumed = list(jobs.run(job.model_copy(update={"resume_from": checkpoints_of(whole)[2].path})))
-    assert steps_of(whole)[3:] == steps_of(resumed)
-    assert checkpoints_of(whole)[-1].step == checkpoints_of(resumed)[-1].step
-
-
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("rate", [1e2, 1e30])
 def test_a_rate_out_of_all_bounds_fails_the_job_and_leaves_nothing(

@@ -164,6 +164,83 @@ def test_job_that_goes_on_from_a_model_keeps_its_shape() -> None:
     assert resolved.reasons["tuning"] == "that of the model it goes on from"
 
 
+ADAPTER = Lora(rank=4, alpha=8.0, target_modules=("q_proj", "v_proj"))
+
+
+@pytest.mark.parametrize(
+    ("begun", "tuning", "trainable", "is_merged"),
+    [
+        # "auto" is what the model has; an adapter may grow.
+        (
+            ADAPTER,
+            {"type": "lora", "rank": "auto", "targets": ["v_proj", "q_proj"]},
+            ADAPTER,
+            False,
+        ),
+        (ADAPTER, {"type": "lora", "rank": 6}, ADAPTER.model_copy(update={"rank": 6}), False),
+        (
+            ADAPTER,
+            {"type": "lora", "targets": ["q_proj", "v_proj", "o_proj"], "rslora": True},
+            Lora(rank=4, alpha=8.0, target_modules=("q_proj", "v_proj", "o_proj"), use_rslora=True),
+            False,
+        ),
+        (
+            ADAPTER,
+            {"type": "lora", "rank": 2},
+            Lora(rank=2, alpha=32.0, target_modules=LORA_TARGETS),
+            True,
+        ),
+        (ADAPTER, {"type": "full"}, Full(), True),
+        (ADAPTER, {"type": "output_layers", "blocks": 3}, OutputLayers(num_blocks=3), True),
+        (
+            OutputLayers(num_blocks=3, train_head=True),
+            {"type": "output_layers", "blocks": "auto"},
+            OutputLayers(num_blocks=3, train_head=True),
+            True,
+        ),
+        (
+            OutputLayers(num_blocks=3, train_head=True),
+            {"type": "output_layers", "head": False},
+            OutputLayers(num_blocks=2),
+            True,
+        ),
+        (Full(), None, Full(), True),
+        (
+            Full(),
+            {"type": "lora", "rank": 3},
+            Lora(rank=3, alpha=32.0, target_modules=LORA_TARGETS),
+            True,
+        ),
+        (Prefix(num_virtual_tokens=4), {"type": "prefix"}, Prefix(num_virtual_tokens=4), False),
+        # Together they may have 512.
+        (
+            ADAPTER.model_copy(update={"rank": 508}),
+            {"type": "lora", "targets": ["o_proj"]},
+            Lora(rank=4, alpha=32.0, target_modules=("o_proj",)),
+            True,
+        ),
+    ],
+    ids=str,
+)
+def test_what_trains_of_a_job_that_goes_on_from_a_model(
+    begun: Trainable, tuning: dict[str, Any] | None, trainable: Trainable, is_merged: bool
+) -> None:
+    resolved = resolve(init_artifact=begun, tuning=tuning).config.trainable
+    assert resolved == trainable
+    assert trainables.merges(begun, resolved) == is_merged
+    # A second attempt, which goes by what the first one wrote, comes to the same.
+    told = trainables.told(resolved)
+    assert trainables.merges(begun, resolve(init_artifact=begun, tuning=told).config.trainable) == (
+        is_merged
+    )
+
+
+def test_adapters_that_are_too_much_together_fail_the_job() -> None:
+    begun = ADAPTER.model_copy(update={"rank": 508})
+    with pytest.raises(JobFailed, match="rank 508, and another 8 on top of it make more than 512"):
+        resolve(init_artifact=begun, tuning={"type": "lora", "rank": 8, "targets": ["o_proj"]})
+
+
 def test_config_comes_back_from_the_row_with_this_machines_path() -> None:
     resolved = resolve()
     stored = json.loads(json.dumps(resolved.to_json()))

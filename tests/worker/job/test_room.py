@@ -67,6 +67,35 @@ def test_what_cannot_fit_is_refused_with_the_numbers_and_what_would(
     room.check(Full(), smollm2)
 
 
+def test_what_is_merged_is_in_memory_besides(
+    smollm2: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = 134.5e6
+    layers = OutputLayers(num_blocks=2)
+    # A copy of what the model changes and training has no copy of; of another kind the whole model that is published.
+    expected: list[tuple[Trainable, Trainable, float]] = [
+        (LORA, LORA, 2 * 30 * 576 * 576),
+        (LORA, layers, 2 * 28 * 576 * 576 + 2 * whole),
+        (LORA, Full(), 0),
+        (layers, LORA, 2 * 2 * 3.54e6 + 2 * whole),
+        (OutputLayers(num_blocks=3, train_head=True), layers, 2 * (3.54e6 + 28.3e6)),
+        (Full(), LORA, 2 * whole + 2 * whole),
+        (Full(), layers, 2 * (whole - 2 * 3.54e6) + 2 * whole),
+    ]
+    for merged, trainable, num_bytes in expected:
+        plain = room.needed_bytes(trainable, smollm2)
+        added = room.needed_bytes(trainable, smollm2, merged) - plain
+        assert added == pytest.approx(num_bytes, rel=0.01), (merged, trainable)
+    set_memory(monkeypatch, 5e8)
+    room.check(LORA, smollm2)
+    with pytest.raises(JobFailed) as caught:
+        room.check(LORA, smollm2, Full())
+    message = caught.value.message
+    assert "a copy of 134.5 million for what is merged into them, the whole model that" in message
+    assert "lora (0.31 GB and more) or prefix" in message
+    assert "that begins with the base." in message
+
+
 def test_it_is_told_before_the_job_is_queued(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     set_memory(monkeypatch, 1e6)
     job_id = scene.job(tuning={"type": "full"})

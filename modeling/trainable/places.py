@@ -1,0 +1,60 @@
+"""Where a model has its parameters, and other ones in these places for a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import nn
+
+Place = tuple[nn.Module, str]
+"""A module, and what it calls the parameter."""
+
+
+class Overlay:
+    """Other parameters in places of a model, from construction to `take_out`. Its own stay as they are."""
+
+    def __init__(self, filling: Mapping[Place, nn.Parameter]) -> None:
+        self._filling = dict(filling)
+        self._originals = {
+            (module, attribute): getattr(module, attribute) for module, attribute in filling
+        }
+        self._put(self._filling)
+
+    def take_out(self) -> None:
+        """Put the model's own parameters back, the very objects."""
+        self._put(self._originals)
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """The model has its own within."""
+        self.take_out()
+        try:
+            yield
+        finally:
+            self._put(self._filling)
+
+    @staticmethod
+    def _put(parameters: Mapping[Place, nn.Parameter]) -> None:
+        for (module, attribute), parameter in parameters.items():
+            setattr(module, attribute, parameter)
+
+
+def tied_places(model: nn.Module) -> dict[str, list[Place]]:
+    """Every parameter by the first of its names, with all its places."""
+    first_names: dict[int, str] = {}
+    places: dict[str, list[Place]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first = first_names.setdefault(id(parameter), name)
+        places.setdefault(first, []).append(_place(model, name))
+    return places
+
+
+def places_of(model: nn.Module, names: Collection[str]) -> dict[str, list[Place]]:
+    """The parameters of these names, each untied from any other."""
+    return {name: [_place(model, name)] for name in names}
+
+
+def _place(model: nn.Module, name: str) -> Place:
+    owner, _, attribute = name.rpartition(".")
+    return model.get_submodule(owner), attribute
