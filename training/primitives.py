@@ -30,7 +30,7 @@ from .batches import MicroBatch, ScoredRow
 from .checkpoint import Checkpoint, Cursor
 from .logprobs import Scores, score
 from .losses import Loss
-from .messages import Classifier, TrainConfig
+from .messages import TrainConfig
 from .regularization import Regularization
 
 _BETAS = (0.9, 0.95)

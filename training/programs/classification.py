@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from dataset.examples import Example
-from training.programs import class_metrics
 from training.batches import ScoredRow
-from training.programs.class_metrics import Floats, Ints
 from training.course import Diverged, Measured, Program, Values
 from training.messages import Classification, Table, TrainConfig
 from training.primitives import Learner
+from training.programs import class_metrics
+from training.programs.class_metrics import Floats, Ints
 
 from .supervised import SupervisedProgram
 
