@@ -35,6 +35,16 @@ class Layout:
         parents = [NONE] * len(first) + [len(first) - 1] * len(lengths)
         return cls(tuple(itertools.accumulate([*first, *lengths], initial=0)), tuple(parents))
 
+    @classmethod
+    def joined(cls, layouts: Sequence[Layout]) -> Layout:
+        """End to end, of sequences that know nothing of each other's."""
+        offsets, parents = [0], list[int]()
+        for each in layouts:
+            first, start = len(parents), offsets[-1]
+            offsets += [start + offset for offset in each.offsets[1:]]
+            parents += [parent if parent == NONE else first + parent for parent in each.parents]
+        return cls(tuple(offsets), tuple(parents))
+
     def __post_init__(self) -> None:
         grows = all(a < b for a, b in itertools.pairwise(self.offsets))
         if not self.parents or not grows or self.offsets[0] != 0:

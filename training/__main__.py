@@ -9,7 +9,7 @@ from functools import partial
 
 from .messages import Exit, Ready, Start
 from .pipes import Link
-from .turns import Turns
+from .sharing.turns import Turns
 
 
 def main() -> None:
@@ -20,8 +20,9 @@ def main() -> None:
     link = Link()
     # The link listens already: importing torch takes seconds.
     from .process import JobRunner
+    from .sharing import fused
 
-    runner, turns = JobRunner(arguments.resident_bytes), Turns()
+    runner, turns = JobRunner(arguments.resident_bytes), Turns(together=fused.make_together)
     link.send(Ready(pid=os.getpid()))
     while True:
         command = link.next() if turns.is_empty else link.poll()
@@ -29,8 +30,8 @@ def main() -> None:
             case Exit():
                 break
             case Start():
-                reports = runner.reports(command, partial(link.stop_reason, command.job_id))
-                turns.add(command.share, reports)
+                job = runner.turns(command, partial(link.stop_reason, command.job_id))
+                turns.add(command.share, job)
             case None:
                 link.send(turns.next_report())
     # Not by returning: the thread that reads commands waits in a read that the interpreter would wait for.

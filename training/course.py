@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from .messages import (
 from .pipes import JobStopped
 from .primitives import Learner
 from .schedule import learning_rate
+from .sharing.fused import Pass
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ Values = dict[str, float]
 """What a method measures, by name."""
 Measured = Mapping[str, float | Table]
 """Likewise, where some of it may be no single number."""
+Step = Generator[Pass, None, Values]
+"""The passes of an optimizer step before they are made, and what it measures."""
 
 
 V = TypeVar("V")
@@ -91,7 +94,7 @@ class Program(Protocol):
         examples: Sequence[Example],
         learning_rate: float,
         check_stop: Callable[[], None],
-    ) -> Values:
+    ) -> Step:
         """One optimizer step. What it measures is of before that."""
         ...
 
@@ -128,14 +131,22 @@ class Course:
     def total_steps(self) -> int:
         return self.config.n_epochs * self.steps_per_epoch
 
-    def reports(self) -> Iterator[StepMetrics | CheckpointSaved | Alert | Heartbeat | Finished]:
-        """Train from the cursor to the end. Raises Diverged, and CheckpointError for a program's state."""
+    def reports(
+        self,
+    ) -> Iterator[Pass | StepMetrics | CheckpointSaved | Alert | Heartbeat | Finished]:
+        """Train from the cursor to the end. Raises Diverged, and CheckpointError for a program's state.
+
+        Among the reports are the passes that are about to be made: whoever iterates may make them.
+        """
         metrics: StepMetrics | None = None
         saved_at_s, is_saved = time.monotonic(), True
         interval_s = self.config.checkpoint_interval_s
         try:
-            for metrics in self._progress():
-                is_saved = False
+            for done in self._progress():
+                if isinstance(done, Pass):
+                    yield done
+                    continue
+                metrics, is_saved = done, False
                 # Behind a piece of what comes before there is nothing to tell, but others may have a turn.
                 yield metrics or Heartbeat()
                 if self._must_save:
@@ -156,14 +167,23 @@ class Course:
         else:
             yield self._finished("succeeded")
 
-    def _progress(self) -> Iterator[StepMetrics | None]:
-        """What is worth a checkpoint: pieces of what comes before the first step, then steps."""
+    def _progress(self) -> Iterator[Pass | StepMetrics | None]:
+        """What is worth a checkpoint: pieces of what comes before the first step, then steps. And the steps' passes."""
         for _ in self.program.prepare(self.training, self.validation, self._check_stop):
             yield None
         while not self._is_over():
-            yield self._step()
+            yield (yield from self._step())
 
     def _alerts(self) -> Iterator[Alert]:
+        if self.learner.has_shared and "shared" not in self._alerted:
+            self._alerted.add("shared")
+            text = (
+                f"From step {self.cursor.step} on, steps were computed together with those of other small jobs where that is "
+                "faster; it changes last digits. With luthier.shared 'never' a job repeats to the bit"
+            )
+            yield Alert(
+                job_id=self.job_id, step=self.cursor.step, key="shared", text=text, level="info"
+            )
         for key, text in self.program.alerts().items():
             if key not in self._alerted:
                 self._alerted.add(key)
@@ -177,7 +197,7 @@ class Course:
         )
         return Alert(job_id=self.job_id, step=self.cursor.step, key="memory", text=text)
 
-    def _step(self) -> StepMetrics:
+    def _step(self) -> Generator[Pass, None, StepMetrics]:
         """One optimizer step and the validation that is due after it; moves the cursor."""
         started_s = time.perf_counter()
         step = self.cursor.step + 1
@@ -191,7 +211,7 @@ class Course:
             total_steps=self.total_steps,
             schedule=self.config.lr_schedule,
         )
-        trained = self._in_memory(
+        trained = yield from self._in_memory(
             lambda: self.program.update(step, examples, rate, self._check_stop)
         )
         step_time_s = time.perf_counter() - started_s
@@ -202,7 +222,7 @@ class Course:
             standing=self.cursor.standing,
             micro_batch_tokens=self.cursor.micro_batch_tokens,
         )
-        measured, tables = self._validate()
+        measured, tables = yield from self._validate()
         values = _named("train", trained) | measured
         self._take_stock(values)
         return StepMetrics(
@@ -226,13 +246,13 @@ class Course:
         if self.stop_reason() == "cancel":
             raise JobStopped("cancel")
 
-    def _validate(self) -> tuple[Values, dict[str, Table]]:
+    def _validate(self) -> Generator[Pass, None, tuple[Values, dict[str, Table]]]:
         values: Values = {}
         tables: dict[str, Table] = {}
         due = {"valid": self._rotating_examples(), "full_valid": self._all_examples()}
         for role, examples in due.items():
             if examples:
-                found = self._in_memory(partial(self._evaluate, examples))
+                found = yield from self._in_memory(partial(self._evaluate, examples))
                 for name, value in _named(role, found).items():
                     if not isinstance(value, dict):
                         values[name] = value
@@ -241,13 +261,15 @@ class Course:
                         tables[name] = value
         return values, tables
 
-    def _evaluate(self, examples: Sequence[Example]) -> Measured:
+    def _evaluate(self, examples: Sequence[Example]) -> Generator[Pass, None, Measured]:
+        """Without a pass that others could make."""
+        yield from ()
         return self.program.evaluate(self.cursor.step, examples, self._check_cancel)
 
-    def _in_memory(self, work: Callable[[], T]) -> T:
+    def _in_memory(self, work: Callable[[], Generator[Pass, None, T]]) -> Generator[Pass, None, T]:
         """Once more, in smaller parts, if memory runs out the first time. Raises OutOfMemory."""
         try:
-            return work()
+            return (yield from work())
         except (RuntimeError, MemoryError) as error:
             if not memory.is_out_of_memory(error):
                 raise
@@ -259,7 +281,7 @@ class Course:
         log.warning("%s: out of memory, %d tokens at a time from now on", self.job_id, size)
         self.cursor = replace(self.cursor, micro_batch_tokens=size)
         self._must_save = True
-        return self._in_memory(work)
+        return (yield from self._in_memory(work))
 
     def _rotating_examples(self) -> Sequence[Example]:
         """The validation examples that are due after this step, mostly none.

@@ -122,6 +122,8 @@ class TrainConfig(Message):
     loraplus_ratio: float = 1.0
     """The rate of LoRA's B beside that of its A (arXiv 2402.12354)."""
     early_stopping: EarlyStopping | None = None
+    shared: Literal["auto", "never"] = "auto"
+    """Whether small steps may be computed together with those of other jobs, which changes their last digits."""
     eval_interval_steps: int = 10
     eval_batch_size: int = 8
     """Examples in the rotating validation batch."""
@@ -289,6 +291,7 @@ class Alert(Message):
     key: str
     """What it is about; of several of one job, the first is told."""
     text: str
+    level: Literal["info", "warn"] = "warn"
 
 
 class Finished(Message):

@@ -23,6 +23,7 @@ from modeling.artifacts.artifact import Artifact
 from modeling.base import Precision
 from modeling.layout import Layout
 from modeling.recompute import measure, recomputed
+from modeling.trainable.lora import LoraTrainable
 from modeling.trainable.trainable import PackedRow
 
 from . import batches, checkpoint, memory, trainables
@@ -61,7 +62,7 @@ def load_base(path: Path, precision: Precision) -> PreTrainedModel:
     return model
 
 
-def _head(model: PreTrainedModel) -> Tensor:
+def head_of(model: PreTrainedModel) -> Tensor:
     """The output layer's weight (V, D)."""
     weight: Tensor = model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
     return weight
@@ -70,7 +71,7 @@ def _head(model: PreTrainedModel) -> Tensor:
 @torch.no_grad()
 def _check_head(model: PreTrainedModel) -> None:
     """The loss knows logits = hidden · headᵀ only: no bias, no scaling, no soft cap."""
-    head = _head(model)
+    head = head_of(model)
     row = torch.arange(8, device=head.device)[None]  # (1, T)
     with attention.segments(Layout.of_lengths([row.shape[1]])):
         logits = model(input_ids=row, use_cache=False).logits
@@ -122,10 +123,19 @@ class Learner:
         self._recomputes = False
         """Whether blocks are computed again in backward instead of kept: it takes time and changes no bit."""
         self._is_half_stepped = False
+        self.shares = config.shared != "never"
+        """Whether passes may be made together with others'."""
+        self.has_shared = False
+        """Whether any pass was made together with others'."""
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The base that it sits in."""
+        return self._model
 
     @property
     def device(self) -> torch.device:
-        return _head(self._model).device
+        return head_of(self._model).device
 
     def set_aside(self) -> AbstractContextManager[None]:
         """The model is its plain self within, and may be another's."""
@@ -179,6 +189,15 @@ class Learner:
             value = loss(scores.logprobs, batch)
             torch.autograd.backward(value / denominator)
         return value.detach(), Scores(scores.logprobs.detach(), scores.is_top)
+
+    @property
+    def shareable(self) -> LoraTrainable | None:
+        """What trains, if its passes may be made together with others' on the same base."""
+        config = self._config
+        is_random = config.dropout > 0 or config.neftune_noise_alpha > 0
+        if not self.shares or is_random or self._recomputes:
+            return None
+        return self._trainable if isinstance(self._trainable, LoraTrainable) else None
 
     def optim_step(self, learning_rate: float, max_grad_norm: float) -> Tensor:
         """Go down the gradients, scaled to at most `max_grad_norm` (0: as they are), and forget them.
@@ -317,7 +336,7 @@ class Learner:
     def _output(self) -> Tensor:
         """The layer whose rows are scored."""
         own = self._trainable.output
-        return _head(self._model) if own is None else own
+        return head_of(self._model) if own is None else own
 
     def _score(self, batch: MicroBatch) -> Scores:
         row = PackedRow(batch.input_ids, batch.position_ids, batch.layout)

@@ -23,6 +23,7 @@ from .messages import Dpo, Report, Start, Started, StopReason, TrainConfig
 from .primitives import Learner
 from .programs import program_of
 from .resident import ResidentBases
+from .sharing.fused import Pass, is_small
 
 log = logging.getLogger(__name__)
 
@@ -38,31 +39,39 @@ class JobRunner:
     def reports(
         self, start: Start, stop_reason: Callable[[], StopReason | None]
     ) -> Generator[Report]:
-        """Run a job. The last report is Finished or Failed, whatever happens.
+        """Run a job by itself. The last report is Finished or Failed, whatever happens.
 
         `stop_reason` is asked between micro-batches.
         """
+        for item in self.turns(start, stop_reason):
+            if not isinstance(item, Pass):
+                yield item
+
+    def turns(
+        self, start: Start, stop_reason: Callable[[], StopReason | None]
+    ) -> Generator[Pass | Report]:
+        """As `reports`, with the small passes that are about to be made: others' may be made with them."""
         try:
-            yield from self._reports(start, stop_reason)
+            yield from self._turns(start, stop_reason)
         except Exception as error:
             log.exception("%s failed", start.job_id)
             yield describe(error, start)
 
-    def _reports(
+    def _turns(
         self, start: Start, stop_reason: Callable[[], StopReason | None]
-    ) -> Iterator[Report]:
+    ) -> Iterator[Pass | Report]:
         self._use_threads(start)
         precision = choose_precision(start.config.precision)
         with self._bases.lent(Path(start.config.base_path), precision) as model:
-            yield from self._reports_on(model, precision, start, stop_reason)
+            yield from self._turns_on(model, precision, start, stop_reason)
 
-    def _reports_on(
+    def _turns_on(
         self,
         model: PreTrainedModel,
         precision: Precision,
         start: Start,
         stop_reason: Callable[[], StopReason | None],
-    ) -> Iterator[Report]:
+    ) -> Iterator[Pass | Report]:
         config = start.config
         training = Dataset.open(Path(start.training_set))
         validation = Dataset.open(Path(start.validation_set)) if start.validation_set else None
@@ -92,9 +101,11 @@ class JobRunner:
                 cursor=resumed.cursor if resumed else Cursor(),
             )
             started = _started(course, resumed.environment if resumed else None, precision)
-            for report in itertools.chain([started], course.reports()):
+            for item in itertools.chain([started], course.reports()):
+                if isinstance(item, Pass) and not is_small(item):
+                    continue
                 with learner.set_aside():
-                    yield report
+                    yield item
                 self._use_threads(start)
         finally:
             learner.close()

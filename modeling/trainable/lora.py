@@ -87,6 +87,11 @@ class LoraTrainable:
             if parameter.requires_grad
         }
 
+    @property
+    def layers(self) -> Mapping[str, LoraLinear]:
+        """By the names of the linear layers in whose places they are."""
+        return self._modules
+
     def begin(self, beginning: Beginning) -> None:
         """It begins as a function of the seed."""
 

@@ -142,7 +142,7 @@ def test_a_step_goes_down_the_weighted_cross_entropy_of_the_labels(
         weight = by_ids[_learnt(example)]
         expected_loss += weight * -learner.logprobs(batch).logprobs.double().sum().item()
         expected_weight += weight * example.num_supervised_tokens
-    values = program(job, learner, labels=labels).update(1, examples, 1e-3, lambda: None)
+    values = jobs.made(program(job, learner, labels=labels).update(1, examples, 1e-3, lambda: None))
     assert values["loss"] == pytest.approx(expected_loss / expected_weight, rel=1e-5)
 
 

@@ -188,11 +188,11 @@ def test_the_first_step_begins_exactly_at_the_reference(
     """Also of a job that goes on from a tuned model, whose start is not the base: this learner's is none."""
     program = prepared(learner, pairs, base_path)
     examples = [pairs.examples[i] for i in (3, 1, 5, 0, 2, 4)]
-    first = program.update(1, examples, 1e-3, lambda: None)
+    first = jobs.made(program.update(1, examples, 1e-3, lambda: None))
     # In another order the sums may differ in their last bits.
     assert first["loss"] == pytest.approx(math.log(2), rel=1e-6)
     assert abs(first["rewards/margins"]) < 1e-4
-    second = program.update(2, examples, 1e-3, lambda: None)
+    second = jobs.made(program.update(2, examples, 1e-3, lambda: None))
     assert second["loss"] < first["loss"]
     assert second["rewards/margins"] == pytest.approx(
         second["rewards/chosen"] - second["rewards/rejected"], abs=1e-6
@@ -213,7 +213,7 @@ def test_a_swapped_pair_negates_its_margin(
 ) -> None:
     program = prepared(learner, pairs, base_path)
     examples = list(pairs.examples)
-    program.update(1, examples, 1e-2, lambda: None)
+    jobs.made(program.update(1, examples, 1e-2, lambda: None))
     reference = program.state()["reference.training"]
     program.load_state(
         {**program.state(), "reference.validation": reference, "sha256.validation": torch.ones(())}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dataset.examples import Example
 from training.batches import ScoredRow
-from training.course import Diverged, Measured, Program, Values
+from training.course import Diverged, Measured, Program, Step, Values
 from training.messages import Classification, Table, TrainConfig
 from training.primitives import Learner
 from training.programs import class_metrics
@@ -43,9 +43,9 @@ class ClassificationProgram(Program):
         examples: Sequence[Example],
         learning_rate: float,
         check_stop: Callable[[], None],
-    ) -> Values:
+    ) -> Step:
         weighted = [self._weighted(example) for example in examples]
-        return self._supervised.update(step, weighted, learning_rate, check_stop)
+        return (yield from self._supervised.update(step, weighted, learning_rate, check_stop))
 
     def evaluate(
         self, step: int, examples: Sequence[Example], check_stop: Callable[[], None]

@@ -16,10 +16,11 @@ from dataset.tokenized import Dataset
 from training import batches
 from training.batches import MicroBatch, ScoredRow
 from training.checkpoint import CheckpointError
-from training.course import Diverged, Program, Values
+from training.course import Diverged, Program, Step, Values
 from training.losses.dpo import PreferenceLoss, sums
 from training.messages import Dpo, TrainConfig
 from training.primitives import Learner
+from training.sharing.fused import forward_backward
 
 # Pairs that validation packs together.
 _VALIDATION_WINDOW = 32
@@ -147,12 +148,12 @@ class DpoProgram(Program):
         examples: Sequence[Example],
         learning_rate: float,
         check_stop: Callable[[], None],
-    ) -> Values:
+    ) -> Step:
         measured = self._zeros()
         for batch in self._batches(examples):
             check_stop()
             loss = self._loss("training", examples, batch)
-            value, scores = self._learner.forward_backward(batch, loss, len(examples))
+            value, scores = yield from forward_backward(self._learner, batch, loss, len(examples))
             measured += self._measure(value, loss, scores.logprobs, batch)
         norm = self._learner.optim_step(learning_rate, self._config.max_grad_norm)
         # The only wait for the device in a step.

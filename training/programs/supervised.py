@@ -10,10 +10,11 @@ from torch import Tensor
 
 from dataset.examples import Example
 from training.batches import MicroBatch, ScoredRow
-from training.course import Diverged, Program, Values
+from training.course import Diverged, Program, Step, Values
 from training.losses.cross_entropy import cross_entropy
 from training.messages import TrainConfig
 from training.primitives import Learner
+from training.sharing.fused import forward_backward
 
 # Examples that validation packs together.
 _VALIDATION_WINDOW = 64
@@ -35,12 +36,14 @@ class SupervisedProgram(Program):
         examples: Sequence[Example],
         learning_rate: float,
         check_stop: Callable[[], None],
-    ) -> Values:
+    ) -> Step:
         total_weight = sum(example.weight for example in examples)
         sums = self._zeros()
         for batch in self._batches(examples):
             check_stop()
-            loss, scores = self._learner.forward_backward(batch, cross_entropy, total_weight)
+            loss, scores = yield from forward_backward(
+                self._learner, batch, cross_entropy, total_weight
+            )
             sums += torch.stack([loss, scores.is_top.sum()])
         norm = self._learner.optim_step(learning_rate, self._config.max_grad_norm)
         # The only wait for the device in a step.

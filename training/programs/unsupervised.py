@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from dataset.examples import Example
-from training.course import Program, Values
+from training.course import Program, Step, Values
 from training.messages import TrainConfig
 from training.primitives import Learner
 
@@ -28,8 +28,8 @@ class UnsupervisedProgram(Program):
         examples: Sequence[Example],
         learning_rate: float,
         check_stop: Callable[[], None],
-    ) -> Values:
-        values = self._supervised.update(step, examples, learning_rate, check_stop)
+    ) -> Step:
+        values = yield from self._supervised.update(step, examples, learning_rate, check_stop)
         return _of_texts(values, examples)
 
     def evaluate(

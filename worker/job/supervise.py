@@ -208,7 +208,7 @@ class _Supervision:
                 alert.job_id,
                 f"alert:{alert.key}",
                 alert.text,
-                level="warn",
+                level=alert.level,
                 data={"step": alert.step},
             )
 

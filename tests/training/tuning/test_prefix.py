@@ -230,7 +230,9 @@ def test_one_batch_overfits(base_path: Path, tmp_path: Path, method: Method) -> 
     learner = Learner(model, start.config)
     learner.begin(rows)
     program = program_of(start.config, learner)
-    losses = [program.update(step, rows, 0.1, lambda: None)["loss"] for step in range(60)]
+    losses = [
+        jobs.made(program.update(step, rows, 0.1, lambda: None))["loss"] for step in range(60)
+    ]
     assert losses[-1] < losses[0] / 8
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from training.messages import (
     Start,
 )
 from training.process import JobRunner
-from training.turns import Turns
+from training.sharing.turns import Turns
 
 
 class Clock:
@@ -168,3 +168,77 @@ def test_jobs_that_take_turns_make_what_each_makes_alone(base_path: Path, tmp_pa
         assert _artifact(together[name]) == _artifact(alone[name])
         assert len(together[name]) == len(alone[name])
     assert _artifact(alone["ftjob-1"]) != _artifact(alone["ftjob-2"])
+
+
+PASS_S = 1.0
+
+
+class Planned:
+    is_made = False
+
+
+def sharing(clock: Clock, name: str, told: list[str]) -> Generator[Any]:
+    """One pass a step, which takes PASS_S alone."""
+    while True:
+        planned = Planned()
+        yield planned
+        if not planned.is_made:
+            clock.now_s += PASS_S
+        told.append(name)
+        yield Heartbeat()
+
+
+def turns_together(clock: Clock, sizes: list[int], *, cost_of_more_s: float) -> Turns:
+    """Passes that are made together from two on."""
+
+    def together(passes: Sequence[Any]) -> list[Any]:
+        sizes.append(len(passes))
+        if len(passes) == 1:
+            return []
+        clock.now_s += PASS_S + cost_of_more_s * (len(passes) - 1)
+        for planned in passes:
+            planned.is_made = True
+        return [(planned, 1 / len(passes)) for planned in passes]
+
+    return Turns(clock, together=together)
+
+
+def test_jobs_of_all_shares_stand_together() -> None:
+    clock, told, sizes = Clock(), list[str](), list[int]()
+    turns = turns_together(clock, sizes, cost_of_more_s=0.1)
+    for number in range(8):
+        turns.add(str(number % 4), sharing(clock, str(number), told))
+    for _ in range(8 * 20):
+        turns.next_report()
+    assert set(sizes[20:]) == {8}
+    assert set(Counter(told).values()) <= {17, 18, 19, 20, 21, 22, 23}
+
+
+def test_a_share_of_one_job_is_not_held_up_by_one_of_many() -> None:
+    """It would be, were it in each pass with all of them and in no other."""
+    clock, told, sizes = Clock(), list[str](), list[int]()
+    turns = turns_together(clock, sizes, cost_of_more_s=0.5)
+    turns.add("a", sharing(clock, "one", told))
+    for number in range(7):
+        turns.add("b", sharing(clock, f"many{number}", told))
+    while clock.now_s < 400:
+        turns.next_report()
+    counts = Counter(told)
+    # As many steps as in half of the time alone, at least.
+    assert counts["one"] >= 400 / 2 / PASS_S
+    assert min(counts[f"many{number}"] for number in range(7)) > 400 / 14 / PASS_S
+    assert 8 in sizes
+
+
+def test_who_stands_does_not_wait_for_a_job_that_takes_long() -> None:
+    clock, told, sizes = Clock(), list[str](), list[int]()
+    turns = turns_together(clock, sizes, cost_of_more_s=0.0)
+    for name in ("1", "2"):
+        turns.add("a", sharing(clock, name, told))
+    turns.add("b", job(clock, "long", 50.0, 1000, told))
+    for _ in range(400):
+        turns.next_report()
+    counts = Counter(told)
+    assert 2 in sizes
+    served_s = 50.0 * counts["long"]
+    assert abs(clock.now_s - 2 * served_s) <= 50.0

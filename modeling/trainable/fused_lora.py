@@ -1,0 +1,120 @@
+"""LoRA of several jobs at once: a packed row holds tokens of each, and each job's go through its own matrices.
+
+The product with the base's weight, which is read once, is made for all of them; low-rank products are made segment by
+segment. No number of one job is ever added to, or multiplied by, one of another: what is not a number in
+one stays there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .lora import LoraLinear
+
+
+class Segment(NamedTuple):
+    """Tokens of a packed row that are one job's."""
+
+    start: int
+    end: int
+    layers: Mapping[str, LoraLinear]
+    """The job's, by the name of the linear layer in whose place each would be."""
+
+
+class _Part(NamedTuple):
+    start: int
+    end: int
+    scale: float
+
+
+class FusedLinear(nn.Module):
+    """A frozen linear layer, and what some of its rows' jobs add to it."""
+
+    def __init__(self, base: nn.Linear, segments: Sequence[tuple[int, int, LoraLinear]]) -> None:
+        super().__init__()
+        self.base = base
+        self._parts = tuple(_Part(start, end, lora.scale) for start, end, lora in segments)
+        # Not registered: they are not this module's to train.
+        self._matrices = [m for _, _, lora in segments for m in (lora.lora_A, lora.lora_B)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) -> (..., out)"""
+        y: Tensor = _FusedFunction.apply(  # type: ignore[no-untyped-call]
+            x, self.base.weight, self.base.bias, self._parts, *self._matrices
+        )
+        return y
+
+
+@contextmanager
+def fused(model: nn.Module, segments: Sequence[Segment]) -> Iterator[None]:
+    """Within, the model, which is its plain self outside, computes a row of these segments, which need not have the same layers."""
+    by_name: dict[str, list[tuple[int, int, LoraLinear]]] = {}
+    for start, end, layers in segments:
+        for name, lora in layers.items():
+            by_name.setdefault(name, []).append((start, end, lora))
+    places = {name: _place(model, name) for name in by_name}
+    originals = {name: getattr(owner, attribute) for name, (owner, attribute) in places.items()}
+    for name, (owner, attribute) in places.items():
+        setattr(owner, attribute, FusedLinear(originals[name], by_name[name]))
+    try:
+        yield
+    finally:
+        for name, (owner, attribute) in places.items():
+            setattr(owner, attribute, originals[name])
+
+
+def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    owner, _, attribute = name.rpartition(".")
+    return model.get_submodule(owner), attribute
+
+
+class _FusedFunction(torch.autograd.Function):
+    """T rows: x (T, in), weight (out, in), and for each part a (R, in) and b (out, R), each of its own R."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        parts: tuple[_Part, ...],
+        *matrices: Tensor,
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])  # (T, in)
+        y = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())  # (T, out)
+        kept = []
+        for (start, end, scale), a, b in zip(parts, matrices[::2], matrices[1::2], strict=True):
+            a, b = a.to(x.dtype), b.to(x.dtype)
+            narrow = (rows[start:end] @ a.t()).mul_(scale)  # (t, R)
+            y[start:end].addmm_(narrow, b.t())
+            kept += [a, b, narrow]
+        ctx.save_for_backward(rows, weight, *kept)
+        ctx.parts, ctx.parameter_dtype = parts, matrices[0].dtype
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, *kept = ctx.saved_tensors
+        shape = grads[0].shape
+        grad_y = grads[0].reshape(-1, shape[-1])  # (T, out)
+        needs_x = ctx.needs_input_grad[0]
+        grad_x = grad_y @ weight if needs_x else None  # (T, in)
+        of_matrices: list[Tensor] = []
+        for (start, end, scale), a, b, narrow in zip(
+            ctx.parts, kept[::3], kept[1::3], kept[2::3], strict=True
+        ):
+            of_y = grad_y[start:end]
+            grad_narrow = (of_y @ b).mul_(scale)  # (t, R)
+            if grad_x is not None:
+                grad_x[start:end].addmm_(grad_narrow, a)
+            grad_a = grad_narrow.t() @ rows[start:end]  # (R, in)
+            grad_b = of_y.t() @ narrow  # (out, R)
+            of_matrices += [grad_a.to(ctx.parameter_dtype), grad_b.to(ctx.parameter_dtype)]
+        if grad_x is not None:
+            grad_x = grad_x.view(*shape[:-1], -1)
+        return grad_x, None, None, None, *of_matrices
