@@ -21,6 +21,7 @@ from dataset.examples import Example
 from modeling import attention, base
 from modeling.artifacts.artifact import Artifact
 from modeling.base import Precision
+from modeling.blocks import parts
 from modeling.layout import Layout
 from modeling.recompute import measure, recomputed
 from modeling.trainable.lora import LoraTrainable
@@ -58,6 +59,7 @@ def load_base(path: Path, precision: Precision) -> PreTrainedModel:
         attn_implementation=attention.NAME,
         device=base.choose_device(),
     )
+    parts.put_in(model)
     _check_head(model)
     return model
 

@@ -1,9 +1,4 @@
-"""LoRA for training: each adapted linear computes y = x W^T + bias + scale * (x A^T) B^T.
-
-W is frozen and gets no gradient; A and B are fp32 parameters, and the products with them run in the
-precision of the activations. Forward keeps x once (the layers that read the same x share it) and the
-narrow x A^T; backward needs nothing else.
-"""
+"""LoRA for training: each adapted linear computes y = x W^T + bias + scale * (x A^T) B^T, see `lora_products`."""
 
 from __future__ import annotations
 
@@ -12,7 +7,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +19,7 @@ from modeling.artifacts.lora import AdapterConfig, LoadedAdapter, peft_name
 from modeling.noise import Dropout
 
 from . import trainable
+from .lora_products import AdaptedWeight, products
 from .trainable import Beginning, PackedRow
 
 
@@ -46,10 +41,11 @@ class LoraLinear(nn.Module):
         factors = self.dropout.factors(x) if self.dropout is not None else None
         if factors is not None:
             return self._with_dropout(x, factors)
-        y: Tensor = _LoraFunction.apply(  # type: ignore[no-untyped-call]
-            x, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scale
-        )
-        return y
+        return products(x, [self._adapted()])[0]
+
+    def _adapted(self) -> AdaptedWeight:
+        base = self.base
+        return AdaptedWeight(base.weight, base.bias, self.lora_A, self.lora_B, self.scale)
 
     def _with_dropout(self, x: Tensor, factors: Tensor) -> Tensor:
         """The low-rank part reads x * factors. By autograd: it keeps more for backward than without."""
@@ -57,6 +53,15 @@ class LoraLinear(nn.Module):
         return F.linear(x, self.base.weight, self.base.bias) + F.linear(
             narrow, self.lora_B.to(x.dtype)
         )
+
+
+def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
+    """What linear layers make of the same x, each as if by itself; the adapted ones among them together."""
+    adapted = [layer for layer in layers if isinstance(layer, LoraLinear)]
+    if len(adapted) < 2 or any(layer.dropout is not None for layer in adapted):
+        return tuple(layer(x) for layer in layers)
+    made = iter(products(x, [layer._adapted() for layer in adapted]))
+    return tuple(next(made) if isinstance(layer, LoraLinear) else layer(x) for layer in layers)
 
 
 class LoraTrainable:
@@ -205,37 +210,3 @@ def _attached(model: nn.Module) -> list[tuple[str, LoraLinear]]:
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent_name, _, child_name = name.rpartition(".")
     setattr(model.get_submodule(parent_name), child_name, module)
-
-
-class _LoraFunction(torch.autograd.Function):
-    """T rows: x (T, in), weight (out, in), a (R, in), b (out, R)."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
-    ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])  # (T, in)
-        parameter_dtype = a.dtype
-        a, b = a.to(x.dtype), b.to(x.dtype)
-        y = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())  # (T, out)
-        # The scale goes onto the narrow product, where it costs next to nothing.
-        narrow = (rows @ a.t()).mul_(scale)  # (T, R)
-        y.addmm_(narrow, b.t())
-        ctx.save_for_backward(rows, weight, a, b, narrow)
-        ctx.scale, ctx.parameter_dtype = scale, parameter_dtype
-        return y.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, a, b, narrow = ctx.saved_tensors
-        shape = grads[0].shape
-        grad_y = grads[0].reshape(-1, shape[-1])  # (T, out)
-        needs_x, _, _, needs_a, needs_b, _ = ctx.needs_input_grad
-        grad_narrow = (grad_y @ b).mul_(ctx.scale)  # (T, R)
-        dtype = ctx.parameter_dtype
-        grad_a = (grad_narrow.t() @ rows).to(dtype) if needs_a else None  # (R, in)
-        grad_b = (grad_y.t() @ narrow).to(dtype) if needs_b else None  # (out, R)
-        grad_x = None
-        if needs_x:
-            grad_x = (grad_y @ weight).addmm_(grad_narrow, a).view(*shape[:-1], -1)  # (T, in)
-        return grad_x, None, None, grad_a, grad_b, None
