@@ -211,6 +211,10 @@ async def create_chat_completion(
         vocab_size=served.engine.vocab_size,
         num_logprobs=body.num_logprobs,
     )
+    dialect = served.template.dialect
+    shown_ids = dialect.read_ids(with_calls=bool(body.offer.callable_names))
+    if body.shows_special:
+        shown_ids = served.tokenizer.special_ids
     deltas = served.generate(
         model.thread,
         [
@@ -221,13 +225,13 @@ async def create_chat_completion(
                 sampling=sampling,
                 stop=body.stop_strings,
                 constraint=constraint,
-                shows_special=body.shows_special,
+                shown_ids=shown_ids,
                 cache_salt=headers.cache_salt,
             )
             for sampling in params
         ],
     )
-    completion = ChatCompletion(body, len(prompt), served.vocabulary)
+    completion = ChatCompletion(body, len(prompt), served.vocabulary, dialect)
     if body.stream:
         return EventStream(completion.stream(deltas))
     return _json(await while_connected(request.receive, completion.collect(deltas)))
@@ -256,6 +260,7 @@ async def create_completion(
     )
     # Before the rest is let in: what was let in must begin, and count, at once.
     of_first_tokens = await _first_tokens(served, body, prompts, model, headers.cache_salt)
+    shown_ids = served.tokenizer.special_ids if body.shows_special else frozenset[int]()
     deltas = served.generate(
         model.thread,
         [
@@ -266,7 +271,7 @@ async def create_completion(
                 sampling=sampling,
                 stop=body.stop_strings,
                 constraint=constraint,
-                shows_special=body.shows_special,
+                shown_ids=shown_ids,
                 cache_salt=headers.cache_salt,
                 num_prompt_logprobs=body.num_prompt_logprobs,
             )

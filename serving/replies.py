@@ -27,6 +27,7 @@ class Reply:
         # Sums, because each chunk of a reply of many choices may ask for them.
         self._completion_tokens = 0
         self._cached_tokens = 0
+        self._reasoning_tokens = 0
         self._num_unfinished = [num_choices] * len(prompt_lengths)
 
     def count(self, index: int, delta: Delta) -> None:
@@ -66,7 +67,10 @@ class Reply:
             "completion_tokens": self._completion_tokens,
             "total_tokens": self._prompt_tokens + self._completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self._cached_tokens, "audio_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+            "completion_tokens_details": {
+                "reasoning_tokens": self._reasoning_tokens,
+                "audio_tokens": 0,
+            },
         }
 
     def chunk_usage(self, request: GenerationRequest) -> Wire:

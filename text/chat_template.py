@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from . import template_probes
 from .disguise import Disguise, OutOfCharacters
@@ -26,10 +26,10 @@ from .messages import (
     Message,
     normalise,
     weight_of,
-    with_arguments_as_text,
 )
 from .rendering import Renderer, Rendering, Tools
 from .tokenizer import Position, Tokenizer
+from .tools.dialect import Dialect, definitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +68,21 @@ class ChatTemplate:
         return cls(_read_source(path), Tokenizer.load(path, document_end=document_end))
 
     @cached_property
-    def shows_tools(self) -> bool:
-        """Whether the template shows the tools on offer to the model."""
-        return template_probes.shows_tools(self.renderer.text)
-
-    @cached_property
-    def shows_tool_calls(self) -> bool:
-        """Whether the template shows the calls of earlier turns, and so can teach them."""
-        return self._form_of_calls is not None
-
-    @cached_property
-    def _form_of_calls(self) -> Literal["object", "text"] | None:
-        return template_probes.form_of_calls(self.renderer.text)
+    def dialect(self) -> Dialect:
+        """What the template knows of tools and thoughts."""
+        return Dialect(
+            self.renderer,
+            self.source,
+            special_tokens=self.tokenizer.special_tokens,
+            stop_ids=self.tokenizer.stop_ids,
+        )
 
     @cached_property
     def _keeps_results_apart(self) -> bool:
         """Whether what would be learnt of a turn that calls a tool ends before the tool's answer."""
         messages = [template_probes.USER, template_probes.CALLING, template_probes.RESULT]
         try:
-            rendering, disguise = self._render(self._normalise(messages, None), None, False)
+            rendering, disguise = self._render(*self._written(messages, None), False)
         except InvalidMessages:
             # What such rows lack, they are told one by one.
             return True
@@ -110,9 +106,7 @@ class ChatTemplate:
         tools: Tools = None,
     ) -> list[int]:
         """The ids of a prompt, as serving feeds it to the model. Raises `InvalidMessages`."""
-        rendering, disguise = self._render(
-            self._normalise(messages, tools), tools, add_generation_prompt
-        )
+        rendering, disguise = self._render(*self._written(messages, tools), add_generation_prompt)
         return [i for part in self._encode(rendering, disguise) for i in part.ids]
 
     def tokenize_chat(self, messages: Sequence[Message], tools: Tools = None) -> TokenizedExample:
@@ -122,30 +116,29 @@ class ChatTemplate:
         assistant turn is cut off, for nothing is learned from it. Raises `InvalidMessages` for messages
         that the template refuses, `ChatTemplateError` for a template whose turns cannot be told apart.
         """
-        normal = self._normalise(messages, tools)
-        turns = [i for i, m in enumerate(normal) if m["role"] == "assistant"]
+        written, shown_tools = self._written(messages, tools)
+        turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
         if not turns:
             raise InvalidMessages("a training example needs at least one assistant message")
         turn_weights = [weight_of(messages[i], f"messages[{i}]") for i in turns]
-        rendering, disguise = self._render(normal, tools, add_generation_prompt=False)
+        rendering, disguise = self._render(written, shown_tools, add_generation_prompt=False)
         _check_starts(rendering, turns)
-        self._check_results(normal)
+        self._check_results(messages, written)
         first, *parts = self._encode(rendering, disguise)
         input_ids, weights = first.ids, [0.0] * len(first.ids)
         last_end = 0
-        for turn, part, weight in zip(turns, parts, turn_weights, strict=True):
+        said = [message for message in written if message["role"] == "assistant"]
+        for turn, message, part, weight in zip(turns, said, parts, turn_weights, strict=True):
             num_turn_ids = part.num_turn_ids
             if num_turn_ids is None:
-                if turn + 1 < len(normal):
+                if turn + 1 < len(messages):
                     raise ChatTemplateError(
                         f"messages[{turn}]: the chat template puts no end-of-turn token behind this turn, "
                         "so that what follows would be learnt with it; end the example here"
                     )
                 num_turn_ids = len(part.ids)
             if weight:
-                _check_shown(
-                    normal[turn], f"messages[{turn}]", disguise.reveal("".join(part.texts))
-                )
+                _check_shown(message, f"messages[{turn}]", disguise.reveal("".join(part.texts)))
             last_end = len(input_ids) + num_turn_ids
             input_ids += part.ids
             weights += [weight] * num_turn_ids + [0.0] * (len(part.ids) - num_turn_ids)
@@ -207,50 +200,41 @@ class ChatTemplate:
             parts.append(part)
         return parts
 
-    def _check_results(self, messages: list[Message]) -> None:
+    def _check_results(self, messages: Sequence[Message], written: list[Message]) -> None:
         """Raises where a tool's answer would be learnt."""
-        calling = (i for i, message in enumerate(messages[1:]) if message["role"] == "tool")
-        index = next(calling, None)
-        if index is not None and not self._keeps_results_apart:
+        if self._keeps_results_apart or all(message["role"] != "tool" for message in written[1:]):
+            return
+        index = next(
+            (i for i, m in enumerate(messages[1:]) if m["role"] in ("tool", "function")), None
+        )
+        if index is not None:
             raise ChatTemplateError(
                 f"messages[{index}]: the chat template puts no end-of-turn token between a call and its result, "
                 "so that the result would be learnt with it; end the example at the call"
             )
 
-    def _normalise(self, messages: Sequence[Message], tools: Tools) -> list[Message]:
-        """Messages in the shape that templates expect; nothing in them that this one would pass over.
+    def _written(
+        self, messages: Sequence[Message], tools: Sequence[Any] | None
+    ) -> tuple[list[Message], Tools]:
+        """Messages and tools as this template takes them; nothing in them that it would pass over.
 
         Raises `InvalidMessages`.
         """
         normal = normalise(messages, knows_developer="developer" in self.source)
-        if tools and not self.shows_tools:
-            raise InvalidMessages(
-                "tools: the chat template of this base shows the model no tools; leave them out, "
-                "describe them in a message, or use a base that knows tools",
-                param="tools",
-            )
+        own_form = self.dialect.own_form
         for index, message in enumerate(normal):
             role = message["role"]
-            if "tool_calls" in message and not self.shows_tool_calls:
-                key = "tool_calls" if messages[index].get("tool_calls") else "function_call"
-                raise InvalidMessages(
-                    f"messages[{index}].{key}: the chat template of this base does not show calls to "
-                    "the model; write the call into the message's content, or use a base that knows "
-                    "tools",
-                    param=f"messages[{index}].{key}",
-                )
-            if role == "function" and "function" not in self._shown_roles:
+            is_shown = own_form is None and "function" in self._shown_roles
+            if role == "function" and not is_shown:
                 # What a tool's answer was called before.
                 message["role"] = role = "tool"
-            if role not in self._shown_roles:
+            if role not in self._shown_roles and (role != "tool" or own_form is None):
                 raise InvalidMessages(
                     f"messages[{index}].role: the chat template of this base does not show the model "
                     f"what {role!r} says; send it as another role, such as 'user'",
                     param=f"messages[{index}].role",
                 )
-        if self._form_of_calls == "text":
-            return [with_arguments_as_text(message) for message in normal]
-        return normal
+        return self.dialect.written(normal, definitions(tools))
 
 
 def _check_starts(rendering: Rendering, turns: list[int]) -> None:

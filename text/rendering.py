@@ -136,12 +136,12 @@ class Renderer:
         before, found, _ = strange.partition(mark)
         if not (mark and found and text.startswith(before)):
             return None
-        prompt = self._generation_prompt
+        prompt = self.generation_prompt
         position = before.rfind(prompt)
         return len(before) if position < 0 else position + len(prompt)
 
     @cached_property
-    def _generation_prompt(self) -> str:
+    def generation_prompt(self) -> str:
         """What stands before a reply; empty if the template has no such thing."""
         try:
             without, with_prompt = (self.text([USER], None, add) for add in (False, True))
@@ -197,7 +197,7 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
 
 def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
     # Jinja's own filter escapes HTML characters, which are none of a model's business.
-    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+    return json.dumps(value, **{"ensure_ascii": False, "indent": indent, **options})
 
 
 def _raise_exception(message: str) -> None:

@@ -13,13 +13,16 @@ from .messages import InvalidMessages, Message
 # Words that no template has of its own. They are of the kind that every template accepts: a name for a
 # function, a word for a text, nine characters for an id.
 NAME, KEY, VALUE, NOTE = "qzname", "qzkey", "qzvalue", "qznote"
+OTHER_NAME = "qzother"
 CALL_ID = "qz1234567"
+
+FormOfArguments = Literal["object", "text"]
 
 Render = Callable[[list[Message], list[dict[str, Any]] | None], str]
 """The text of some messages and tools. Raises `InvalidMessages`."""
 
 USER: Message = {"role": "user", "content": "hello"}
-TOOL = {
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": NAME,
@@ -42,6 +45,11 @@ CALLING: Message = {
         }
     ],
 }
+OTHER_TOOL = {
+    "type": "function",
+    "function": {**TOOL["function"], "name": OTHER_NAME},
+}
+SAYING: Message = {"role": "assistant", "content": NOTE}
 RESULT: Message = {"role": "tool", "content": NOTE, "name": NAME, "tool_call_id": CALL_ID}
 
 
@@ -50,7 +58,7 @@ def shows_tools(render: Render) -> bool:
     return _shows(render, [USER], NAME, NOTE, KEY, tools=[TOOL])
 
 
-def form_of_calls(render: Render) -> Literal["object", "text"] | None:
+def form_of_calls(render: Render) -> FormOfArguments | None:
     """As what the arguments of a turn's calls reach the model, as the last thing said and with their results behind.
 
     An object suits most templates. Some put strings together, and refuse an object or write it as Python does.
@@ -70,10 +78,10 @@ def _with_text(calling: Message) -> dict[str, Any]:
     return {**call, "function": {**function, "arguments": json.dumps(function["arguments"])}}
 
 
-def _shows_call(render: Render, calling: Message) -> bool:
+def _shows_call(render: Render, calling: Message, result: Message = RESULT) -> bool:
     call = (NAME, KEY, VALUE)
     return _shows(render, [USER, calling], *call) and _shows(
-        render, [USER, calling, RESULT], *call, NOTE
+        render, [USER, calling, result], *call, NOTE
     )
 
 
@@ -89,6 +97,42 @@ def shows_role(render: Render, role: str) -> bool:
         return NOTE in render([USER, message], None)
     except InvalidMessages:
         return True
+
+
+def renders_role(render: Render, role: str) -> bool:
+    """Whether messages in `role` reach the model without tools and calls; not so where the template raises."""
+    message = {"role": role, "content": NOTE}
+    said = {"role": "assistant", "content": VALUE}
+    before = [USER, said] if role == "tool" else []
+    return _shows(render, [*before, message, *([] if before else [USER])], NOTE)
+
+
+def calling(num_calls: int) -> Message:
+    """A turn that calls NAME, and of two calls OTHER_NAME after it."""
+    (call,) = CALLING["tool_calls"]
+    other = {**call, "function": {**call["function"], "name": OTHER_NAME}}
+    return {**CALLING, "tool_calls": [call, other][:num_calls]}
+
+
+def accepts_id(render: Render, call_id: str) -> bool:
+    """Whether a call may have the id."""
+    (call,) = CALLING["tool_calls"]
+    calling_so = {**CALLING, "tool_calls": [{**call, "id": call_id}]}
+    return any(
+        _shows_call(
+            render, {**calling_so, "tool_calls": [one]}, {**RESULT, "tool_call_id": call_id}
+        )
+        for one in (calling_so["tool_calls"][0], _with_text(calling_so))
+    )
+
+
+def reasoning_text(render: Render) -> str:
+    """A turn that was thought about, as it is shown."""
+    turn = {"role": "assistant", "content": NOTE, "reasoning_content": VALUE}
+    try:
+        return render([USER, turn], None)
+    except InvalidMessages:
+        return ""
 
 
 def _shows(

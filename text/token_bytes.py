@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -72,8 +72,10 @@ class TokenBytes:
 class ByteStream:
     """Decodes byte-level tokens one by one and holds back a character until its last byte is there."""
 
-    def __init__(self, token_bytes: TokenBytes, *, shows_special: bool = False) -> None:
-        self._bytes_of = token_bytes.written if shows_special else token_bytes.shown
+    def __init__(self, token_bytes: TokenBytes, shown_ids: Collection[int] = ()) -> None:
+        """`shown_ids`: special tokens that are part of the text."""
+        self._bytes = token_bytes
+        self._shown_ids = shown_ids
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     @property
@@ -83,7 +85,9 @@ class ByteStream:
 
     def step(self, token_id: int) -> str | None:
         """The text that `token_id` completes, if any."""
-        return self._decoder.decode(self._bytes_of(token_id)) or None
+        is_shown = token_id in self._shown_ids
+        written = self._bytes.written(token_id) if is_shown else self._bytes.shown(token_id)
+        return self._decoder.decode(written) or None
 
     def flush(self) -> str:
         """What is still held back at the end of generation, an unfinished character as U+FFFD."""

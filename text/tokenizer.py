@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -187,12 +187,16 @@ class Tokenizer:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
     def decode_stream(
-        self, prompt_ids: Sequence[int], *, shows_special: bool = False
+        self, prompt_ids: Sequence[int], *, shown_ids: Collection[int] = ()
     ) -> DecodeStream | ByteStream:
-        """Text of tokens that arrive one by one after `prompt_ids`, special ones as they are written or not at all."""
+        """Text of tokens that arrive one by one after `prompt_ids`.
+
+        Special tokens are no part of it but for `shown_ids`, which are as they are written.
+        """
         if self._token_bytes.are_the_text:
-            return ByteStream(self._token_bytes, shows_special=shows_special)
-        return DecodeStream(self, prompt_ids, shows_special=shows_special)
+            return ByteStream(self._token_bytes, shown_ids)
+        shown = {i: token for token, i in self.special_tokens.items() if i in shown_ids}
+        return DecodeStream(self, prompt_ids, shown)
 
     def _encode_trusted(self, text: str, position: Position) -> list[int]:
         ids: list[int] = []
@@ -236,10 +240,11 @@ class DecodeStream:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, shows_special: bool = False
+        self, tokenizer: Tokenizer, prompt_ids: Sequence[int], shown: Mapping[int, str]
     ) -> None:
+        """`shown`: special tokens that are part of the text."""
         self._tokenizer = tokenizer
-        self._skips_special = not shows_special
+        self._shown = shown
         self._window = list(prompt_ids[-MAX_HELD_TOKENS:])
         self._num_read = len(self._window)
 
@@ -250,6 +255,12 @@ class DecodeStream:
 
     def step(self, token_id: int) -> str | None:
         """The text that `token_id` completes, or None while a character is unfinished."""
+        if token_id in self._shown:
+            text = self.flush() + self._shown[token_id]
+            # What comes next stands behind a special token.
+            self._window = [token_id]
+            self._num_read = 1
+            return text
         self._window.append(token_id)
         is_held_long = len(self._window) - self._num_read > MAX_HELD_TOKENS
         return self._take(keep_unfinished=not is_held_long)
@@ -269,7 +280,7 @@ class DecodeStream:
         return new or None
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special=self._skips_special)
+        return self._tokenizer.decode(ids)
 
 
 def _load(parsed: dict[str, Any]) -> tokenizers.Tokenizer:

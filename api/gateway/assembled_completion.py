@@ -86,9 +86,12 @@ class AssembledText(AssembledCompletion):
 
 def _add_delta(message: Json, delta: Json) -> None:
     message["role"] = delta.get("role") or message["role"]
-    for name in ("content", "refusal"):
+    for name in ("content", "refusal", "reasoning_content"):
         if isinstance(delta.get(name), str):
-            message[name] = (message[name] or "") + delta[name]
+            message[name] = (message.get(name) or "") + delta[name]
+    if isinstance(delta.get("function_call"), dict):
+        call = message.setdefault("function_call", {"name": "", "arguments": ""})
+        _extend(call, delta["function_call"])
     for call in delta.get("tool_calls") or ():
         _add_call(message.setdefault("tool_calls", []), call)
 
@@ -101,8 +104,12 @@ def _add_call(calls: list[Json], part: Json) -> None:
         index = len(calls) - 1
     call, function = calls[index], part.get("function") or {}
     call["id"] = part.get("id") or call["id"]
+    _extend(call["function"], function)
+
+
+def _extend(call: Json, part: Json) -> None:
     for name in ("name", "arguments"):
-        call["function"][name] += function.get(name) or ""
+        call[name] += part.get(name) or ""
 
 
 def _joined(before: Json, after: Json) -> Json:

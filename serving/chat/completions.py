@@ -10,7 +10,9 @@ from serving.engine.text import GeneratedToken
 from serving.engine.vocabulary import Vocabulary
 from serving.replies import Reply
 from serving.requests import Wire
+from text.tools.dialect import Dialect
 
+from .message import MessageStream
 from .request import ChatCompletionRequest
 
 
@@ -18,36 +20,39 @@ class ChatCompletion(Reply):
     """A reply to a chat, streamed or whole."""
 
     def __init__(
-        self, request: ChatCompletionRequest, prompt_length: int, vocabulary: Vocabulary
+        self,
+        request: ChatCompletionRequest,
+        prompt_length: int,
+        vocabulary: Vocabulary,
+        dialect: Dialect,
     ) -> None:
-        self._num_choices = request.n or 1
+        num_choices = request.n or 1
         super().__init__(
             id_prefix="chatcmpl-",
             model=request.model,
             prompt_lengths=[prompt_length],
-            num_choices=self._num_choices,
+            num_choices=num_choices,
         )
         self._request = request
         self._vocabulary = vocabulary
+        self._messages = [MessageStream(request.offer, dialect) for _ in range(num_choices)]
 
     async def collect(self, deltas: AsyncGenerator[tuple[int, Delta]]) -> Wire:
         """The whole reply."""
-        texts = [""] * self._num_choices
-        tokens: list[list[GeneratedToken]] = [[] for _ in texts]
-        finish_reasons: list[str | None] = [None] * self._num_choices
+        tokens: list[list[GeneratedToken]] = [[] for _ in self._messages]
+        finish_reasons: list[str | None] = [None] * len(self._messages)
         async for index, delta in deltas:
-            texts[index] += delta.text
+            self._read(index, delta)
             tokens[index] += delta.tokens
-            finish_reasons[index] = delta.finish_reason
-            self.count(index, delta)
+            finish_reasons[index] = self._messages[index].finish_reason(delta)
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": text, "refusal": None},
+                "message": message.whole(),
                 "logprobs": self._logprobs(tokens[index]),
                 "finish_reason": finish_reasons[index],
             }
-            for index, text in enumerate(texts)
+            for index, message in enumerate(self._messages)
         ]
         return {
             **self.head("chat.completion"),
@@ -57,22 +62,36 @@ class ChatCompletion(Reply):
 
     async def stream(self, deltas: AsyncGenerator[tuple[int, Delta]]) -> AsyncGenerator[Wire]:
         """The reply in chunks: for each choice its role, its text, its finish reason; then the usage."""
-        for index in range(self._num_choices):
-            yield self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
+        for index, message in enumerate(self._messages):
+            yield self._chunk(index, message.first())
         async with aclosing(deltas):
             async for index, delta in deltas:
-                self.count(index, delta)
-                # Tokens that are part of a character have no text yet.
-                if delta.text or (delta.tokens and self._request.logprobs):
-                    yield self._chunk(index, {"content": delta.text}, tokens=delta.tokens)
+                message = self._messages[index]
+                parts = self._read(index, delta)
+                tokens = delta.tokens if self._request.logprobs else []
+                # Tokens that are part of a character, or of what may become a call, have no text yet.
+                for part in parts or ([message.nothing()] if tokens else []):
+                    yield self._chunk(index, part, tokens=tokens)
+                    tokens = []
                 if delta.usage is not None:
-                    yield self._chunk(index, {}, finish_reason=delta.finish_reason)
+                    reason = message.finish_reason(delta)
+                    yield self._chunk(index, message.last(), finish_reason=reason)
         if self._request.include_usage:
             yield {
                 **self.head("chat.completion.chunk"),
                 "choices": [],
                 "usage": self.usage_body(),
             }
+
+    def _read(self, index: int, delta: Delta) -> list[Wire]:
+        """What choice `index` says in `delta`, as the deltas of its message."""
+        message = self._messages[index]
+        was_reasoning = message.is_reasoning
+        parts = message.push(delta.text, is_last=delta.usage is not None)
+        if was_reasoning or message.is_reasoning:
+            self._reasoning_tokens += len(delta.tokens)
+        self.count(index, delta)
+        return parts
 
     def _chunk(
         self,

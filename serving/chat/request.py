@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from foundation.errors import InvalidRequest
-from serving.grammars.request import ConstrainedRequest, Name
+from serving.grammars.request import ConstrainedRequest
 from serving.requests import (
     Flag,
     NumTokens,
@@ -23,7 +24,8 @@ from serving.requests import (
 from text.chat_template import ChatTemplate
 from text.messages import InvalidMessages
 
-MAX_TOOLS = 128
+from .tools import MAX_TOOLS, Choice, Function, Offer, Tool, legacy_offer_of, offer_of
+
 SPEAKERS = frozenset({"system", "developer", "user", "tool"})
 """Who has nothing to say but content: an assistant may call a tool, or refuse."""
 
@@ -32,19 +34,6 @@ Words = Annotated[str, Field(strict=True, max_length=64)]
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="allow")
-
-
-class Function(_Part):
-    name: Name
-    description: Text | None = None
-    parameters: Wire | None = None
-    strict: Flag | None = None
-
-
-class Tool(_Part):
-    type: Literal["function", "custom"]
-    function: Function | None = None
-    custom: Wire | None = None
 
 
 class Audio(_Part):
@@ -68,9 +57,6 @@ class WebSearchOptions(_Part):
 class Moderation(_Part):
     model: Text
     policy: Wire | None = None
-
-
-Choice = Annotated[str | Wire, one_of("a string or an object", is_text, is_object)]
 
 
 class ChatCompletionRequest(ConstrainedRequest):
@@ -106,14 +92,13 @@ class ChatCompletionRequest(ConstrainedRequest):
         Where no token is to be generated, nothing can be: such a request is answered whatever it asks
         of the tokens.
         """
-        self._check_choice("tool_choice", self.tool_choice, "tools", self.tools)
-        self._check_choice("function_call", self.function_call, "functions", self.functions)
+        must_call = self.offer.must_call
         if self.max_new_tokens == 0:
             return
+        if must_call:
+            param = "function_call" if self.offer.is_legacy else "tool_choice"
+            raise UnsupportedParameter(param, " Only 'none' and 'auto' are.")
         for param, is_asked, why in (
-            # A model that may not call them answers as if there were none.
-            ("tools", self.tools and self.tool_choice != "none", ""),
-            ("functions", self.functions and self.function_call != "none", ""),
             ("modalities", "audio" in (self.modalities or ()), " Only ['text'] is."),
             ("web_search_options", self.web_search_options, ""),
             ("moderation", self.moderation, ""),
@@ -121,19 +106,17 @@ class ChatCompletionRequest(ConstrainedRequest):
             if is_asked:
                 raise UnsupportedParameter(param, why)
 
-    @staticmethod
-    def _check_choice(param: str, choice: str | Wire | None, of: str, offered: Any) -> None:
-        if isinstance(choice, str) and choice not in ("none", "auto", "required"):
+    @cached_property
+    def offer(self) -> Offer:
+        """The tools that the model may call. Raises `InvalidRequest`."""
+        offer = offer_of(self.tools, self.tool_choice, is_parallel=self.parallel_tool_calls)
+        legacy = legacy_offer_of(self.functions, self.function_call)
+        if offer.tools and legacy.tools:
             raise InvalidRequest(
-                f"Invalid value: '{choice}'. Supported values are: 'none', 'auto', and 'required'.",
-                param=param,
-                code="invalid_value",
+                "Invalid value for 'functions': 'functions' and 'tools' cannot both be specified.",
+                param="functions",
             )
-        if choice not in (None, "none", "auto") and not offered:
-            raise InvalidRequest(
-                f"Invalid value for '{param}': '{param}' is only allowed when '{of}' are specified.",
-                param=param,
-            )
+        return legacy if legacy.tools else offer
 
     @property
     def max_new_tokens(self) -> int | None:
@@ -164,7 +147,9 @@ class ChatCompletionRequest(ConstrainedRequest):
         if num_chars > max_seq_len * max_token_chars:
             raise TextTooLong(sum(map(_num_chars, self.messages)), max_seq_len, max_token_chars)
         try:
-            return template.render(self.messages, add_generation_prompt=True)
+            return template.render(
+                self.messages, tools=self.offer.definitions, add_generation_prompt=True
+            )
         except InvalidMessages as error:
             raise InvalidRequest(f"Invalid 'messages': {error}", param=error.param) from error
 

@@ -36,8 +36,8 @@ class Generate:
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
     """A grammar that the reply is held to."""
-    shows_special: bool = False
-    """Special tokens are part of the text, as they are written; those that end it never are."""
+    shown_ids: frozenset[int] = frozenset()
+    """Special tokens that are part of the text, as they are written. Others are not."""
     cache_salt: str = ""
     """The project. Keys and values are reused only between requests of equal salt (and adapter), and
     those of different salts take turns."""
@@ -128,9 +128,7 @@ class Sequence:
         self.matcher: Matcher | None = None
         if request.constraint is not None:
             self.matcher = request.constraint.matcher()
-        self._text = TextStream(
-            tokenizer, request.prompt, request.stop, shows_special=request.shows_special
-        )
+        self._text = TextStream(tokenizer, request.prompt, request.stop, request.shown_ids)
         self._stop_ids = tokenizer.stop_ids
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from text.tokenizer import Tokenizer
@@ -44,10 +44,10 @@ class TextStream:
         tokenizer: Tokenizer,
         prompt: Sequence[int],
         stop: Sequence[str],
-        *,
-        shows_special: bool = False,
+        shown_ids: Collection[int] = (),
     ) -> None:
-        self._decoder = tokenizer.decode_stream(prompt, shows_special=shows_special)
+        """`shown_ids`: special tokens that are part of the text."""
+        self._decoder = tokenizer.decode_stream(prompt, shown_ids=shown_ids)
         self._stop = tuple(stop)
         self._held_text = ""
         self._num_released_chars = 0

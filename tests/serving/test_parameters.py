@@ -87,9 +87,9 @@ async def test_everything_may_be_asked_of_a_reply_without_tokens(
 @pytest.mark.parametrize(
     ("param", "value", "more"),
     [
-        ("tools", [TOOL], {}),
-        ("tools", [TOOL], {"tool_choice": {"type": "function", "function": {"name": "f"}}}),
-        ("functions", [{"name": "f"}], {}),
+        ("tool_choice", "required", {"tools": [TOOL]}),
+        ("tool_choice", {"type": "function", "function": {"name": "f"}}, {"tools": [TOOL]}),
+        ("function_call", {"name": "f"}, {"functions": [{"name": "f"}]}),
         ("modalities", ["text", "audio"], {"audio": {"voice": "alloy", "format": "mp3"}}),
         ("web_search_options", {"search_context_size": "low"}, {}),
         ("moderation", {"model": "x"}, {}),
@@ -178,6 +178,10 @@ async def test_replies_come_back_as_clients_dump_them(running: Running) -> None:
             [*plain, {"role": "tool", "content": "5"}], add_generation_prompt=True
         )
     )
+    for calling in (CALLING, CALLING_AS_BEFORE):
+        assert (await ask([*HELLO, calling, result])).usage.prompt_tokens == len(
+            running.served.template.render([*HELLO, CALLING, result], add_generation_prompt=True)
+        )
     refused = {"role": "assistant", "content": None, "refusal": message.content}
     assert (await ask([*HELLO, refused])).usage.prompt_tokens == len(
         running.served.template.render(plain, add_generation_prompt=True)
@@ -194,8 +198,6 @@ TEXT: dict[str, Any] = {"prompt": "x"}
         ({"messages": []}, "messages", "empty_array"),
         ({}, "messages", "missing_required_parameter"),
         ({"messages": [{"role": "nobody", "content": "x"}]}, "messages[0].role", None),
-        ({"messages": [*HELLO, CALLING]}, "messages[1].tool_calls", None),
-        ({"messages": [*HELLO, CALLING_AS_BEFORE]}, "messages[1].function_call", None),
         ({"messages": [*HELLO, SPOKEN]}, "messages[1].audio", None),
         (CHAT | {"n": 0}, "n", "integer_below_min_value"),
         (CHAT | {"n": 129}, "n", "integer_above_max_value"),

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models
 
+from modeling.llama_files import CHATML_TEMPLATE
 from serving.chat.completions import ChatCompletion
 from serving.chat.request import ChatCompletionRequest
 from serving.completions.completions import Completion
@@ -23,7 +24,9 @@ from serving.engine.text import GeneratedToken, TextStream
 from serving.engine.vocabulary import Vocabulary
 from tests.serving.server import MODEL, Running
 from text.bytelevel import BYTE_TO_CHAR
+from text.rendering import Renderer
 from text.tokenizer import Tokenizer
+from text.tools.dialect import Dialect
 
 SPECIAL = {"id": 0, "content": "<s>", "special": True}
 # Byte-level BPE cuts where it likes: within characters, and with whole ones before or behind.
@@ -81,6 +84,11 @@ valid_words = st.lists(words | valid_bytes | st.just([0]), max_size=4).map(
 stops = st.lists(st.sampled_from(["a", "€", "“ ", " a", "\n"]), max_size=2)
 
 
+PLAIN = Dialect(
+    Renderer(CHATML_TEMPLATE, {}), CHATML_TEMPLATE, special_tokens={}, stop_ids=frozenset()
+)
+
+
 def generate(tokenizer: Tokenizer, ids: Sequence[int], stop: Sequence[str]) -> list[Delta]:
     """What the engine would deliver for these tokens."""
     stream = TextStream(tokenizer, [0], stop)
@@ -107,7 +115,8 @@ def chat_tokens(vocabulary: Vocabulary, deltas: list[Delta]) -> tuple[str, bytes
     request = ChatCompletionRequest(
         model=MODEL, messages=[{"role": "user", "content": ""}], logprobs=True
     )
-    reply = asyncio.run(ChatCompletion(request, 1, vocabulary).collect(choice(deltas)))
+    completion = ChatCompletion(request, 1, vocabulary, PLAIN)
+    reply = asyncio.run(completion.collect(choice(deltas)))
     (only,) = reply["choices"]
     entries = only["logprobs"]["content"]
     return only["message"]["content"], b"".join(bytes(entry["bytes"]) for entry in entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import groupby
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from text.chat_template import ChatTemplate
 from text.messages import ChatTemplateError
 from text.tokenizer import Tokenizer
+from text.tools.deltas import CallDelta
 
 from .chats import assistant, user
 
@@ -74,6 +76,12 @@ def learnt(template: ChatTemplate, messages: list[dict[str, Any]], tools: Any = 
     return [template.tokenizer.decode(span, skip_special=False) for span in spans]
 
 
+IN_OUR_OWN = (
+    '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo", "days": 2}}\n</tool_call>'
+)
+"""Where nobody could tell a call of the template's from text."""
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("messages", [NEW, OLD], ids=["tool_calls", "function_call"])
 def test_the_call_is_learnt_and_its_result_never(
@@ -81,13 +89,20 @@ def test_the_call_is_learnt_and_its_result_never(
 ) -> None:
     markup, call = FAMILIES[name]
     template = ChatTemplate(family(markup), tokenizer)
+    if template.dialect.own_form is not None:
+        call = IN_OUR_OWN
     assert learnt(template, messages) == [f"{call}<|im_end|>", "Take an umbrella.<|im_end|>"]
+    reader = template.dialect.reader({"weather"})
+    told = [*reader.push(call), *reader.finish()]
+    assert told[0] == CallDelta(0, "weather", "")
+    assert all(isinstance(one, CallDelta) for one in told)
+    assert json.loads("".join(one.arguments for one in told)) == {"city": "Oslo", "days": 2}  # type: ignore[union-attr]
     # Each turn follows the prompt that serving renders, tools and all.
     example = template.tokenize_chat(messages, TOOLS)
     for turn in (1, 3):
         prompt = template.render(messages[:turn], add_generation_prompt=True, tools=TOOLS)
         assert example.input_ids[: len(prompt)] == prompt
-        assert "weather" in tokenizer.decode(prompt).partition("user")[0]
+        assert "weather" in tokenizer.decode(prompt).partition("What is it like?")[0]
 
 
 def test_weights_choose_among_several_turns(tokenizer: Tokenizer) -> None:
@@ -127,7 +142,8 @@ def test_results_that_nothing_parts_from_their_call_are_refused(tokenizer: Token
 def test_a_stop_token_that_opens_the_result_is_learnt(tokenizer: Tokenizer) -> None:
     # As the family of GLM has it, with what ends generation at the head of the next message.
     source = (
-        "{% for m in messages %}{% if m.role == 'tool' %}<|im_end|>{{ m.content }}\n{% else %}"
+        "{{ tools | tojson if tools }}{% for m in messages %}"
+        "{% if m.role == 'tool' %}<|im_end|>{{ m.content }}\n{% else %}"
         "<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}"
         "{{ c.function | tojson }}{% endfor %}{% if not m.tool_calls %}<|im_end|>{% endif %}\n"
         "{% endif %}{% endfor %}" + _PROMPT

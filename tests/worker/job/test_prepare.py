@@ -41,7 +41,8 @@ def tiny_random() -> BaseModel:
 
 def test_rows_that_the_base_cannot_show_are_told_one_by_one(scene: Scene) -> None:
     rows = colour_rows(12)
-    rows[1]["tools"] = rows[4]["tools"] = [{"type": "function", "function": {"name": "f"}}]
+    for row in (rows[1], rows[4]):
+        row["messages"][-1]["reasoning_content"] = "Hm."
     job_id = scene.job(rows)
     run(scene.worker())
     job = scene.row(job_id)
@@ -50,7 +51,7 @@ def test_rows_that_the_base_cannot_show_are_told_one_by_one(scene: Scene) -> Non
     assert (job.error["code"], job.error["param"]) == ("invalid_file_format", "training_file")
     assert job.error["message"].startswith(
         "The job failed due to a file format error in the training file. Invalid file format. "
-        "Example 2: tools: the chat template of this base shows the model no tools"
+        "Example 2: messages[1].reasoning_content: the chat template of this base does not show it here"
     )
     assert job.error["message"].endswith(" (1 more problem)")
     problems, _ = scene.events(job_id)[-2:]

@@ -1,0 +1,123 @@
+"""In which form a base writes calls, found by looking at how its chat template shows one.
+
+| form | who has it |
+|---|---|
+| `json_calls`, between tags | Hermes, Qwen, our own |
+| `json_calls`, in a list behind a word | Mistral's older models |
+| `json_calls`, bare | Llama 3 |
+| `named_calls` | Mistral's newer models, DeepSeek, and others |
+| `python_calls` | some of Llama's |
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from typing import Any, Protocol
+
+from text.template_probes import CALL_ID, KEY, NAME, OTHER_NAME, VALUE
+
+from .deltas import Calls
+from .json_calls import ARGUMENTS, JsonCalls
+from .named_calls import NamedCalls
+from .python_calls import PythonCalls
+from .source import Reading, Source
+
+PYTHON_TAG = "<|python_tag|>"
+"""What Llama puts before some of its calls, and its template before none."""
+
+_ARGUMENTS = {KEY: VALUE}
+_AS_PYTHON = re.compile(rf"""\[?{NAME}\({KEY}=(["']){VALUE}\1\)\]?""")
+
+
+class ToolFormat(Protocol):
+    """How calls are written, and so read."""
+
+    @property
+    def openings(self) -> tuple[str, ...]:
+        """What stands before a call; where it does not, the text is content."""
+
+    @property
+    def bare_start(self) -> str:
+        """How a call may begin that a whole reply consists of, without an opening; empty where none may."""
+
+    @property
+    def markup(self) -> tuple[str, ...]:
+        """All words around calls: special tokens in them are told to the reader."""
+
+    def read(self, source: Source, calls: Calls) -> Reading[bool]:
+        """Tells `calls` what comes behind an opening. False where that is no call, and `source` has kept it."""
+
+
+def format_of(one: str, two: str, special_tokens: Collection[str]) -> ToolFormat | None:
+    """The form of a turn that calls NAME, and of one that calls NAME and then OTHER_NAME, empty if none can.
+
+    None if it is none that can be read.
+    """
+    one, two = one.rpartition("</think>")[2], two.rpartition("</think>")[2]
+    return _json_form(one, special_tokens) or _python_form(one) or _named_form(one, two)
+
+
+def _json_form(text: str, special_tokens: Collection[str]) -> JsonCalls | None:
+    for start, end, value in _values(text):
+        call = value[0] if isinstance(value, list) and value else value
+        if not isinstance(call, dict):
+            continue
+        call = call["function"] if isinstance(call.get("function"), dict) else call
+        key = next((k for k in ARGUMENTS if call.get(k) == _ARGUMENTS), None)
+        if call.get("name") != NAME or key is None:
+            continue
+        opening, closing = text[:start].strip(), text[end:].strip()
+        openings = (opening,) if opening else ()
+        if not opening and PYTHON_TAG in special_tokens:
+            openings = (PYTHON_TAG,)
+        return JsonCalls(
+            openings,
+            closing,
+            is_bare=not opening,
+            arguments_key=key,
+            is_list=isinstance(value, list),
+        )
+    return None
+
+
+def _python_form(text: str) -> PythonCalls | None:
+    found = _AS_PYTHON.search(text)
+    if found is None:
+        return None
+    opening, closing = text[: found.start()].strip(), text[found.end() :].strip()
+    return PythonCalls((opening,) if opening else (), closing)
+
+
+def _named_form(one: str, two: str) -> NamedCalls | None:
+    opening, found, rest = one.partition(NAME)
+    arguments = next((v for v in _values(rest) if v[2] == _ARGUMENTS), None)
+    if not (found and opening.strip()) or arguments is None:
+        return None
+    start, end, _ = arguments
+    between = tuple(word.strip() for word in rest[:start].split(CALL_ID))
+    closing = rest[end:].strip()
+    again = _behind_arguments(two).partition(OTHER_NAME)
+    return NamedCalls(
+        (opening.strip(),),
+        between,
+        again=again[0].strip() if again[1] else "",
+        closing=closing,
+    )
+
+
+def _behind_arguments(text: str) -> str:
+    _, _, rest = text.partition(NAME)
+    found = next((v for v in _values(rest) if v[2] == _ARGUMENTS), None)
+    return "" if found is None else rest[found[1] :]
+
+
+def _values(text: str) -> Iterator[tuple[int, int, Any]]:
+    """Objects and lists of JSON in the text: where they start and end, and what they are."""
+    for found in re.finditer(r"[\[{]", text):
+        try:
+            value, end = json.JSONDecoder().raw_decode(text, found.start())
+        except (ValueError, RecursionError):
+            continue
+        yield found.start(), end, value
