@@ -118,6 +118,27 @@ class Tally:
             if error is None:
                 raise
 
+    @property
+    def what_counts(self) -> str:
+        """To add to how many examples there are, where that is no matter of rows."""
+        if self._overlap is None:
+            return ""
+        return (
+            f". Of raw text documents count, or the windows of {self._max_seq_len} tokens that they become, whichever are "
+            "more: more text, or a smaller luthier.max_seq_len, makes more"
+        )
+
+    @property
+    def why_none(self) -> str:
+        """To add to that nothing can be learnt."""
+        num_long = self._num_truncated + self._num_too_long
+        if not num_long:
+            return ""
+        return (
+            f": {num_long} of {self.num_rows} are longer than {self._max_seq_len} tokens, and what is learnt stands "
+            "behind those. Shorter prompts help, or a larger luthier.max_seq_len where that was asked for"
+        )
+
     def has_room_for(self, tokenized: TokenizedExample) -> bool:
         return len(tokenized.input_ids) <= self._max_seq_len
 

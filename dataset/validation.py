@@ -202,11 +202,11 @@ def _check_enough(tally: Tally, role: Role) -> None:
         raise InvalidFile(
             "invalid_n_examples",
             f"{role.capitalize()} file has {found} example(s), but must have at "
-            f"least {least} examples",
+            f"least {least} examples{tally.what_counts}",
             role,
         )
     if not tally.num_examples:
-        text = "No example has a token to learn from."
+        text = f"No example has a token to learn from{tally.why_none}."
         raise _refusal([Problem("invalid_training_file", text, is_the_bases=True)], role)
 
 

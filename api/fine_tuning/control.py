@@ -121,7 +121,7 @@ def _check_warmup(asked: dict[str, Any], refused: Refusal) -> None:
     knobs = [knob for knob in ("warmup_steps", "warmup_ratio") if knob in asked]
     if len(knobs) == 2:
         raise refused("warmup_ratio", "give warmup_steps or warmup_ratio, not both.")
-    if knobs and asked.get("lr_schedule") == "constant":
+    if any(asked[knob] for knob in knobs) and asked.get("lr_schedule") == "constant":
         text = "the schedule 'constant' has no warm-up; use 'constant_with_warmup'."
         raise refused(knobs[0], text)
 

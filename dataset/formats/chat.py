@@ -8,7 +8,7 @@ from typing import Any
 
 from text.chat_template import ChatTemplate, TokenizedExample
 
-from .row_format import Problem, Row, extra, missing, wrong_keys, wrong_value
+from .row_format import Problem, Row, extra, missing, no_text, wrong_keys, wrong_value
 
 ROLES = ("system", "user", "assistant", "tool", "function", "developer")
 _EXPECTED_ROLES = ", ".join(f"'{role}'" for role in ROLES)
@@ -108,7 +108,7 @@ def _content_problems(message: Row, *, is_assistant: bool) -> Iterator[Problem]:
             if not isinstance(part.get("text"), str):
                 yield wrong_value(" content text Input should be a valid string")
     elif not isinstance(content, str):
-        yield wrong_value(" content Input should be a valid string")
+        yield no_text("content", content)
 
 
 def _assistant_problems(message: Row) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from text.chat_template import ChatTemplate, TokenizedExample
 
-from .row_format import Problem, Row, extra, missing, wrong_value
+from .row_format import Problem, Row, extra, missing, no_text
 
 _KEYS = frozenset({"prompt", "completion"})
 
@@ -22,7 +22,7 @@ def problems(row: Row) -> Iterator[Problem]:
         if key not in row:
             yield missing(key)
         elif not isinstance(row[key], str):
-            yield wrong_value(f" {key} Input should be a valid string")
+            yield no_text(key, row[key])
     yield from extra(row, _KEYS)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from text.chat_template import ChatTemplate, TokenizedExample
 
 from . import chat, completion
-from .row_format import Problem, Row, extra, missing, wrong_value
+from .row_format import Problem, Row, extra, missing, no_text, wrong_value
 
 Form = Literal["chat", "completion", "text"]
 
@@ -47,7 +47,7 @@ class LabelledRows:
                     if key not in row:
                         yield missing(key)
                     elif not isinstance(row[key], str):
-                        yield wrong_value(f" {key} Input should be a valid string")
+                        yield no_text(key, row[key])
                 yield from extra(row, _KEYS)
         if not self.label(row).strip():
             yield wrong_value(" has an empty label; give every class a word")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from text.chat_template import ChatTemplate, TokenizedExample
 
-from .row_format import Problem, Row, extra, wrong_keys, wrong_value
+from .row_format import Problem, Row, extra, no_text, wrong_keys
 
 _KEYS = frozenset({"text"})
 
@@ -19,7 +19,7 @@ def problems(row: Row) -> Iterator[Problem]:
     if "text" not in row:
         yield wrong_keys(" is missing key 'text'. Every row of raw text is {\"text\": ...}.")
     elif not isinstance(row["text"], str):
-        yield wrong_value(" text Input should be a valid string")
+        yield no_text("text", row["text"])
     yield from extra(row, _KEYS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -60,3 +61,13 @@ def wrong_keys(text: str) -> Problem:
 
 def wrong_value(text: str) -> Problem:
     return Problem("invalid_training_file", text)
+
+
+def no_text(key: str, value: object) -> Problem:
+    """The value of `key` should be text and is something else."""
+    mend = ""
+    if isinstance(value, int | float):
+        mend = f"; write it in quotes, as {json.dumps(json.dumps(value))}"
+    elif value is None:
+        mend = "; it is null, write text there or leave the example out"
+    return wrong_value(f" {key} Input should be a valid string{mend}")

@@ -168,7 +168,7 @@ BAD_MESSAGES: list[tuple[Any, str, str]] = [
     ({"role": "user"}, "invalid_file_format", " is missing key 'content'."),
     ({"role": "user", "content": None}, "invalid_file_format", " is missing key 'content'."),
     ({"role": "assistant"}, "invalid_file_format", " is missing key 'content'."),
-    ({"role": "user", "content": 5}, "invalid_training_file", " content Input should be a valid string"),
+    ({"role": "user", "content": 5}, "invalid_training_file", ' content Input should be a valid string; write it in quotes, as "5"'),
     (
         {"role": "user", "content": [{"type": "image_url", "image_url": {}}]},
         "invalid_training_file",

@@ -62,7 +62,10 @@ def best(metrics: Iterable[Mapping[str, Any]], metric: str, last_step: int) -> J
 
 
 def shown(hyperparameters: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """What the job object shows under `luthier`, every knob with its value; empty if nothing was asked for."""
+    """What the job object shows under `luthier`, every knob with its value; empty if nothing was asked for.
+
+    A share of the steps has become their number, so that another job may be asked for with just that.
+    """
     asked = _asked(hyperparameters)
     if not asked:
         return {}
@@ -76,9 +79,7 @@ def shown(hyperparameters: Mapping[str, Any], config: TrainConfig) -> dict[str, 
         "best_metric": best_metric(hyperparameters),
         "probes": asked.get("probes"),
     }
-    # What the user wrote that became another one's value.
-    told = {name: asked[name] for name in ("warmup_ratio",) if name in asked}
-    return {"luthier": {**told, **{name: v for name, v in values.items() if v is not None}}}
+    return {"luthier": {name: value for name, value in values.items() if value is not None}}
 
 
 def probes(hyperparameters: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from api.fine_tuning.control import Control
 from foundation.invalid_parameters import explain
 from tests.factories import chat_row, jsonl
+from tests.worker.job.test_resolve import resolve
+from worker.job import control
 
 PATH = "method.supervised.hyperparameters.luthier"
 USER = {"role": "user", "content": "Which colour?"}
@@ -72,6 +74,16 @@ def test_without_it_nothing_is_shown(client: openai.OpenAI, file: str) -> None:
         assert "luthier" not in shown
 
 
+def test_what_a_finished_job_shows_can_be_asked_for(client: openai.OpenAI, file: str) -> None:
+    for schedule in ("linear", "constant"):
+        asked = {"lr_schedule": schedule, "warmup_ratio": 0, "keep": "best"}
+        job = resolve(100, hyperparameters={"luthier": asked}).config
+        shown = control.shown({"luthier": asked}, job)["luthier"]
+        again = create(client, file, shown).hyperparameters.model_dump()["luthier"]
+        assert again == shown
+        assert again["warmup_steps"] == 0
+
+
 def test_at_the_top_level_it_is_taken_too_and_the_method_s_own_comes_first(
     client: openai.OpenAI, file: str
 ) -> None:
@@ -106,6 +118,7 @@ def test_at_the_top_level_it_is_taken_too_and_the_method_s_own_comes_first(
         ({"warmup_steps": 1.5}, "warmup_steps", "an integer between 0 and 1000000, but got 1.5"),
         ({"warmup_steps": 1, "warmup_ratio": 0.1}, "warmup_ratio", "not both"),
         ({"warmup_steps": 1, "lr_schedule": "constant"}, "warmup_steps", "constant_with_warmup"),
+        ({"warmup_ratio": 0.1, "lr_schedule": "constant"}, "warmup_ratio", "constant_with_warmup"),
         ({"dropout": 1}, "dropout", "a number between 0 and 0.9"),
         ({"loraplus_ratio": 0}, "loraplus_ratio", "a number above 0, 100 at most"),
         ({"max_seq_len": 4096}, "max_seq_len", "the base takes 2048 tokens, but got 4096"),
