@@ -58,7 +58,9 @@ def test_what_is_learnt_stands_behind_the_tokens_that_are_read(
     assert "to learn from: 10 of 10 are longer than 16 tokens, and what is learnt" in message
     labelled = [{"text": "long " * 20, "label": "ab"[i % 2]} for i in range(10)]
     options = {"method": "classification", "labels": Labels(), "max_seq_len": 16}
-    assert "10 of 10 are longer than 16 tokens" in refusal(checker, tmp_path, labelled, **options)
+    folder = tmp_path / "labelled"
+    folder.mkdir()
+    assert "10 of 10 are longer than 16 tokens" in refusal(checker, folder, labelled, **options)
 
 
 def test_how_many_windows_a_text_has_is_told_with_what_makes_more(
