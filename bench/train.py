@@ -3,7 +3,8 @@
 `python -m bench.train` fine-tunes the default base with both, step by step in turn, so that what else
 the machine does strikes both alike. Same examples in the same order, same adapter, same optimizer:
 the losses are compared too. The peer pads its batches and checkpoints no gradients, as its
-documentation shows it.
+documentation shows it. The products with the base's weights alone are timed beside them: what a step's time is
+measured by.
 
 `bench.methods` sets TRL's trainers beside ours. Further peers worth a place here: LLaMA-Factory, and on a GPU
 Unsloth, Axolotl and torchtune.
@@ -37,7 +38,7 @@ from dataset.tokenized import Dataset
 from dataset.validation import validate
 from modeling import importer
 from modeling.artifacts.lora import TARGET_MODULES
-from modeling.base import DTYPES
+from modeling.base import DTYPES, Precision
 from modeling.trainable.lora import initial_A
 from storage.models.base_models import Catalogue
 from text.chat_template import ChatTemplate
@@ -45,6 +46,8 @@ from training import batches
 from training.messages import Lora, Start, Started, StepMetrics, TrainConfig
 from training.process import JobRunner
 from training.schedule import learning_rate
+
+from .gemm import BareProducts, micro_batches
 
 BASE = "smollm2-135m-instruct"
 NUM_EXAMPLES = 240
@@ -248,32 +251,50 @@ def bench_config(
     )
 
 
-def measure(start: Start, num_steps: int) -> tuple[Course, Course, list[int], str]:
-    """Luthier's steps and the peer's, the tokens of each step, and Luthier's precision."""
+@dataclass
+class Measured:
+    """Luthier's steps, the peer's, and their products with the base's weights alone."""
+
+    precision: Precision
+    ours: Course = field(default_factory=Course)
+    theirs: Course = field(default_factory=Course)
+    products: Course = field(default_factory=Course)
+    num_operations: list[float] = field(default_factory=list)
+    """In the products of each step."""
+    tokens: list[int] = field(default_factory=list)
+    """Of each step."""
+
+
+def measure(start: Start, num_steps: int) -> Measured:
     config = start.config
     loaded = Dataset.open(Path(start.training_set))
     reports = JobRunner().reports(start, lambda: None)
     started = next(reports)
     if not isinstance(started, Started):
         raise SystemExit(f"the job did not start: {started}")
-    peer = Peer(config, loaded.examples, DTYPES["bf16" if started.precision == "bf16" else "fp32"])
-    ours, theirs = Course(), Course()
-    tokens: list[int] = []
+    precision: Precision = "bf16" if started.precision == "bf16" else "fp32"
+    peer = Peer(config, loaded.examples, DTYPES[precision])
+    products = BareProducts(Path(config.base_path), precision)
+    measured = Measured(precision)
     for step in range(1, num_steps + 1):
-        with ours.step():
+        with measured.ours.step():
             report = next(reports)
         if not isinstance(report, StepMetrics):
             raise SystemExit(f"the job ended early: {report}")
-        ours.losses.append(report.values["train_loss"])
-        tokens.append(report.num_tokens - sum(tokens))
-        with theirs.step():
-            theirs.losses.append(peer.step(step, started.total_steps))
-    return ours, theirs, tokens, started.precision
+        measured.ours.losses.append(report.values["train_loss"])
+        measured.tokens.append(report.num_tokens - sum(measured.tokens))
+        computed = micro_batches(step, loaded.examples, config)
+        with measured.products.step():
+            measured.num_operations.append(products.run(computed))
+        with measured.theirs.step():
+            measured.theirs.losses.append(peer.step(step, started.total_steps))
+    return measured
 
 
-def print_table(ours: Course, theirs: Course, tokens: list[int], skipped: int) -> None:
+def print_table(measured: Measured, skipped: int) -> None:
     """Speeds after the first `skipped` steps, in which both fill their caches."""
-    total = sum(tokens[skipped:])
+    ours, theirs = measured.ours, measured.theirs
+    total = sum(measured.tokens[skipped:])
     rows = [
         (name, total / sum(course.wall_s[skipped:]), 1000 * sum(course.cpu_s[skipped:]) / total)
         for name, course in (("luthier", ours), ("transformers + peft", theirs))
@@ -288,6 +309,21 @@ def print_table(ours: Course, theirs: Course, tokens: list[int], skipped: int) -
     )
     apart = max(abs(a - b) for a, b in zip(ours.losses, theirs.losses, strict=True))
     print(f"losses differ by {apart:.1e} at most over {len(ours.losses)} steps")
+    print_share(measured, skipped)
+
+
+def print_share(measured: Measured, skipped: int) -> None:
+    """How near steps come to the speed of their products with the base's weights, measured beside them."""
+    products, ours = measured.products, measured.ours
+    giga = sum(measured.num_operations[skipped:]) / 1e9
+    step_s, products_s = sum(ours.wall_s[skipped:]), sum(products.wall_s[skipped:])
+    shares = [a / b for a, b in zip(products.wall_s[skipped:], ours.wall_s[skipped:], strict=True)]
+    cpu_share = sum(products.cpu_s[skipped:]) / sum(ours.cpu_s[skipped:])
+    print(
+        f"share of the machine's GEMM speed: {products_s / step_s:.2f} by the wall (median step "
+        f"{statistics.median(shares):.2f}), {cpu_share:.2f} by processor time: {giga / step_s:.0f} of "
+        f"{giga / products_s:.0f} GFLOP/s in {giga / len(shares):.0f} GFLOP of products with the base's weights a step"
+    )
 
 
 def main() -> None:
@@ -316,13 +352,13 @@ def main() -> None:
             training_set=str(write_rows(Path(directory) / "chats", config, chats)),
             output_dir=directory,
         )
-        ours, theirs, tokens, precision = measure(start, SKIPPED_STEPS + arguments.steps)
+        measured = measure(start, SKIPPED_STEPS + arguments.steps)
     print(
-        f"{BASE}, {precision}, rank {arguments.rank} on all linear layers, {config.batch_size} examples "
-        f"of {sum(tokens) / len(tokens) / config.batch_size:.0f} tokens a step, "
+        f"{BASE}, {measured.precision}, rank {arguments.rank} on all linear layers, {config.batch_size} examples "
+        f"of {sum(measured.tokens) / len(measured.tokens) / config.batch_size:.0f} tokens a step, "
         f"{torch.get_num_threads()} threads of {platform.machine()}, torch {torch.__version__}"
     )
-    print_table(ours, theirs, tokens, SKIPPED_STEPS)
+    print_table(measured, SKIPPED_STEPS)
 
 
 if __name__ == "__main__":
