@@ -28,16 +28,22 @@ class Unsupervised(Message):
 
 
 class Dpo(Message):
-    """Learn which of two answers is the better one, beside the model that training began with."""
+    """Learn which of two answers is the better one, mostly beside the model that training began with."""
 
     kind: Literal["dpo"] = "dpo"
     beta: float = 0.1
-    """How dearly it pays to go away from that model."""
-    loss_type: Literal["dpo", "ipo"] = "dpo"
+    """How dearly it pays to go away from that model. Of simpo, how much likelihood counts; of orpo, the preference."""
+    loss_type: Literal["dpo", "ipo", "simpo", "orpo"] = "dpo"
     label_smoothing: float = 0.0
     """The share of pairs that are taken to be the wrong way round; of the loss dpo."""
+    gamma: float = 0.0
+    """By how much the better answer's reward shall lead; of the loss simpo."""
     sft_weight: float = 0.0
     """How much writing the better answer counts besides, by its mean loss a token."""
+
+    @property
+    def has_reference(self) -> bool:
+        return self.loss_type in ("dpo", "ipo")
 
 
 class Label(Message):

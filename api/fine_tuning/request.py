@@ -88,24 +88,48 @@ class DpoHyperparameters(Hyperparameters):
     """OpenAI's is `beta`."""
 
     beta: Annotated[Literal["auto"] | float, auto_or_above(0, 2)] = "auto"
-    loss_type: Annotated[str, auto_or("'dpo' or 'ipo'", lambda value: value in ("dpo", "ipo"))] = (
-        "auto"
-    )
+    loss_type: Annotated[
+        str,
+        auto_or(
+            "'dpo', 'ipo', 'simpo' or 'orpo'",
+            lambda value: value in ("dpo", "ipo", "simpo", "orpo"),
+        ),
+    ] = "auto"
     label_smoothing: Annotated[Literal["auto"] | float, _auto_or_below(0.5)] = "auto"
     """The share of pairs that are taken to be the wrong way round."""
+    gamma: Annotated[Literal["auto"] | float, _auto_or_below(20)] = "auto"
+    """By how much the preferred answer's reward shall lead."""
     sft_weight: Annotated[Literal["auto"] | float, _auto_or_below(10)] = "auto"
     """How much writing the preferred answer counts besides."""
 
-    @field_validator("label_smoothing")
+    @field_validator("label_smoothing", "gamma", "sft_weight")
     @classmethod
     def _is_of_the_loss(cls, value: object, info: ValidationInfo) -> object:
-        if value not in ("auto", 0) and info.data.get("loss_type") == "ipo":
-            raise PydanticCustomError(
-                "hyperparameter",
-                "expected 0 with the loss_type 'ipo', which has no label smoothing; use a lower beta for pairs that "
-                "may be wrong, or the loss_type 'dpo'.",
-            )
-        return value
+        loss = info.data.get("loss_type", "auto")
+        loss = "dpo" if loss == "auto" else loss
+        why = _OF_OTHER_LOSSES.get((info.field_name or "", loss))
+        if value in ("auto", 0) or why is None:
+            return value
+        raise PydanticCustomError(
+            "hyperparameter",
+            "expected 0 with the loss_type '{loss}', which {why}.",
+            {"loss": loss, "why": why},
+        )
+
+
+_NO_SMOOTHING = (
+    "has no label smoothing; use a lower beta for pairs that may be wrong, or the loss_type 'dpo'"
+)
+_NO_MARGIN = "asks for no margin; use the loss_type 'simpo'"
+_OF_OTHER_LOSSES = {
+    **{("label_smoothing", loss): _NO_SMOOTHING for loss in ("ipo", "simpo", "orpo")},
+    **{("gamma", loss): _NO_MARGIN for loss in ("dpo", "ipo", "orpo")},
+    (
+        "sft_weight",
+        "orpo",
+    ): "teaches to write the preferred answers anyway; use a lower beta for more of that",
+}
+"""What a loss has no use for, and what to do instead."""
 
 
 class ReinforcementHyperparameters(Hyperparameters):

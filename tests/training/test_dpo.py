@@ -84,7 +84,14 @@ def plain_sums(plain: Any, examples: Sequence[Example]) -> tuple[Tensor, Tensor]
 def plain_loss(policy: Tensor, reference: Tensor, counts: Tensor, method: Dpo) -> Tensor:
     """The papers' formulas, by pair."""
     gain = policy - reference
-    if method.loss_type == "ipo":
+    mean = policy / counts
+    if method.loss_type == "simpo":
+        loss = -torch.sigmoid(method.beta * (mean[:, 0] - mean[:, 1]) - method.gamma).log()
+    elif method.loss_type == "orpo":
+        p = mean.exp()
+        odds = p / (1 - p)
+        loss = -mean[:, 0] - method.beta * torch.sigmoid((odds[:, 0] / odds[:, 1]).log()).log()
+    elif method.loss_type == "ipo":
         difference = gain[:, 0] / counts[:, 0] - gain[:, 1] / counts[:, 1]
         loss = (difference - 1 / (2 * method.beta)) ** 2
     else:
@@ -99,8 +106,10 @@ def plain_loss(policy: Tensor, reference: Tensor, counts: Tensor, method: Dpo) -
         Dpo(),
         Dpo(beta=0.7, label_smoothing=0.2, sft_weight=0.3),
         Dpo(loss_type="ipo"),
+        Dpo(loss_type="simpo", beta=2, gamma=1, sft_weight=0.3),
+        Dpo(loss_type="orpo", beta=0.5),
     ],
-    ids=["dpo", "smoothed", "ipo"],
+    ids=["dpo", "smoothed", "ipo", "simpo", "orpo"],
 )
 def test_loss_and_gradients_equal_plain_torch(
     learner: Learner, pairs: Dataset, base_path: Path, tmp_path: Path, method: Dpo
@@ -124,10 +133,9 @@ def test_loss_and_gradients_equal_plain_torch(
     packed = micro_batches(units(examples), 250)
     assert len(packed) > 1
     for batch in packed:
-        of_batch = PreferenceLoss(method, sums(learner.logprobs(batch, "base").logprobs, batch))
-        torch.testing.assert_close(
-            of_batch.reference, reference[list(batch.units)], rtol=1e-5, atol=1e-4
-        )
+        before = sums(learner.logprobs(batch, "base").logprobs, batch)
+        torch.testing.assert_close(before, reference[list(batch.units)], rtol=1e-5, atol=1e-4)
+        of_batch = PreferenceLoss(method, before if method.has_reference else None)
         loss += learner.forward_backward(batch, of_batch, len(examples))[0].item() / len(examples)
     assert loss == pytest.approx(expected.item(), rel=1e-4)
     for name, parameter in learner.parameters.items():
@@ -156,12 +164,16 @@ def hand_batch(*num_answer_tokens: int) -> MicroBatch:
         (Dpo(), [-2, -4], math.log(2)),
         (Dpo(label_smoothing=0.25), [-2, -4], math.log(2)),
         (Dpo(sft_weight=0.1), [-2, -4], math.log(2) + 0.1),
+        # Both answers have a mean of -1, so what is left is the margin, and log 2 beside the better answer's loss.
+        (Dpo(loss_type="simpo", beta=2, gamma=1.5), [0, 0], math.log(1 + math.exp(1.5))),
+        (Dpo(loss_type="orpo", beta=0.1), [0, 0], 1 + 0.1 * math.log(2)),
     ],
 )
 def test_losses_of_a_pair_by_hand(method: Dpo, reference: list[float], expected: float) -> None:
     batch = hand_batch(2, 4)
     logprobs = torch.tensor([-0.5, -1.5, -1, -1, -1, -1])
-    loss = PreferenceLoss(method, torch.tensor([reference]))(logprobs, batch)
+    before = torch.tensor([reference]) if method.has_reference else None
+    loss = PreferenceLoss(method, before)(logprobs, batch)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -172,6 +184,16 @@ def test_an_answer_out_of_all_bounds_has_a_finite_loss_and_gradient() -> None:
     assert loss.item() == pytest.approx(2 * (5e4 - 1))
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == [-2, 2]
+
+
+@pytest.mark.parametrize("logprob", [0.0, -1e-9, -5e4])
+def test_odds_that_cannot_be_told_from_certain_ones_are_finite(logprob: float) -> None:
+    logprobs = torch.tensor([logprob, -1.0], requires_grad=True)
+    loss = PreferenceLoss(Dpo(loss_type="orpo"), None)(logprobs, hand_batch(1, 1))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.isfinite()
+    assert logprobs.grad is not None
+    assert logprobs.grad.isfinite().all()
 
 
 def assert_at_the_start(values: Values) -> None:
@@ -325,6 +347,26 @@ def test_whatever_a_job_changes_its_reference_is_where_it_began(
 def artifact_of(reports: Sequence[Report]) -> dict[str, bytes]:
     folder = Path(checkpoints_of(reports)[-1].path) / "artifact"
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("loss_type", ["simpo", "orpo"])
+def test_a_job_without_a_reference_begins_at_once_and_resumes_bit_for_bit(
+    job: Start, tmp_path: Path, loss_type: Any
+) -> None:
+    method = Dpo(loss_type=loss_type, beta=2)
+    changes = {"method": method, "n_epochs": 1, "checkpoint_interval_s": 0}
+    reports = list(jobs.run(into(job, tmp_path / "a", **changes)))
+    first, *_, last = steps_of(reports)
+    first_saved, *_ = checkpoints_of(reports)
+    assert first_saved.step == 1
+    assert last.values["train_loss"] < first.values["train_loss"]
+    assert last.values["rewards/margins"] > first.values["rewards/margins"]
+    assert last.values["full_valid_rewards/margins"] > 0
+    resumed = into(job, tmp_path / "b", **changes)
+    resumed = resumed.model_copy(update={"resume_from": first_saved.path})
+    after = list(jobs.run(resumed))
+    assert steps_of(after) == steps_of(reports)[1:]
+    assert weights_of(after) == weights_of(reports)
 
 
 def test_a_stop_in_the_middle_of_the_reference_keeps_what_there_is(

@@ -1,4 +1,4 @@
-"""Preferences: what the model that training began with makes of the pairs is computed once, and kept.
+"""Preferences: what the model that training began with makes of the pairs is computed once, and kept, if it counts.
 
 It is never computed again, not even after a resume: packed with other rows, sums differ in their last bits.
 """
@@ -6,7 +6,7 @@ It is never computed again, not even after a resume: packed with other rows, sum
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ _MEASURED = (
     "logps/chosen",
     "logps/rejected",
 )
-"""As TRL calls them. A reward is beta times what an answer has gained beside the reference."""
+"""As TRL calls them. A reward is beta times what an answer has gained beside the reference, or the mean of its tokens."""
 _SMOOTHING = 0.25
 MAX_FALL = 1.2
 """From here on the preferred answers have become so much less likely that it is told."""
@@ -64,6 +64,11 @@ class DpoProgram(Program):
     def prepare(
         self, training: Dataset, validation: Dataset | None, check_stop: Callable[[], None]
     ) -> Iterator[None]:
+        if not self._method.has_reference:
+            self._lengths.zero_()
+            self._count(training.examples)
+            self._is_prepared = True
+            return
         self._expect("training", training)
         if validation is not None:
             self._expect("validation", validation)
@@ -114,7 +119,7 @@ class DpoProgram(Program):
         # All of a step or nothing: a stop in the middle leaves what was there.
         self._reference[role][[each.index for each in examples]] = found
 
-    def _count(self, examples: Sequence[Example]) -> None:
+    def _count(self, examples: Iterable[Example]) -> None:
         for example in examples:
             counts = [sequence.num_supervised_tokens for sequence in example.sequences]
             self._lengths += torch.tensor(counts, dtype=torch.float64)
@@ -161,9 +166,10 @@ class DpoProgram(Program):
         if not (math.isfinite(found[0]) and math.isfinite(grad_norm)):
             raise Diverged("The training loss became infinite or not a number", step)
         values = _means(found, len(examples))
-        before = self._reference["training"][[each.index for each in examples]]
-        ratio = values["logps/chosen"] / min(before[:, 0].double().mean().item(), -1e-6)
-        self._fall += _SMOOTHING * (ratio - self._fall)
+        if self._method.has_reference:
+            before = self._reference["training"][[each.index for each in examples]]
+            ratio = values["logps/chosen"] / min(before[:, 0].double().mean().item(), -1e-6)
+            self._fall += _SMOOTHING * (ratio - self._fall)
         return values
 
     def evaluate(
@@ -208,6 +214,8 @@ class DpoProgram(Program):
         return self._learner.micro_batches(units)
 
     def _loss(self, role: str, examples: Sequence[Example], batch: MicroBatch) -> PreferenceLoss:
+        if not self._method.has_reference:
+            return PreferenceLoss(self._method, None)
         indices = [examples[unit].index for unit in batch.units]
         reference = self._reference[role][indices].to(self._learner.device)
         return PreferenceLoss(self._method, reference)
@@ -218,7 +226,7 @@ class DpoProgram(Program):
     ) -> Tensor:
         """The sums over the batch's pairs of what is `_MEASURED`. Half of a tie is right."""
         pairs = loss.pairs(logprobs, batch)
-        better, worse = (self._method.beta * pairs.gains.double()).unbind(1)
+        better, worse = (self._method.beta * pairs.merits.double()).unbind(1)
         is_right = (1 + torch.sign(better - worse)) / 2
         logps = pairs.logprobs.double().sum(0)
         rewards = torch.stack([better, worse, is_right, better - worse]).sum(1)

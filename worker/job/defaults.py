@@ -84,6 +84,11 @@ OF_TRAINABLES = {
     ),
 }
 
+# SimPO's paper (arXiv 2405.14734) takes betas of 2 to 2.5 mostly, and margins of half of that or less.
+SIMPO_BETA = 2.0
+SIMPO_MARGIN = 0.5
+"""Its gamma, as a share of beta."""
+
 DEFAULTS = {
     "supervised": Defaults(),
     # Labels are answers, short ones: that there are few tokens to learn is in the rank already.

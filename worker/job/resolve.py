@@ -18,7 +18,16 @@ from storage.models.architecture import Architecture
 from training.messages import Method, Trainable, TrainConfig, Unsupervised
 
 from . import control, trainables
-from .defaults import DEFAULTS, LARGE, OF_LORA, OF_TRAINABLES, Asked, TrainableDefaults
+from .defaults import (
+    DEFAULTS,
+    LARGE,
+    OF_LORA,
+    OF_TRAINABLES,
+    SIMPO_BETA,
+    SIMPO_MARGIN,
+    Asked,
+    TrainableDefaults,
+)
 
 MAX_TEXTS = 256
 """In a batch that goes by its tokens: as many as may be asked for."""
@@ -102,6 +111,9 @@ def method_of(kind: str, hyperparameters: Mapping[str, Any]) -> Method:
         for name, value in hyperparameters.items()
         if name not in OF_ANY_METHOD and value not in (None, "auto")
     }
+    if own.get("loss_type") == "simpo":
+        own = {"beta": SIMPO_BETA, **own}
+        own = {"gamma": SIMPO_MARGIN * own["beta"], **own}
     adapter: TypeAdapter[Method] = TypeAdapter(Method)
     return adapter.validate_python({"kind": kind, **own})
 

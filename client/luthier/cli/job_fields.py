@@ -32,7 +32,7 @@ OF_METHOD = {
     MethodName.SUPERVISED: (),
     MethodName.UNSUPERVISED: ("overlap",),
     MethodName.CLASSIFICATION: ("head", "class_weights", "positive_class", "n_classes", "betas"),
-    MethodName.DPO: ("beta", "loss_type", "label_smoothing", "sft_weight"),
+    MethodName.DPO: ("beta", "loss_type", "label_smoothing", "gamma", "sft_weight"),
 }
 OF_TUNING = {
     TuningName.LORA: {"rank": "rank", "alpha": "alpha", "targets": "targets", "rslora": "rslora"},

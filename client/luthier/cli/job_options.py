@@ -19,6 +19,8 @@ from .job_fields import MethodName, TuningName, fields
 class LossType(StrEnum):
     DPO = "dpo"
     IPO = "ipo"
+    SIMPO = "simpo"
+    ORPO = "orpo"
 
 
 class Schedule(StrEnum):
@@ -121,7 +123,15 @@ def _method_options(
     loss_type: Annotated[
         LossType | None,
         typer.Option(
-            help="dpo: `ipo` stops widening a gap that is wide enough, for few or noisy pairs.",
+            help="dpo: `ipo` stops widening a gap that is wide enough, for few or noisy pairs; `simpo` and `orpo` need "
+            "no model to compare with, and `orpo` teaches to write the better answers too.",
+            **_METHOD,
+        ),
+    ] = None,
+    gamma: Annotated[
+        float | None,
+        typer.Option(
+            help="dpo: by how much the better answer's reward shall lead, with `--loss-type simpo`.",
             **_METHOD,
         ),
     ] = None,

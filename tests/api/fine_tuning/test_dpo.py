@@ -13,7 +13,7 @@ from tests.factories import jsonl, preference_rows
 ROWS = jsonl(preference_rows(10))
 NAMES = (
     *("n_epochs", "batch_size", "learning_rate_multiplier", "beta"),
-    *("loss_type", "label_smoothing", "sft_weight"),
+    *("loss_type", "label_smoothing", "gamma", "sft_weight"),
 )
 
 
@@ -27,7 +27,7 @@ def create(client: openai.OpenAI, **hyperparameters: Any) -> FineTuningJob:
 
 def test_what_was_asked_is_shown_again(client: openai.OpenAI) -> None:
     asked = {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 0.5, "beta": 2}
-    more = {"loss_type": "dpo", "label_smoothing": 0.1, "sft_weight": 0.1}
+    more = {"loss_type": "dpo", "label_smoothing": 0.1, "gamma": 0, "sft_weight": 0.1}
     job = create(client, **asked, **more)
     assert job.status == "validating_files"
     assert job.method is not None
@@ -53,13 +53,29 @@ def test_what_was_not_asked_is_auto(client: openai.OpenAI) -> None:
     [
         ({"beta": 0}, "beta", "expected 'auto' or a number above 0, 2 at most, but got 0 instead"),
         ({"beta": 2.1}, "beta", "but got 2.1"),
-        ({"loss_type": "kto"}, "loss_type", "expected 'auto' or 'dpo' or 'ipo', but got 'kto'"),
+        (
+            {"loss_type": "kto"},
+            "loss_type",
+            "expected 'auto' or 'dpo', 'ipo', 'simpo' or 'orpo', but got 'kto'",
+        ),
         ({"label_smoothing": 0.5}, "label_smoothing", "a number from 0, below 0.5, but got 0.5"),
         ({"sft_weight": -1}, "sft_weight", "a number from 0, below 10, but got -1"),
         (
             {"loss_type": "ipo", "label_smoothing": 0.1},
             "label_smoothing",
             "expected 0 with the loss_type 'ipo', which has no label smoothing",
+        ),
+        (
+            {"loss_type": "simpo", "label_smoothing": 0.1},
+            "label_smoothing",
+            "or the loss_type 'dpo'.",
+        ),
+        ({"gamma": 0.5}, "gamma", "with the loss_type 'dpo', which asks for no margin"),
+        ({"loss_type": "simpo", "gamma": 20}, "gamma", "a number from 0, below 20, but got 20"),
+        (
+            {"loss_type": "orpo", "sft_weight": 0.1},
+            "sft_weight",
+            "which teaches to write the preferred answers anyway",
         ),
         ({"n_epochs": 51}, "n_epochs", "between 1 and 50"),
     ],
@@ -73,3 +89,4 @@ def test_values_out_of_bounds_are_refused(
     assert caught.value.param == f"method.dpo.hyperparameters.{name}"
     assert caught.value.code == "invalid_value"
     create(client, loss_type="ipo", label_smoothing=0, sft_weight=0)
+    create(client, loss_type="simpo", gamma=1.5, sft_weight=0.1)

@@ -19,7 +19,7 @@ from worker.job.run import run
 
 ASKED: Json = {
     **{"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 20.0},
-    **dict.fromkeys(("beta", "loss_type", "label_smoothing", "sft_weight"), "auto"),
+    **dict.fromkeys(("beta", "loss_type", "label_smoothing", "gamma", "sft_weight"), "auto"),
 }
 
 
@@ -78,6 +78,13 @@ def test_conversations_are_refused_in_openais_words(scene: Scene) -> None:
 def test_a_batch_has_8_to_32_pairs_and_leaves_steps(num_pairs: int, size: int) -> None:
     found = resolve(num_pairs, method="dpo").config
     assert (found.batch_size, found.n_epochs) == (size, 1)
+
+
+def test_simpo_has_a_beta_of_its_own_and_a_margin_that_goes_by_it() -> None:
+    for asked, beta, gamma in (({}, 2, 1), ({"beta": 1.0}, 1, 0.5), ({"gamma": 0.3}, 2, 0.3)):
+        hyperparameters = {"loss_type": "simpo", "beta": "auto", "gamma": "auto", **asked}
+        method = resolve(100, method="dpo", hyperparameters=hyperparameters).config.method
+        assert method == Dpo(loss_type="simpo", beta=beta, gamma=gamma)
 
 
 def test_the_rate_is_a_tenth_of_that_for_answers_and_a_twentieth_for_large_bases() -> None:
