@@ -60,11 +60,6 @@ class TextConfig(BaseModel):
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="allow")
-    include_obfuscation: StrictBool | None = None
-
-
 class InputOfResponse(BaseModel):
     """What makes the prompt: all that counting its tokens needs."""
 
@@ -137,7 +132,6 @@ class CreateResponse(InputOfResponse):
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     store: StrictBool | None = None
     stream: StrictBool | None = None
-    stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(strict=True, ge=0, le=2, allow_inf_nan=False)] | None = None
     top_logprobs: Annotated[int, Field(strict=True, ge=0, le=20)] | None = None
     top_p: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] | None = None
