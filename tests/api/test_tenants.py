@@ -105,9 +105,14 @@ def owned(api: Api, owner: Tenant) -> dict[str, str]:
             "role": "user",
             "content": [],
         }
-        body = {"id": "resp_owned", "object": "response", "created_at": 1, "status": "completed"}
-        body |= {"model": "m", "output": [], "previous_response_id": None, "background": True}
-        responses.create(session, owner.project_id, body=body, input=[item])
+        response: Any = {
+            "id": "resp_owned",
+            "object": "response",
+            "created_at": 1,
+            "status": "completed",
+        }
+        response |= {"model": "m", "output": [], "previous_response_id": None, "background": True}
+        responses.create(session, owner.project_id, body=response, input=[item])
         conversations.create(session, owner.project_id, "conv_owned", None)
         conversations.add_items(session, owner.project_id, "conv_owned", [item])
         endpoint = webhooks.create(

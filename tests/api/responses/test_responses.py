@@ -19,7 +19,7 @@ WEATHER: Any = {
     "parameters": {"type": "object", "properties": {"place": {"type": "string"}}},
     "strict": True,
 }
-CALL = [
+CALL: list[dict[str, Any]] = [
     {"role": "assistant", "reasoning_content": "Think"},
     {"reasoning_content": " hard."},
     {"content": "Let me see."},
