@@ -44,7 +44,7 @@ class ConversationReference(BaseModel):
     id: Name
 
 
-class Reasoning(BaseModel):
+class ReasoningOptions(BaseModel):
     model_config = ConfigDict(extra="allow")
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
@@ -74,7 +74,7 @@ class InputOfResponse(BaseModel):
     tools: Annotated[list[Json], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | Json | None = None
     parallel_tool_calls: StrictBool | None = None
-    reasoning: Reasoning | None = None
+    reasoning: ReasoningOptions | None = None
     text: TextConfig | None = None
     truncation: Literal["auto", "disabled"] | None = None
 
