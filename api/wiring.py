@@ -19,6 +19,7 @@ from api.gateway.backends import Backends
 from api.gateway.entrance import Entrance
 from api.gateway.metering import Meter
 from foundation.settings import Settings
+from foundation.vault import Vault
 from storage import queue
 from storage.blobs.blobs import BlobStore, open_store
 from storage.models.base_models import Catalogue, WatchedCatalogue
@@ -46,6 +47,7 @@ class Wiring:
     event_feed: EventFeed
     stream_seats: StreamSeats
     blobs: BlobStore
+    vault: Vault
     large_bodies: LargeBodies
     entrance: Entrance
     http: httpx.AsyncClient
@@ -87,6 +89,7 @@ async def wire(
             event_feed=event_feed,
             stream_seats=StreamSeats(settings.streams_per_project),
             blobs=open_store(settings.blob_url),
+            vault=settings.vault(),
             large_bodies=LargeBodies(),
             entrance=Entrance(),
             http=http,

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from foundation import leash
 from foundation.errors import LuthierError
-from foundation.settings import Settings
+from foundation.settings import Settings, without_secrets
 from serving.settings import ServingSettings
 from storage.models.base_models import Catalogue
 
@@ -154,10 +154,11 @@ class _Stack:
                 marked = {**(own.env or {}), "LUTHIER_DATA_DIR": str(options.data_dir)}
                 supervisor.start(replace(own, env=marked), StopPhase.SERVERS)
         env = self._environment()
+        without = without_secrets(env)
         for base, port in self._ports.items():
             argv = ["serving", "--base", base, "--host", "127.0.0.1", "--port", str(port)]
             supervisor.start(
-                _python(f"serving-{base}", argv, env),
+                _python(f"serving-{base}", argv, without),
                 StopPhase.ENGINES,
                 # Unlike /healthz it says when the weights are loaded; it asks nobody else either.
                 page=HealthPage("127.0.0.1", port, "/readyz"),
@@ -188,7 +189,7 @@ class _Stack:
     def _start_workers(self, env: Mapping[str, str]) -> None:
         """They keep nobody from being served, so what they import does not delay what does."""
         for name in ("worker", "errands"):
-            command = _python(name, [name], env)
+            command = _python(name, [name], without_secrets(env) if name == "worker" else env)
             self._supervisor.start(command, StopPhase.CLIENTS, niceness=_WORKER_NICENESS)
 
     @property

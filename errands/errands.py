@@ -37,6 +37,7 @@ class Errands:
     def __init__(self, settings: Settings, *, at_other_schema: Refusal = refuse) -> None:
         settings.require("database_url", "blob_url", "api_url", "internal_key")
         self.settings = settings
+        self.vault = settings.vault()
         self.engine = sync_engine(
             settings.database_url, pool_size=SLOTS, at_other_schema=at_other_schema
         )

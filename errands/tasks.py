@@ -58,7 +58,7 @@ def _open(**_: Any) -> None:
     _Process.sweeps = (sweep.of_batches(errands), sweep.of_transfers(errands))
     _Process.cleanup = BatchCleanup(errands)
     _Process.webhooks = Webhooks(
-        errands.sessions, allow_private=errands.settings.webhook_allow_private
+        errands.sessions, errands.vault, allow_private=errands.settings.webhook_allow_private
     )
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from foundation import outbound
 from foundation.outbound import CannotSend
+from foundation.vault import Vault
 from storage.webhooks import deliveries as webhook_deliveries
 from storage.webhooks import post as webhook_post
 from storage.webhooks import turns as webhook_turns
@@ -32,11 +33,13 @@ class Webhooks:
     def __init__(
         self,
         sessions: sessionmaker[Session],
+        vault: Vault,
         *,
         allow_private: bool,
         timeout_s: float = outbound.TIMEOUT_S,
     ) -> None:
         self._sessions = sessions
+        self._vault = vault
         self._allow_private = allow_private
         self._timeout_s = timeout_s
         self._is_over = threading.Event()
@@ -74,8 +77,9 @@ class Webhooks:
                 target=self._deliver, args=(row, endpoint.url, live), name="webhook", daemon=True
             ).start()
 
-    def _deliver(self, row: WebhookDeliveryRow, url: str, secrets: Sequence[str]) -> None:
+    def _deliver(self, row: WebhookDeliveryRow, url: str, kept: Sequence[str]) -> None:
         try:
+            secrets = [webhooks.opened(self._vault, row.endpoint_id, each) for each in kept]
             problem = self._post(row, url, secrets)
             with self._sessions.begin() as session:
                 if problem is None:

@@ -20,6 +20,7 @@ from pydantic_settings import (
 from . import memory
 from .connection_limits import Network
 from .errors import LuthierError
+from .vault import MIN_KEY_CHARS, Vault
 
 
 class BadSetting(LuthierError):
@@ -74,7 +75,20 @@ class EnvironmentSettings(BaseSettings):
         first = error.errors(include_url=False)[0]
         cause = first.get("ctx", {}).get("error")
         wanted = str(cause or first["msg"]).replace("Input should be", "it must be")
-        return f"{cls._variable(str(first['loc'][0]))} is {first['input']!r}; {wanted}"
+        name = str(first["loc"][0])
+        # Errors go to logs, where no key may be.
+        found = "set" if _is_secret(name) else repr(first["input"])
+        return f"{cls._variable(name)} is {found}; {wanted}"
+
+
+def _is_secret(name: str) -> bool:
+    return name.lower().endswith(("_key", "_keys"))
+
+
+def without_secrets(env: Mapping[str, str]) -> dict[str, str]:
+    """For processes that open nothing of the database: without the keys to what is sealed there."""
+    sealing = ("LUTHIER_SECRET_KEY", "LUTHIER_OLD_SECRET_KEYS")
+    return {name: value for name, value in env.items() if name not in sealing}
 
 
 def _split(text: str) -> list[str]:
@@ -113,6 +127,22 @@ def _networks(value: object) -> object:
         raise ValueError(f"it must read 10.0.0.7,192.168.0.0/16: {error}") from None
 
 
+def _list(value: object) -> object:
+    return tuple(_split(value)) if isinstance(value, str) else value
+
+
+def _long_enough(key: str) -> str:
+    if key and len(key) < MIN_KEY_CHARS:
+        raise ValueError(
+            f"it must have {MIN_KEY_CHARS} characters or more, such as `openssl rand -base64 32` gives"
+        )
+    return key
+
+
+def _all_long_enough(keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(_long_enough, keys))
+
+
 def _without_slash(url: str) -> str:
     return url.rstrip("/")
 
@@ -144,6 +174,13 @@ class Settings(EnvironmentSettings):
     """Whether jobs may train on bases that no inference server serves, for their weights alone."""
     internal_key: str = ""
     """Bearer between Luthier's own processes: who holds it may act for any project."""
+    secret_key: Annotated[str, AfterValidator(_long_enough)] = Field("", repr=False)
+    """Seals the secrets that lie in the database: signing keys and those of webhooks. Without it they lie there as they
+    are. Some 32 random characters, the same for the api, the errands and whoever makes the first keys."""
+    old_secret_keys: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_list), AfterValidator(_all_long_enough)
+    ] = Field((), repr=False)
+    """Keys that open what was sealed before `secret_key` was another one."""
     api_url: Annotated[str, AfterValidator(_without_slash)] = ""
     """Where the errands process reaches the api, for example `http://api:8000`."""
     jobs_per_trainer: int = Field(2, ge=1, le=16)
@@ -163,6 +200,9 @@ class Settings(EnvironmentSettings):
     """How many streams of events one project may have open; one key half as many."""
     webhook_allow_private: bool = False
     """Whether webhooks may go to addresses of the inside, and without TLS."""
+
+    def vault(self) -> Vault:
+        return Vault(self.secret_key, self.old_secret_keys)
 
     def is_available(self, base_model: str) -> bool:
         """Whether a project can do anything with the base."""

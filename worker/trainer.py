@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from foundation import leash
+from foundation.settings import without_secrets
 from training.messages import Command, Exit, Heartbeat, Report, decode_report, encode
 from worker.endings import Setback
 
@@ -227,7 +228,8 @@ class Trainer:
 def _environment() -> dict[str, str]:
     """The trainer watches its stdin without being told, and nothing in it phones home."""
     quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-    inherited = {name: value for name, value in os.environ.items() if name != leash.ENV}
+    inherited = without_secrets(os.environ)
+    inherited.pop(leash.ENV, None)
     return {**inherited, **quiet}
 
 

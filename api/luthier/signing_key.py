@@ -25,5 +25,5 @@ class SigningKey(BaseModel):
 @router.get("")
 async def retrieve_signing_key(_: ProjectCaller, wiring: Wired) -> SigningKey:
     """The same for ever, so that it can be kept where exports are checked."""
-    key = await wiring.database.run(signing_keys.of_installation)
+    key = await wiring.database.run(signing_keys.of_installation, wiring.vault)
     return SigningKey(public_key=base64.b64encode(signing_keys.public_key(key)).decode())

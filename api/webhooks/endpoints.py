@@ -19,6 +19,7 @@ from api.wiring import Wired
 from foundation import outbound
 from foundation.errors import InvalidRequest
 from foundation.outbound import CannotSend
+from foundation.vault import Vault
 from storage.ids import new_id
 from storage.webhooks import deliveries as webhook_deliveries
 from storage.webhooks import post as webhook_post
@@ -67,8 +68,8 @@ class WebhookEndpoint(BaseModel):
     url: str
 
     @classmethod
-    def from_row(cls, row: WebhookEndpointRow) -> WebhookEndpoint:
-        return cls(**_fields(row))
+    def from_row(cls, row: WebhookEndpointRow, vault: Vault) -> WebhookEndpoint:
+        return cls(**_fields(row, webhooks.opened(vault, row.id, row.secret)))
 
 
 class WebhookEndpointWithSecret(WebhookEndpoint):
@@ -77,8 +78,9 @@ class WebhookEndpointWithSecret(WebhookEndpoint):
     signing_secret: str
 
     @classmethod
-    def from_row(cls, row: WebhookEndpointRow) -> WebhookEndpointWithSecret:
-        return cls(signing_secret=row.secret, **_fields(row))
+    def from_row(cls, row: WebhookEndpointRow, vault: Vault) -> WebhookEndpointWithSecret:
+        secret = webhooks.opened(vault, row.id, row.secret)
+        return cls(signing_secret=secret, **_fields(row, secret))
 
 
 class WebhookEndpointDeleted(BaseModel):
@@ -115,11 +117,12 @@ async def create_endpoint(
     row = await wiring.database.run(
         webhooks.create,
         caller.project_id,
+        wiring.vault,
         name=body.name,
         url=body.url,
         event_types=body.event_types,
     )
-    return WebhookEndpointWithSecret.from_row(row)
+    return WebhookEndpointWithSecret.from_row(row, wiring.vault)
 
 
 @router.get("/webhook_endpoints")
@@ -131,7 +134,7 @@ async def list_endpoints(
 ) -> PageWithIds[WebhookEndpoint]:
     """Newest first."""
     page = await wiring.database.run(webhooks.page, caller.project_id, after=after, limit=limit)
-    data = [WebhookEndpoint.from_row(row) for row in page.rows]
+    data = [WebhookEndpoint.from_row(row, wiring.vault) for row in page.rows]
     return PageWithIds(data=data, has_more=page.has_more, **ends([it.id for it in data]))
 
 
@@ -140,7 +143,7 @@ async def retrieve_endpoint(
     webhook_endpoint_id: str, caller: ProjectCaller, wiring: Wired
 ) -> WebhookEndpoint:
     row = await wiring.database.run(webhooks.get, caller.project_id, webhook_endpoint_id)
-    return WebhookEndpoint.from_row(row)
+    return WebhookEndpoint.from_row(row, wiring.vault)
 
 
 @router.post(
@@ -164,7 +167,7 @@ async def update_endpoint(
         url=body.url,
         event_types=body.event_types,
     )
-    return WebhookEndpoint.from_row(row)
+    return WebhookEndpoint.from_row(row, wiring.vault)
 
 
 @router.delete("/webhook_endpoints/{webhook_endpoint_id}")
@@ -192,9 +195,10 @@ async def rotate_secret(
         webhooks.rotate_secret,
         caller.project_id,
         webhook_endpoint_id,
+        wiring.vault,
         keep_old=body.keep_old_secret_active_for_24_hours,
     )
-    return WebhookEndpointWithSecret.from_row(row)
+    return WebhookEndpointWithSecret.from_row(row, wiring.vault)
 
 
 @router.post(
@@ -209,7 +213,8 @@ async def test_endpoint(
 ) -> WebhookEndpointTested:
     """Sends an event of a job or batch that does not exist, now and once."""
     row = await wiring.database.run(webhooks.get, caller.project_id, webhook_endpoint_id)
-    secrets = await wiring.database.run(webhooks.live_secrets, row)
+    kept = await wiring.database.run(webhooks.live_secrets, row)
+    secrets = [webhooks.opened(wiring.vault, row.id, each) for each in kept]
     send = partial(
         webhook_post.send,
         row.url,
@@ -235,13 +240,13 @@ async def _check_url(url: str, wiring: Wired) -> None:
     await run_sync(check, limiter=_posting, abandon_on_cancel=True)
 
 
-def _fields(row: WebhookEndpointRow) -> dict[str, object]:
+def _fields(row: WebhookEndpointRow, secret: str) -> dict[str, object]:
     return {
         "id": row.id,
         "created_at": int(row.created_at.timestamp()),
         "event_types": row.event_types,
         "name": row.name,
-        "signing_secret_hint": f"whsec_...{row.secret[-5:]}",
+        "signing_secret_hint": f"whsec_...{secret[-5:]}",
         "updated_at": int(row.updated_at.timestamp()),
         "url": row.url,
     }

@@ -31,7 +31,7 @@ def make(errands: Errands, lease: TransferLease, folder: Path) -> None:
     base = bases.find(errands, transfer.base_model)
     with errands.sessions.begin() as session:
         facts = _facts(session, transfer, base)
-        key = signing_keys.of_installation(session)
+        key = signing_keys.of_installation(session, errands.vault)
     artifact = _fetch(errands, facts, folder)
     made = folder / "export"
     if transfer.format == "peft":

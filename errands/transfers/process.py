@@ -15,6 +15,7 @@ import structlog
 
 from errands.errands import Errands
 from foundation import leash
+from foundation.settings import without_secrets
 from storage.leases import Stopped
 
 from .lease import TransferLease
@@ -55,7 +56,7 @@ def run(errands: Errands, lease: TransferLease, request: Json, folder: Path) -> 
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=output,
-            env={**os.environ, leash.ENV: "1", "TMPDIR": str(folder)},
+            env={**without_secrets(os.environ), leash.ENV: "1", "TMPDIR": str(folder)},
         )
     news: Queue[Json | None] = Queue()
     reader = threading.Thread(target=_read, args=(process, news), daemon=True)

@@ -1,4 +1,5 @@
-"""`python -m storage.organization.first_keys`: a project and its first keys, so that a new server can be used.
+"""`python -m storage.organization.first_keys`: a project and its first keys, so that a new server can be used, and the secrets
+in the database sealed with the key that is given now.
 
 With LUTHIER_API_KEY and LUTHIER_ADMIN_KEY the keys are the operator's; otherwise they are made once and
 written to DATA/api_key and DATA/admin_key, readable by their owner alone.
@@ -16,6 +17,8 @@ from sqlalchemy.orm import Session
 
 from foundation.errors import LuthierError
 from foundation.settings import EnvironmentSettings, Settings
+from foundation.vault import CannotOpen
+from storage import sealed
 from storage.database import sessions, sync_engine
 from storage.schema import OtherSchema
 
@@ -78,7 +81,8 @@ def main() -> None:
     try:
         with sessions(engine).begin() as session:
             ensure(session, settings.data_dir, PresetKeys.from_env())
-    except OtherSchema as error:
+            sealed.seal_anew(session, settings.vault())
+    except (OtherSchema, CannotOpen) as error:
         sys.exit(str(error))
     finally:
         engine.dispose()

@@ -15,6 +15,7 @@ from sqlalchemy import ForeignKey, Index, delete, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from foundation.errors import InvalidRequest, NotFound
+from foundation.vault import Vault
 from storage import pages
 from storage.database import Base, CreatedAt, Timestamp
 from storage.ids import new_id
@@ -48,7 +49,7 @@ class WebhookEndpointRow(Base):
     url: Mapped[str]
     event_types: Mapped[list[str]]
     secret: Mapped[str]
-    """As it is, `whsec_` and base64: it signs, so a hash would not do. It opens nothing here."""
+    """`whsec_` and base64, or that sealed: it signs, so a hash would not do. It opens nothing here."""
     old_secret: Mapped[str | None]
     """Signs too, until it expires, so that receivers can change over."""
     old_secret_expires_at: Mapped[Timestamp | None]
@@ -72,18 +73,25 @@ def record(session: Session, project_id: str, type: EventType, object_id: str) -
 
 
 def create(
-    session: Session, project_id: str, *, name: str, url: str, event_types: Sequence[EventType]
+    session: Session,
+    project_id: str,
+    vault: Vault,
+    *,
+    name: str,
+    url: str,
+    event_types: Sequence[EventType],
 ) -> WebhookEndpointRow:
     of_project = select(func.count()).where(WebhookEndpointRow.project_id == project_id)
     if (session.scalar(of_project) or 0) >= MAX_ENDPOINTS:
         raise InvalidRequest(f"A project can have {MAX_ENDPOINTS} webhook endpoints at most.")
+    endpoint_id = new_id("we_")
     row = WebhookEndpointRow(
-        id=new_id("we_"),
+        id=endpoint_id,
         project_id=project_id,
         name=name,
         url=url,
         event_types=sorted(set(event_types)),
-        secret=_new_secret(),
+        secret=_new_secret(vault, endpoint_id),
     )
     session.add(row)
     session.flush()
@@ -141,12 +149,12 @@ def update(
 
 
 def rotate_secret(
-    session: Session, project_id: str, endpoint_id: str, *, keep_old: bool
+    session: Session, project_id: str, endpoint_id: str, vault: Vault, *, keep_old: bool
 ) -> WebhookEndpointRow:
     """Give it a new secret; the old one signs for a day more, or is void at once."""
     row = get(session, project_id, endpoint_id)
     row.old_secret = row.secret if keep_old else None
-    row.secret = _new_secret()
+    row.secret = _new_secret(vault, row.id)
     _touch(session, row)
     row.old_secret_expires_at = (
         row.updated_at + timedelta(hours=OLD_SECRET_HOURS) if keep_old else None
@@ -162,15 +170,26 @@ def remove(session: Session, project_id: str, endpoint_id: str) -> None:
 
 
 def live_secrets(session: Session, row: WebhookEndpointRow) -> list[str]:
-    """Those that deliveries are signed with now, the newest first."""
+    """Those that deliveries are signed with now, the newest first, as they are kept; see `opened`."""
     is_over = row.old_secret_expires_at is None or session.scalar(
         select(row.old_secret_expires_at <= func.clock_timestamp())
     )
     return [row.secret] if row.old_secret is None or is_over else [row.secret, row.old_secret]
 
 
-def _new_secret() -> str:
-    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+def opened(vault: Vault, endpoint_id: str, kept: str) -> str:
+    """A secret of that endpoint as its receiver knows it. Raises CannotOpen."""
+    return vault.open(kept.encode(), name_of_secret(endpoint_id)).decode()
+
+
+def name_of_secret(endpoint_id: str) -> str:
+    """What its secrets are sealed under."""
+    return f"webhook_endpoints/{endpoint_id}"
+
+
+def _new_secret(vault: Vault, endpoint_id: str) -> str:
+    secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    return vault.seal(secret.encode(), name_of_secret(endpoint_id)).decode()
 
 
 def _touch(session: Session, row: WebhookEndpointRow) -> None:

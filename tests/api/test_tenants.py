@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from foundation.settings import Settings
+from foundation.vault import Vault
 from storage.files import uploads
 from storage.inference import batches, conversations, responses, stored_completions
 from storage.jobs import checkpoints
@@ -116,7 +117,7 @@ def owned(api: Api, owner: Tenant) -> dict[str, str]:
         conversations.create(session, owner.project_id, "conv_owned", None)
         conversations.add_items(session, owner.project_id, "conv_owned", [item])
         endpoint = webhooks.create(
-            session, owner.project_id, name="x", url="https://x.invalid/", event_types=[]
+            session, owner.project_id, Vault(), name="x", url="https://x.invalid/", event_types=[]
         )
         batch = batches.create(
             session,

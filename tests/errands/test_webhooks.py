@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import errands.webhooks
 from errands.webhooks import Webhooks
+from foundation.vault import Vault
 from storage.database import sessions, sync_engine
 from storage.organization import projects
 from storage.webhooks import webhooks
@@ -38,7 +39,7 @@ def hooks() -> Iterator[Receiver]:
 @pytest.fixture
 def delivering(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(errands.webhooks, "POLL_S", 0.05)
-    it = Webhooks(database, allow_private=True)
+    it = Webhooks(database, Vault(), allow_private=True)
     it.start()
     yield
     it.stop()
@@ -48,7 +49,7 @@ def endpoint(database: Database, url: str) -> webhooks.WebhookEndpointRow:
     with database.begin() as session:
         project_id = projects.create(session, "Test").id
         return webhooks.create(
-            session, project_id, name="Tests", url=url, event_types=webhooks.EVENT_TYPES
+            session, project_id, Vault(), name="Tests", url=url, event_types=webhooks.EVENT_TYPES
         )
 
 
@@ -87,7 +88,7 @@ def test_refused_delivery_is_made_again_under_the_same_id(
     record(database, to)
     hooks.answers = [500, 302]
     for attempt in (1, 2, 3):
-        it = Webhooks(database, allow_private=True)
+        it = Webhooks(database, Vault(), allow_private=True)
         it.once()
         wait_for(lambda n=attempt: len(hooks.received) == n)  # type: ignore[misc]
         if attempt < 3:
@@ -133,6 +134,7 @@ def test_project_with_many_endpoints_that_hang_keeps_no_other_waiting(
                 webhooks.create(
                     session,
                     slow.project_id,
+                    Vault(),
                     name="Tests",
                     url=tarpit.url,
                     event_types=webhooks.EVENT_TYPES,
@@ -149,7 +151,7 @@ def test_project_with_many_endpoints_that_hang_keeps_no_other_waiting(
 
 def test_private_address_is_not_posted_to(database: Database, hooks: Receiver) -> None:
     record(database, endpoint(database, hooks.url.replace("http://", "https://")))
-    it = Webhooks(database, allow_private=False)
+    it = Webhooks(database, Vault(), allow_private=False)
     it.once()
     wait_for(lambda: is_put_off(database))
     assert hooks.received == []

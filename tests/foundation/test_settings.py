@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from foundation.settings import BadSetting, EnvironmentSettings, Settings
+from foundation.settings import BadSetting, EnvironmentSettings, Settings, without_secrets
 from serving.settings import ServingSettings
 
 
@@ -140,3 +140,16 @@ def test_a_wrong_variable_of_serving_stops_it_with_one_line() -> None:
     assert done.stderr.splitlines()[-1] == (
         "LUTHIER_SERVING_SLOTS is '0'; it must be greater than or equal to 1"
     )
+
+
+def test_a_key_that_is_refused_is_not_told() -> None:
+    for name in ("LUTHIER_SECRET_KEY", "LUTHIER_OLD_SECRET_KEYS"):
+        with pytest.raises(BadSetting) as caught:
+            Settings.from_env({name: "hunter2"})
+        assert str(caught.value).startswith(f"{name} is set; it must have 32 characters or more")
+        assert "hunter2" not in str(caught.value)
+    keys = {"LUTHIER_SECRET_KEY": "k" * 32, "LUTHIER_OLD_SECRET_KEYS": f"{'a' * 32}, {'b' * 32}"}
+    settings = Settings.from_env(keys)
+    assert settings.old_secret_keys == ("a" * 32, "b" * 32)
+    assert "kkk" not in repr(settings)
+    assert without_secrets({**keys, "PATH": "/bin"}) == {"PATH": "/bin"}

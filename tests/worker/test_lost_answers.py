@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from foundation.vault import Vault
 from storage import leases, transactions
 from storage.jobs import events, jobs, pauses
 from storage.jobs.jobs import JobRow
@@ -131,7 +132,9 @@ def test_writes_take_effect_once_whatever_becomes_of_their_commits(
         with scene.sessions.begin() as session:
             types = webhooks.EVENT_TYPES
             url = "https://x.invalid/"
-            webhooks.create(session, scene.project_id, name="x", url=url, event_types=types)
+            webhooks.create(
+                session, scene.project_id, Vault(), name="x", url=url, event_types=types
+            )
     worker = scene.workers[-1] if scene.workers else scene.worker()
     expected_id, job_id = scene.job(), scene.job()
     expected = write_all(worker, expected_id, writes, end)

@@ -15,6 +15,7 @@ from errands.batches import lines as batch_lines
 from errands.batches import output as batch_output
 from errands.batches import run as batch_run
 from errands.errands import Errands
+from foundation.vault import Vault
 from storage import transactions
 from storage.files.files import FileRow
 from storage.webhooks import webhooks
@@ -136,6 +137,7 @@ def test_commit_that_came_to_be_unheard_has_its_effect_once(
         webhooks.create(
             session,
             scene.tenant.project_id,
+            Vault(),
             name="x",
             url="http://127.0.0.1:9/",
             event_types=["batch.completed"],

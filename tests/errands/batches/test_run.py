@@ -14,6 +14,7 @@ from errands.batches.run import CRASH_POINTS
 from errands.errands import Errands
 from errands.sweep import BatchCleanup
 from foundation.crash_points import ENV
+from foundation.vault import Vault
 from storage import leases, queue
 from storage.files import files
 from storage.inference import batches
@@ -97,7 +98,7 @@ def test_end_of_a_batch_is_told_to_the_webhooks_of_its_project(scene: BatchScene
     with scene.api.sessions.begin() as session:
         for project_id in (scene.tenant.project_id, scene.api.tenant().project_id):
             webhooks.create(
-                session, project_id, name="x", url="https://x.invalid/", event_types=types
+                session, project_id, Vault(), name="x", url="https://x.invalid/", event_types=types
             )
     ended = [scene.batch(requests(1)), scene.batch(b"")]
     for batch_id in ended:

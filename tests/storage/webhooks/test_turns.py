@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, insert, text
 from sqlalchemy.orm import Session, sessionmaker
 
+from foundation.vault import Vault
 from storage.ids import new_id
 from storage.organization import projects
 from storage.webhooks import turns as webhook_turns
@@ -29,6 +30,7 @@ def project(database: Database, num_endpoints: int) -> list[WebhookEndpointRow]:
             webhooks.create(
                 session,
                 project_id,
+                Vault(),
                 name="Tests",
                 url="http://127.0.0.1/",
                 event_types=webhooks.EVENT_TYPES,

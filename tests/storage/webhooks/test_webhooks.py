@@ -11,6 +11,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from foundation.errors import InvalidRequest, NotFound
+from foundation.vault import Vault
 from storage import leases
 from storage.jobs import jobs
 from storage.jobs.jobs import JobRow
@@ -31,6 +32,7 @@ def endpoint(database: Database, project_id: str, **values: Any) -> WebhookEndpo
         return webhooks.create(
             session,
             project_id,
+            Vault(),
             **{
                 "name": "Tests",
                 "url": "https://example.com/hook",
@@ -215,7 +217,7 @@ def test_client_accepts_the_signature_of_each_live_secret_and_no_other(
 
     def rotate(*, keep_old: bool) -> tuple[str, list[str]]:
         with database.begin() as session:
-            it = webhooks.rotate_secret(session, project_id, row.id, keep_old=keep_old)
+            it = webhooks.rotate_secret(session, project_id, row.id, Vault(), keep_old=keep_old)
             return it.secret, webhooks.live_secrets(session, it)
 
     old = row.secret
