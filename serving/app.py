@@ -198,13 +198,17 @@ async def create_chat_completion(
 ) -> Response:
     body.check_supported()
     served.thread.check_room(headers.cache_salt, body.n or 1)
-    prompt = await _state(request).texts.run(
+    prompt, held = await _state(request).texts.run(
         headers.cache_salt,
-        lambda: body.prompt(served.template, max_seq_len=served.engine.max_seq_len),
+        lambda: (
+            body.prompt(served.template, max_seq_len=served.engine.max_seq_len),
+            body.held_reply(served.template),
+        ),
         # It has been read, so this does not wait.
         size_bytes=len(await request.body()),
     )
-    constraint = await _constraint(served, body, headers)
+    compile_source = partial(served.grammars.compile, project=headers.cache_salt)
+    constraint = await held.compile(compile_source) if held is not None else None
     model = await _find_writer(served, body.model, headers)
     params = body.sampling(
         num_choices=body.n or 1,
@@ -231,7 +235,10 @@ async def create_chat_completion(
             for sampling in params
         ],
     )
-    completion = ChatCompletion(body, len(prompt), served.vocabulary, dialect)
+    shows_thoughts = held is None or held.shows_thoughts
+    completion = ChatCompletion(
+        body, len(prompt), served.vocabulary, dialect, shows_thoughts=shows_thoughts
+    )
     if body.stream:
         return EventStream(completion.stream(deltas))
     return _json(await while_connected(request.receive, completion.collect(deltas)))
@@ -309,7 +316,7 @@ async def create_classification(
 
 
 async def _constraint(
-    served: ServedBase, body: ChatCompletionRequest | CompletionRequest, headers: AdapterHeaders
+    served: ServedBase, body: CompletionRequest, headers: AdapterHeaders
 ) -> Constraint | None:
     """What the reply is held to, if it has any tokens."""
     source = body.grammar_source

@@ -25,7 +25,10 @@ class ChatCompletion(Reply):
         prompt_length: int,
         vocabulary: Vocabulary,
         dialect: Dialect,
+        *,
+        shows_thoughts: bool = True,
     ) -> None:
+        """`shows_thoughts`: the base may think first, if it is one that does."""
         num_choices = request.n or 1
         super().__init__(
             id_prefix="chatcmpl-",
@@ -35,7 +38,10 @@ class ChatCompletion(Reply):
         )
         self._request = request
         self._vocabulary = vocabulary
-        self._messages = [MessageStream(request.offer, dialect) for _ in range(num_choices)]
+        self._messages = [
+            MessageStream(request.offer, dialect, shows_thoughts=shows_thoughts)
+            for _ in range(num_choices)
+        ]
 
     async def collect(self, deltas: AsyncGenerator[tuple[int, Delta]]) -> Wire:
         """The whole reply."""

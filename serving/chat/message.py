@@ -14,11 +14,15 @@ from .tools import Offer
 class MessageStream:
     """What a model says, read as it comes."""
 
-    def __init__(self, offer: Offer, dialect: Dialect) -> None:
-        self._reader = dialect.reader(offer.callable_names, is_parallel=offer.is_parallel)
+    def __init__(self, offer: Offer, dialect: Dialect, *, shows_thoughts: bool) -> None:
+        self._reader = dialect.reader(
+            offer.callable_names, is_parallel=offer.is_parallel, shows_thoughts=shows_thoughts
+        )
         self._is_legacy = offer.is_legacy
         # Of a reply that can be nothing but text, that is known from the start.
-        self._is_text = not offer.callable_names and dialect.reasoning is None
+        self._is_text = not offer.callable_names and (
+            dialect.reasoning is None or not shows_thoughts
+        )
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[Wire] = []

@@ -24,6 +24,7 @@ from serving.requests import (
 from text.chat_template import ChatTemplate
 from text.messages import InvalidMessages
 
+from .constraint import HeldReply
 from .tools import MAX_TOOLS, Choice, Function, Offer, Tool, legacy_offer_of, offer_of
 
 SPEAKERS = frozenset({"system", "developer", "user", "tool"})
@@ -92,12 +93,9 @@ class ChatCompletionRequest(ConstrainedRequest):
         Where no token is to be generated, nothing can be: such a request is answered whatever it asks
         of the tokens.
         """
-        must_call = self.offer.must_call
+        _ = self.offer
         if self.max_new_tokens == 0:
             return
-        if must_call:
-            param = "function_call" if self.offer.is_legacy else "tool_choice"
-            raise UnsupportedParameter(param, " Only 'none' and 'auto' are.")
         for param, is_asked, why in (
             ("modalities", "audio" in (self.modalities or ()), " Only ['text'] is."),
             ("web_search_options", self.web_search_options, ""),
@@ -117,6 +115,12 @@ class ChatCompletionRequest(ConstrainedRequest):
                 param="functions",
             )
         return legacy if legacy.tools else offer
+
+    def held_reply(self, template: ChatTemplate) -> HeldReply | None:
+        """What the reply is held to, if it has any tokens. Raises `InvalidRequest`."""
+        if self.max_new_tokens == 0:
+            return None
+        return HeldReply.of(self.offer, template.dialect, self.grammar_source)
 
     @property
     def max_new_tokens(self) -> int | None:

@@ -55,6 +55,24 @@ class Offer:
     """Asked for as `functions`, and answered as such."""
 
     @property
+    def param(self) -> str:
+        return "functions" if self.is_legacy else "tools"
+
+    @property
+    def callable_functions(self) -> list[tuple[int, Function]]:
+        """With their places among `tools`."""
+        return [
+            (index, function)
+            for index, function in enumerate(self.tools)
+            if function.name in self.callable_names
+        ]
+
+    def where(self, index: int) -> str:
+        """The parameters of a function, as a path into the request."""
+        function = "" if self.is_legacy else ".function"
+        return f"{self.param}[{index}]{function}.parameters"
+
+    @property
     def definitions(self) -> list[Wire] | None:
         """As chat templates and grammars take them."""
         return [_definition(tool) for tool in self.tools] or None

@@ -113,7 +113,9 @@ def _compiled(vocabulary: GrammarVocabulary, source: GrammarSource) -> Constrain
         "regex": LLMatcher.grammar_from_regex,
         "lark": LLMatcher.grammar_from_lark,
     }[source.kind]
-    return Constraint(vocabulary, write(source.text), limits=WRITTEN_LIMITS)
+    return Constraint(
+        vocabulary, write(source.text), limits=LIMITS if source.is_ours else WRITTEN_LIMITS
+    )
 
 
 def _of_schema(vocabulary: GrammarVocabulary, text: str) -> Constraint:

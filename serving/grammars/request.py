@@ -59,7 +59,7 @@ class Grammar(BaseModel):
 
     def source(self) -> GrammarSource:
         """Raises `InvalidRequest`."""
-        told = {"param": "luthier.grammar", "what": "luthier.grammar"}
+        told: dict[str, Any] = {"param": "luthier.grammar", "what": "luthier.grammar"}
         expected = "an object" if self.type == "json_schema" else "a string"
         if isinstance(self.definition, dict) and self.type == "json_schema":
             return GrammarSource.json_schema(self.definition, **told)

@@ -26,6 +26,8 @@ class GrammarSource:
     """The request's parameter that it comes from."""
     what: str = "response_format"
     """What errors call it."""
+    is_ours: bool = False
+    """It is made of schemas, not written by somebody."""
     shows_special: bool = False
     """Special tokens that it spells are part of the text."""
 

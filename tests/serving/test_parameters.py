@@ -87,9 +87,6 @@ async def test_everything_may_be_asked_of_a_reply_without_tokens(
 @pytest.mark.parametrize(
     ("param", "value", "more"),
     [
-        ("tool_choice", "required", {"tools": [TOOL]}),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}, {"tools": [TOOL]}),
-        ("function_call", {"name": "f"}, {"functions": [{"name": "f"}]}),
         ("modalities", ["text", "audio"], {"audio": {"voice": "alloy", "format": "mp3"}}),
         ("web_search_options", {"search_context_size": "low"}, {}),
         ("moderation", {"model": "x"}, {}),

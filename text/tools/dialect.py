@@ -14,6 +14,7 @@ from text.rendering import Renderer, Tools
 
 from . import own_form
 from .formats import ToolFormat, format_of
+from .grammar import ReplyGrammar
 from .own_form import OwnForm
 from .reply import Reasoning, ReplyReader
 
@@ -80,10 +81,15 @@ class Dialect:
                 return Reasoning(opening, closing, is_begun)
         return None
 
-    def reader(self, offered: Collection[str], *, is_parallel: bool = True) -> ReplyReader:
+    def reader(
+        self, offered: Collection[str], *, is_parallel: bool = True, shows_thoughts: bool = True
+    ) -> ReplyReader:
         """Of one reply to a prompt that offers the tools so named."""
         return ReplyReader(
-            self.tool_format, offered, is_parallel=is_parallel, reasoning=self.reasoning
+            self.tool_format,
+            offered,
+            is_parallel=is_parallel,
+            reasoning=self.reasoning if shows_thoughts else None,
         )
 
     def read_ids(self, *, with_calls: bool) -> frozenset[int]:
@@ -94,6 +100,10 @@ class Dialect:
         )
         ids = {i for token, i in self._special_tokens.items() if any(token in w for w in words)}
         return frozenset(ids - self._stop_ids)
+
+    @cached_property
+    def reply_grammar(self) -> ReplyGrammar:
+        return ReplyGrammar(self.tool_format, self._special_tokens, self.reasoning)
 
     def written(self, messages: list[Message], tools: Tools) -> tuple[list[Message], Tools]:
         """Normal messages and tools as the template takes them."""

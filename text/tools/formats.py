@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from text.template_probes import CALL_ID, KEY, NAME, OTHER_NAME, VALUE
@@ -23,11 +24,14 @@ from .json_calls import ARGUMENTS, JsonCalls
 from .named_calls import NamedCalls
 from .python_calls import PythonCalls
 from .source import Reading, Source
+from .writing import Writing
 
 PYTHON_TAG = "<|python_tag|>"
 """What Llama puts before some of its calls, and its template before none."""
 
 _ARGUMENTS = {KEY: VALUE}
+# The arguments, as JSON or as Python, with what belongs to them.
+_WRITTEN = re.compile(rf"""\{{\s*"{KEY}":\s*"{VALUE}"\s*\}}|\({KEY}=(["']){VALUE}\1\)""")
 _AS_PYTHON = re.compile(rf"""\[?{NAME}\({KEY}=(["']){VALUE}\1\)\]?""")
 
 
@@ -46,6 +50,13 @@ class ToolFormat(Protocol):
     def markup(self) -> tuple[str, ...]:
         """All words around calls: special tokens in them are told to the reader."""
 
+    @property
+    def writing(self) -> Writing:
+        """As the base's template writes calls."""
+
+    def arguments_rule(self, schema: Mapping[str, Any]) -> str:
+        """Lark: arguments that fit."""
+
     def read(self, source: Source, calls: Calls) -> Reading[bool]:
         """Tells `calls` what comes behind an opening. False where that is no call, and `source` has kept it."""
 
@@ -56,7 +67,8 @@ def format_of(one: str, two: str, special_tokens: Collection[str]) -> ToolFormat
     None if it is none that can be read.
     """
     one, two = one.rpartition("</think>")[2], two.rpartition("</think>")[2]
-    return _json_form(one, special_tokens) or _python_form(one) or _named_form(one, two)
+    form = _json_form(one, special_tokens) or _python_form(one) or _named_form(one, two)
+    return form and replace(form, writing=_writing(one, two))
 
 
 def _json_form(text: str, special_tokens: Collection[str]) -> JsonCalls | None:
@@ -97,20 +109,21 @@ def _named_form(one: str, two: str) -> NamedCalls | None:
         return None
     start, end, _ = arguments
     between = tuple(word.strip() for word in rest[:start].split(CALL_ID))
-    closing = rest[end:].strip()
-    again = _behind_arguments(two).partition(OTHER_NAME)
-    return NamedCalls(
-        (opening.strip(),),
-        between,
-        again=again[0].strip() if again[1] else "",
-        closing=closing,
+    again = _writing(one, two).again.strip()
+    return NamedCalls((opening.strip(),), between, again=again, closing=rest[end:].strip())
+
+
+def _writing(one: str, two: str) -> Writing:
+    before, _, rest = one.partition(NAME)
+    written = _WRITTEN.search(rest)
+    again = two.partition(NAME)[2].partition(OTHER_NAME)
+    found = _WRITTEN.search(again[0]) if again[1] else None
+    return Writing(
+        before.lstrip(),
+        rest[: written.start()] if written else "",
+        again[0][found.end() :] if found else "",
+        rest[written.end() :].rstrip() if written else "",
     )
-
-
-def _behind_arguments(text: str) -> str:
-    _, _, rest = text.partition(NAME)
-    found = next((v for v in _values(rest) if v[2] == _ARGUMENTS), None)
-    return "" if found is None else rest[found[1] :]
 
 
 def _values(text: str) -> Iterator[tuple[int, int, Any]]:

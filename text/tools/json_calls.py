@@ -6,12 +6,16 @@ whose reply is nothing but the call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from .deltas import Calls
 from .json_text import read_text, read_value
 from .source import Reading, Source
+from .writing import Writing, json_rule
 
+_NOTHING = Writing("", "", "", "")
 ARGUMENTS = frozenset({"arguments", "parameters"})
 
 
@@ -24,6 +28,11 @@ class JsonCalls:
     """A reply that begins with an object may be a call without an opening."""
     arguments_key: str = "arguments"
     is_list: bool = False
+    writing: Writing = field(default=_NOTHING, compare=False)
+
+    def arguments_rule(self, schema: Mapping[str, Any]) -> str:
+        """Lark: arguments that fit."""
+        return json_rule(schema)
 
     @property
     def bare_start(self) -> str:

@@ -6,12 +6,16 @@ So Mistral's newer models have them (`[TOOL_CALLS]name[ARGS]{...}`), DeepSeek's,
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from .deltas import Calls
 from .json_text import read_value
 from .source import Reading, Source
+from .writing import Writing, json_rule
 
+_NOTHING = Writing("", "", "", "")
 _NAME = re.compile(r"[\w.-]*")
 
 
@@ -24,6 +28,11 @@ class NamedCalls:
     """From a call's arguments to the next call's name."""
     closing: str
     bare_start: str = ""
+    writing: Writing = field(default=_NOTHING, compare=False)
+
+    def arguments_rule(self, schema: Mapping[str, Any]) -> str:
+        """Lark: arguments that fit."""
+        return json_rule(schema)
 
     @property
     def markup(self) -> tuple[str, ...]:

@@ -13,8 +13,18 @@ from typing import Any
 from text.messages import Message
 
 from .json_calls import JsonCalls
+from .writing import Writing
 
-FORMAT = JsonCalls(("<tool_call>",), "</tool_call>")
+FORMAT = JsonCalls(
+    ("<tool_call>",),
+    "</tool_call>",
+    writing=Writing(
+        before='<tool_call>\n{"name": "',
+        between='", "arguments": ',
+        again='}\n</tool_call>\n<tool_call>\n{"name": "',
+        behind="}\n</tool_call>",
+    ),
+)
 
 _BEFORE = """# Tools
 

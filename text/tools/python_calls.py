@@ -5,11 +5,17 @@ from __future__ import annotations
 import ast
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from .deltas import Calls
 from .source import Reading, Source
+from .writing import Writing, json_rule, lark_text
 
+MAX_OPTIONAL = 8
+"""So many arguments that need not be there are written in all ways: the grammar grows with the square."""
+_NOTHING = Writing("", "", "", "")
 _NAME = re.compile(r"[\w.-]*")
 _PLAIN = re.compile(r"[^()\[\]{}'\"]*")
 _IN_STRING = {'"': re.compile(r'[^"\\]*'), "'": re.compile(r"[^'\\]*")}
@@ -23,6 +29,30 @@ class PythonCalls:
     openings: tuple[str, ...]
     closing: str
     bare_start: str = "["
+    writing: Writing = field(default=_NOTHING, compare=False)
+
+    def arguments_rule(self, schema: Mapping[str, Any]) -> str:
+        """Lark: arguments that fit, in their brackets."""
+        properties = schema.get("properties") or {}
+        if not properties:
+            is_open = schema.get("additionalProperties") is not False
+            value = rf'/[A-Za-z_]\w*/ "=" {json_rule({})}'
+            return f'"(" ({value} (", " {value})*)? ")"' if is_open else '"()"'
+        shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+        required: list[str] = []
+        optional: list[str] = []
+        for key, value in properties.items():
+            own = value if isinstance(value, dict) else {}
+            rule = f"{lark_text(f'{key}=')} {json_rule({**own, **shared})}"
+            (required if key in schema.get("required", ()) else optional).append(rule)
+        if required:
+            first = ' ", " '.join(required)
+            return f'"(" {_first_of([first, *optional])} ")"'
+        if len(optional) > MAX_OPTIONAL:
+            # Python takes a comma behind the last one.
+            return " ".join(['"("', *(f'({rule} ", ")?' for rule in optional), '")"'])
+        firsts = " | ".join(_first_of(optional[i:]) for i in range(len(optional)))
+        return f'"(" ({firsts})? ")"'
 
     @property
     def markup(self) -> tuple[str, ...]:
@@ -53,6 +83,11 @@ class PythonCalls:
         yield from source.spaces()
         yield from source.one_of((self.closing,))
         return True
+
+
+def _first_of(rules: Sequence[str]) -> str:
+    """The first one, and any of the others behind it."""
+    return " ".join([rules[0], *(f'(", " {rule})?' for rule in rules[1:])])
 
 
 def as_json(written: str) -> str | None:

@@ -165,6 +165,113 @@ async def test_the_clients_own_ways_with_tools(caller: Caller, running: Running)
     assert call.function.parsed_arguments == weather(city="Oslo")
 
 
+SHORT: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Oslo", "Rome"]}, "days": {"enum": [1, 2]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+def tool(name: str, parameters: Any, **more: Any) -> Any:
+    return {"type": "function", "function": {"name": name, "parameters": parameters, **more}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", {"f", "g"}),
+        ({"type": "function", "function": {"name": "g"}}, {"g"}),
+        (allowed("g", mode="required"), {"g"}),
+    ],
+)
+async def test_a_model_that_knows_nothing_calls_where_it_must(
+    running: Running, choice: Any, names: set[str], stream: bool
+) -> None:
+    """And with arguments that fit, also those of a tool that is not strict."""
+    body: dict[str, Any] = {
+        "model": MODEL,
+        "messages": HELLO,
+        "tools": [tool("f", SHORT, strict=True), tool("g", SHORT)],
+        "tool_choice": choice,
+        "parallel_tool_calls": False,
+        "temperature": 1.5,
+        "n": 4,
+        "seed": 1,
+    }
+    replies = AssembledCompletion()
+    if stream:
+        async for chunk in await running.openai.chat.completions.create(**body, stream=True):
+            replies.add(chunk.model_dump(exclude_unset=True))
+        choices = replies.body()["choices"]
+    else:
+        whole = await running.openai.chat.completions.create(**body)
+        choices = whole.model_dump()["choices"]
+    for one in choices:
+        assert one["finish_reason"] == "tool_calls"
+        assert one["message"]["content"] is None
+        (call,) = one["message"]["tool_calls"]
+        assert call["function"]["name"] in names
+        arguments = json.loads(call["function"]["arguments"])
+        assert {"city"} <= arguments.keys() <= {"city", "days"}
+        assert arguments["city"] in ("Oslo", "Rome")
+
+
+async def test_a_function_that_is_named_is_called(running: Running) -> None:
+    reply = await running.openai.chat.completions.create(
+        model=MODEL,
+        messages=HELLO,
+        functions=[{"name": "f", "parameters": SHORT}, {"name": "g"}],
+        function_call={"name": "f"},
+    )
+    (choice,) = reply.choices
+    assert choice.finish_reason == "function_call"
+    assert choice.message.function_call is not None
+    assert json.loads(choice.message.function_call.arguments)["city"] in ("Oslo", "Rome")
+
+
+async def test_strict_tools_and_formats_hold_whoever_may_choose(
+    caller: Caller, running: Running
+) -> None:
+    strict: Any = [tool("weather", taught.PARAMETERS, strict=True)]
+    message = (await caller.reply(CHAT[:5], tools=strict)).choices[0].message
+    assert message.content == "I look."
+    cities = [json.loads(c.function.arguments)["city"] for c in message.tool_calls]
+    assert cities == ["A", "B"]
+    answer = {"type": "json_schema", "json_schema": {"name": "a", "schema": SHORT}}
+    for _ in range(4):
+        reply: Any = await running.openai.chat.completions.create(
+            model=MODEL,
+            messages=HELLO,
+            tools=cast(Any, TOOLS),
+            response_format=cast(Any, answer),
+            parallel_tool_calls=False,
+            max_tokens=60,
+        )
+        (choice,) = reply.choices
+        if not choice.message.tool_calls and choice.finish_reason == "stop":
+            assert json.loads(choice.message.content)["city"] in ("Oslo", "Rome")
+
+
+async def test_schemas_that_nothing_can_be_held_to(running: Running) -> None:
+    bad = {"type": "object", "properties": {"a": {"type": "string", "contains": {}}}}
+    for parameters in (bad, {"type": "object", "properties": {"a": {"$ref": "http://x/y"}}}):
+        body = {"model": MODEL, "messages": HELLO, "max_tokens": 40, "tool_choice": "required"}
+        tools = [tool("f", SHORT), tool("g", parameters, strict=True)]
+        reply = await running.http.post("/v1/chat/completions", json={**body, "tools": tools})
+        error = reply.json()["error"]
+        assert (reply.status_code, error["param"]) == (400, "tools[1].function.parameters")
+        assert error["code"] == "invalid_function_parameters"
+        assert "'properties', 'a'" in error["message"]
+        # One that is not strict may be called with anything.
+        loose = {**body, "tools": [tool("g", parameters)], "parallel_tool_calls": False}
+        reply = await running.http.post("/v1/chat/completions", json=loose)
+        assert reply.status_code == 200
+        (call,) = reply.json()["choices"][0]["message"]["tool_calls"]
+        assert call["function"]["arguments"].startswith("{")
+
+
 TOOL = {"type": "function", "function": {"name": "f"}}
 NAMED = {"type": "function", "function": {"name": "g"}}
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
+from llguidance import LLMatcher, LLTokenizer
 
 from text.chat_template import ChatTemplate
 from text.tokenizer import Tokenizer
 from text.tools import own_form
 from text.tools.deltas import CallDelta, ContentDelta
+from text.tools.grammar import NO_ARGUMENTS, CallableFunction
 from text.tools.json_calls import JsonCalls
 from text.tools.named_calls import NamedCalls
 from text.tools.python_calls import PythonCalls
@@ -24,18 +28,29 @@ TOOLS = [
     {"type": "function", "function": {"name": name, "description": "d", "parameters": {}}}
     for name in ("weather", "tide")
 ]
+IM_END = 258
 SPECIAL = ("<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[AVAILABLE_TOOLS]")
 
 
 @pytest.fixture(scope="module")
-def special(base_path: Path) -> Tokenizer:
+def definition(base_path: Path) -> str:
     """The tokenizer of tiny-random with words of other families as special tokens."""
-    definition = json.loads((base_path / "tokenizer.json").read_text())
-    (token, *_) = definition["added_tokens"]
-    for number, word in enumerate(SPECIAL, start=300):
-        definition["added_tokens"].append({**token, "id": number, "content": word})
+    parsed = json.loads((base_path / "tokenizer.json").read_text())
+    (token, *_) = parsed["added_tokens"]
+    for number, word in enumerate(SPECIAL, start=IM_END + 1):
+        parsed["added_tokens"].append({**token, "id": number, "content": word})
+    return json.dumps(parsed)
+
+
+@pytest.fixture(scope="module")
+def special(definition: str) -> Tokenizer:
     names = {"eos_token": "<|im_end|>", "bos_token": "<|im_start|>"}
-    return Tokenizer(json.dumps(definition), names=names, eos_ids=frozenset())
+    return Tokenizer(definition, names=names, eos_ids=frozenset())
+
+
+@pytest.fixture(scope="module")
+def vocabulary(definition: str) -> LLTokenizer:
+    return LLTokenizer(definition, n_vocab=IM_END + 1 + len(SPECIAL), eos_token=[IM_END])
 
 
 def call(number: int, name: str, arguments: Any) -> dict[str, Any]:
@@ -80,6 +95,45 @@ def said(template: ChatTemplate, ids: list[int]) -> tuple[str, list[tuple[str, A
             case CallDelta(index, None, arguments):
                 calls[index] = (calls[index][0], calls[index][1] + arguments)
     return content, [(name, json.loads(arguments)) for name, arguments in calls]
+
+
+def accepts(
+    vocabulary: LLTokenizer, template: ChatTemplate, ids: list[int], **options: Any
+) -> bool:
+    """Whether a reply may be so by the grammar of a request that offers both tools."""
+    functions = [
+        CallableFunction("weather", {"type": "object", "properties": {key: {} for key in JSON}}),
+        CallableFunction("tide", NO_ARGUMENTS),
+    ]
+    grammar = template.dialect.reply_grammar.of(functions, **options)
+    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar), log_level=0)
+    assert not matcher.get_error(), matcher.get_error()
+    said = [i for i in ids if i != IM_END]
+    return matcher.try_consume_tokens(said) == len(said) and matcher.is_accepting()
+
+
+@pytest.mark.parametrize("name", [*TOOLS_KNOWN, *NO_TOOLS])
+def test_grammars_hold_replies_to_what_is_learnt(
+    special: Tokenizer, vocabulary: LLTokenizer, name: str
+) -> None:
+    known = TOOLS_KNOWN.get(name)
+    template = ChatTemplate(known.source if known else NO_TOOLS[name], special)
+    is_accepted = partial(accepts, vocabulary, template)
+    several = [("weather", "tide")] if known is None or known.has_several else []
+    for names in [("weather",), ("tide",), *several]:
+        call, answer = learnt(template, chat(*names))
+        for is_parallel, must_call in itertools.product((True, False), repeat=2):
+            options = {"is_parallel": is_parallel, "must_call": must_call}
+            assert is_accepted(call, **options) is (is_parallel or len(names) == 1)
+            assert is_accepted(answer, **options) is not must_call
+    other = chat("weather")
+    other[1]["tool_calls"][0]["function"] = {"name": "tide", "arguments": '{"a": 1}'}
+    call, _ = learnt(template, other)
+    for must_call in (True, False):
+        assert not is_accepted(call, is_parallel=True, must_call=must_call)
+    held = {"is_parallel": True, "must_call": False, "content": '"{}"'}
+    assert is_accepted([*b"{}"], **held)
+    assert not is_accepted(answer, **held)
 
 
 @pytest.mark.parametrize("name", [*TOOLS_KNOWN, *NO_TOOLS])
