@@ -18,7 +18,7 @@ from storage.inference.batches import BatchRow
 from .lease import BatchLease
 
 PURPOSE = "batch"
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 MAX_BYTES = 200 * 1024 * 1024
 MAX_LINES = 50_000
 MAX_CUSTOM_ID_CHARACTERS = 512
@@ -96,7 +96,7 @@ def refusals(batch: BatchRow, file: FileRow | None) -> Findings:
     if batch.endpoint not in ENDPOINTS:
         findings.add(
             "unsupported_endpoint",
-            f"This server runs batches of {' and '.join(ENDPOINTS)}, not of {batch.endpoint}.",
+            f"This server runs batches of {', '.join(ENDPOINTS)}, not of {batch.endpoint}.",
             "endpoint",
         )
     elif file is None:

@@ -129,13 +129,16 @@ def _record(line: Line, reply: ApiReply | None, error: tuple[str, str] | None = 
 
 
 def _sum(counts: Counts, body: Any) -> Counts:
+    """What a reply used is told in chats' words, or in responses'."""
     usage = _object(_object(body).get("usage"))
+    read, written = ("input", "output") if "input_tokens" in usage else ("prompt", "completion")
+    details = _object(usage.get(f"{read}_tokens_details"))
     added = {
         "num_completed": 1,
-        "input_tokens": usage.get("prompt_tokens"),
-        "cached_tokens": _object(usage.get("prompt_tokens_details")).get("cached_tokens"),
-        "output_tokens": usage.get("completion_tokens"),
-        "reasoning_tokens": _object(usage.get("completion_tokens_details")).get("reasoning_tokens"),
+        "input_tokens": usage.get(f"{read}_tokens"),
+        "cached_tokens": details.get("cached_tokens"),
+        "output_tokens": usage.get(f"{written}_tokens"),
+        "reasoning_tokens": _object(usage.get(f"{written}_tokens_details")).get("reasoning_tokens"),
     }
     return replace(
         counts,
