@@ -207,14 +207,18 @@ async def create_chat_completion(
         # It has been read, so this does not wait.
         size_bytes=len(await request.body()),
     )
-    constraint = await held.compile(partial(served.grammars.compile, project=headers.cache_salt))
+    compile_source = partial(served.grammars.compile, project=headers.cache_salt)
+    constraint = await held.compile(compile_source) if held is not None else None
     model = await _find_writer(served, body.model, headers)
     params = body.sampling(
         num_choices=body.n or 1,
         vocab_size=served.engine.vocab_size,
         num_logprobs=body.num_logprobs,
     )
-    shown_ids = body.shown_ids(served.template)
+    dialect = served.template.dialect
+    shown_ids = dialect.read_ids(with_calls=bool(body.offer.callable_names))
+    if body.shows_special:
+        shown_ids = served.tokenizer.special_ids
     deltas = served.generate(
         model.thread,
         [
@@ -231,8 +235,9 @@ async def create_chat_completion(
             for sampling in params
         ],
     )
+    shows_thoughts = held is None or held.shows_thoughts
     completion = ChatCompletion(
-        body, len(prompt), served.vocabulary, held.dialect, shows_thoughts=held.shows_thoughts
+        body, len(prompt), served.vocabulary, dialect, shows_thoughts=shows_thoughts
     )
     if body.stream:
         return EventStream(completion.stream(deltas))

@@ -271,9 +271,10 @@ def _grammar_vocabulary(
     path: Path, vocab_size: int, tokenizer: Tokenizer
 ) -> GrammarVocabulary | None:
     """None where replies cannot be held to a grammar."""
-    definition = (path / "tokenizer.json").read_text(encoding="utf-8")
     try:
-        return GrammarVocabulary(definition, vocab_size=vocab_size, stop_ids=tokenizer.stop_ids)
+        return GrammarVocabulary(
+            path / "tokenizer.json", vocab_size=vocab_size, stop_ids=tokenizer.stop_ids
+        )
     except GrammarRefused as error:
         log.warning("replies of this base cannot be held to grammars: %s", error)
         return None

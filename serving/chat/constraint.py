@@ -12,8 +12,8 @@ import orjson
 from foundation.errors import InvalidRequest
 from serving.engine.constraints import Constraint
 from serving.grammars import json_schema
-from serving.grammars.grammars import JSON_OPTIONS
-from serving.grammars.json_schema import SchemaRefused
+from serving.grammars.compiler import JSON_OPTIONS
+from serving.grammars.schema_places import SchemaRefused
 from serving.grammars.source import GrammarSource
 from text.tools.dialect import Dialect
 from text.tools.grammar import ANY_ARGUMENTS, NO_ARGUMENTS, CallableFunction
@@ -35,12 +35,12 @@ class HeldReply:
     """What the arguments of each function that may be called are held to."""
 
     @classmethod
-    def of(cls, offer: Offer, dialect: Dialect, content: GrammarSource | None) -> HeldReply:
-        """Raises `InvalidRequest`."""
+    def of(cls, offer: Offer, dialect: Dialect, content: GrammarSource | None) -> HeldReply | None:
+        """None where any reply is good. Raises `InvalidRequest`."""
         functions = offer.callable_functions
         is_held = offer.must_call or any(function.strict for _, function in functions)
         if content is None and not is_held:
-            return cls(offer, dialect, None)
+            return None
         if content is not None and content.kind != "json_schema" and functions:
             raise InvalidRequest(
                 f"'{content.param}' and '{offer.param}' cannot both say how the reply shall look.",
@@ -58,10 +58,8 @@ class HeldReply:
         """Whether the reply may begin with thoughts, if the base has any."""
         return self.content is None or self.content.kind == "json_schema"
 
-    async def compile(self, compile_source: Compile) -> Constraint | None:
-        """None where any reply is good. Raises `InvalidRequest`, with what is at fault where that can be found."""
-        if self.content is None and not self.schemas:
-            return None
+    async def compile(self, compile_source: Compile) -> Constraint:
+        """Raises `InvalidRequest`, with what is at fault where that can be found."""
         if self.content is not None and not self._has_own_grammar:
             return await compile_source(self.content)
         try:

@@ -9,30 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 import torch
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits
 from torch import Tensor
 
 from .failures import ConstraintFailed
+from .grammar_limits import LIMITS, grammar_tokens, in_one_line
 
-# By these a mask costs 10 ms at most, and what a grammar keeps of its lexer some tens of megabytes.
-LIMITS = LLParserLimits(
-    step_lexer_fuel=100_000,
-    step_max_items=20_000,
-    max_lexer_states=500_000,
-    max_items_in_row=2_000,
-    verbose_errors=False,
-)
-# Of a grammar that somebody wrote: an ambiguous one costs the square of its items at each token. In a grammar of
-# JSON nothing is ambiguous, but an object of many optional properties has as many items.
-WRITTEN_LIMITS = LLParserLimits(
-    step_lexer_fuel=100_000,
-    step_max_items=20_000,
-    max_lexer_states=500_000,
-    max_items_in_row=400,
-    verbose_errors=False,
-)
 # What a grammar keeps, and how much of it each token that was matched adds: upper bounds of what was measured.
 BYTES_PER_GRAMMAR = 1 << 20
 BYTES_PER_GRAMMAR_BYTE = 64
@@ -43,7 +28,6 @@ WORN_TOKENS = 20_000
 CREDIT_S = 0.1
 CREDIT_PER_TOKEN_S = 0.001
 WORD_BITS = 32
-MAX_REASON_CHARS = 300
 
 
 class GrammarRefused(Exception):
@@ -53,18 +37,20 @@ class GrammarRefused(Exception):
 class GrammarVocabulary:
     """A base's tokens as grammars see them. Building it takes half a second for 50,000 tokens."""
 
-    def __init__(self, definition: str, *, vocab_size: int, stop_ids: Collection[int]) -> None:
-        """`definition` is the JSON of a tokenizer.json; `vocab_size` is how many logits the model gives.
+    def __init__(self, tokenizer_file: Path, *, vocab_size: int, stop_ids: Collection[int]) -> None:
+        """`vocab_size` is how many logits the model gives.
 
         Raises `GrammarRefused` for a tokenizer that llguidance does not know how to read.
         """
         if not stop_ids:
             raise GrammarRefused("the tokenizer names no token that ends a text")
-        try:
-            self.tokens = LLTokenizer(definition, n_vocab=vocab_size, eos_token=sorted(stop_ids))
-        except ValueError as error:
-            raise GrammarRefused(_short(str(error))) from error
+        self.tokenizer_file = tokenizer_file
         self.size = vocab_size
+        self.stop_ids = sorted(stop_ids)
+        try:
+            self.tokens = grammar_tokens(tokenizer_file, vocab_size, self.stop_ids)
+        except ValueError as error:
+            raise GrammarRefused(in_one_line(str(error))) from error
 
 
 class Constraint:
@@ -85,7 +71,7 @@ class Constraint:
         # Some grammars turn out to allow nothing only when a first token is looked for.
         Matcher(self, self._first).mask()
         if reason := self._first.get_error():
-            raise GrammarRefused(_short(reason))
+            raise GrammarRefused(in_one_line(reason))
 
     @property
     def size_bytes(self) -> int:
@@ -121,7 +107,7 @@ class Matcher:
     def failure(self) -> ConstraintFailed | None:
         if self._matcher.is_error():
             self._constraint.is_broken = True
-            return ConstraintFailed(_short(self._matcher.get_error()))
+            return ConstraintFailed(in_one_line(self._matcher.get_error()))
         if self._credit_s < 0:
             return ConstraintFailed("it takes too long to find out what may come next")
         return None
@@ -152,13 +138,6 @@ def blocked(masks: Iterable[Tensor], vocab_size: int, device: torch.device) -> T
     packed = torch.stack(list(masks)).to(device).int()
     table = _TABLE.to(device)
     return table.index_select(0, packed.view(-1)).view(len(packed), -1)[:, :vocab_size]
-
-
-def _short(reason: str) -> str:
-    """An error in one line, without what llguidance tells its developers."""
-    reason = reason.partition("<state>")[0].replace("<non-verbose/>", "")
-    line = " ".join(reason.split())
-    return line if len(line) <= MAX_REASON_CHARS else f"{line[: MAX_REASON_CHARS - 3]}..."
 
 
 _TABLE = torch.tensor(

@@ -4,52 +4,38 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-import orjson
-from llguidance import LLMatcher
 
 from foundation.errors import InvalidRequest
-from serving.engine.constraints import (
-    LIMITS,
-    WRITTEN_LIMITS,
-    Constraint,
-    GrammarRefused,
-    GrammarVocabulary,
-)
+from serving.engine.constraints import Constraint, GrammarRefused, GrammarVocabulary
+from serving.engine.grammar_limits import limits_of
 from serving.text_threads import SHORT_BYTES, TextThreads
 
-from . import json_schema
-from .json_schema import SchemaRefused
+from .process import MAX_CPU_S, CompilerProcess
 from .source import GrammarSource
 
-if TYPE_CHECKING:
-    from llguidance._lib import JsonCompileOptions
-
 BUDGET_BYTES = 256 << 20
-
-# JSON as models write it, compact, with single spaces, or indented; but never white space without an end.
-JSON_OPTIONS: JsonCompileOptions = {
-    "whitespace_flexible": True,
-    "whitespace_pattern": r"( |\n[ \t]{0,32})?",
-    "coerce_one_of": False,
-    "lenient": False,
-}
 
 
 class Grammars:
     """Used on the event loop. Projects share nothing: what a choice does to its grammar is no other's trouble."""
 
     def __init__(
-        self, vocabulary: GrammarVocabulary | None, *, budget_bytes: int = BUDGET_BYTES
+        self,
+        vocabulary: GrammarVocabulary | None,
+        *,
+        budget_bytes: int = BUDGET_BYTES,
+        max_cpu_s: float = MAX_CPU_S,
     ) -> None:
         """Without a vocabulary, for a base whose tokenizer llguidance cannot read, everything is refused."""
         self._vocabulary = vocabulary
         self._budget_bytes = budget_bytes
+        self._max_cpu_s = max_cpu_s
         self._kept: OrderedDict[tuple[str, bytes], Constraint] = OrderedDict()
         self._compiling: dict[tuple[str, bytes], asyncio.Task[Constraint]] = {}
         self._threads = TextThreads("grammars")
+        # One for each thread; the first is there before anybody asks.
+        self._processes = [] if vocabulary is None else [CompilerProcess(vocabulary, max_cpu_s)]
+        self._free = list(self._processes)
 
     @property
     def num_kept(self) -> int:
@@ -74,7 +60,7 @@ class Grammars:
         try:
             # A client that goes away must not take it away from the others who wait for it.
             return await asyncio.shield(task)
-        except (GrammarRefused, SchemaRefused) as error:
+        except GrammarRefused as error:
             raise InvalidRequest(
                 f"Invalid {source.noun} for {source.what}: {error}",
                 param=source.param,
@@ -83,6 +69,8 @@ class Grammars:
 
     def close(self) -> None:
         self._threads.close()
+        for process in self._processes:
+            process.close()
 
     def _note_done(self, key: tuple[str, bytes], task: asyncio.Task[Constraint]) -> None:
         self._compiling.pop(key, None)
@@ -96,7 +84,9 @@ class Grammars:
             raise GrammarRefused("the tokenizer of this base model is of a kind that has none")
         # Never at once: it takes longer than its text is long.
         constraint = await self._threads.run(
-            key[0], lambda: _compiled(vocabulary, source), size_bytes=SHORT_BYTES + len(source.text)
+            key[0],
+            lambda: self._compiled(vocabulary, source),
+            size_bytes=SHORT_BYTES + len(source.text),
         )
         self._kept[key] = constraint
         self._kept.move_to_end(key)
@@ -104,42 +94,17 @@ class Grammars:
             self._kept.popitem(last=False)
         return constraint
 
-
-def _compiled(vocabulary: GrammarVocabulary, source: GrammarSource) -> Constraint:
-    """Raises `GrammarRefused` or `SchemaRefused`, in bounded time."""
-    if source.kind == "json_schema":
-        return _of_schema(vocabulary, source.text)
-    write: Callable[[str], str] = {
-        "regex": LLMatcher.grammar_from_regex,
-        "lark": LLMatcher.grammar_from_lark,
-    }[source.kind]
-    return Constraint(
-        vocabulary, write(source.text), limits=LIMITS if source.is_ours else WRITTEN_LIMITS
-    )
-
-
-def _of_schema(vocabulary: GrammarVocabulary, text: str) -> Constraint:
-    schema = orjson.loads(text)
-    json_schema.check(schema)
-    try:
-        return Constraint(vocabulary, _grammar(schema), limits=LIMITS)
-    except GrammarRefused as error:
-        reason = str(error)
-
-    def refusal(changed: dict[str, Any]) -> str:
+    def _compiled(self, vocabulary: GrammarVocabulary, source: GrammarSource) -> Constraint:
+        """In a thread. Raises `GrammarRefused`, in bounded time."""
         try:
-            Constraint(vocabulary, _grammar(changed), limits=LIMITS)
-        except GrammarRefused as error:
-            return str(error)
-        return ""
-
-    raise json_schema.find(schema, refusal, reason)
-
-
-def _grammar(schema: dict[str, Any]) -> str:
-    try:
-        return LLMatcher.grammar_from_json_schema(
-            orjson.dumps(schema).decode(), overrides=JSON_OPTIONS
+            process = self._free.pop()
+        except IndexError:
+            process = CompilerProcess(vocabulary, self._max_cpu_s)
+            self._processes.append(process)
+        try:
+            grammar = process.grammar(source)
+        finally:
+            self._free.append(process)
+        return Constraint(
+            vocabulary, grammar, limits=limits_of(source.kind, is_ours=source.is_ours)
         )
-    except ValueError as error:
-        raise GrammarRefused(str(error)) from error

@@ -59,4 +59,4 @@ class GrammarSource:
 
     @cached_property
     def digest(self) -> bytes:
-        return hashlib.sha256(f"{self.kind}\n{self.text}".encode()).digest()
+        return hashlib.sha256(f"{self.kind} {self.is_ours}\n{self.text}".encode()).digest()
