@@ -3,8 +3,8 @@
 `python -m bench.methods --python PEER/bin/python` needs an environment with TRL:
 `python -m venv PEER && PEER/bin/pip install torch==2.13.0 trl==1.16.0 peft datasets`. Both train the default base
 on the same rows with the same batch size, rank and precision. TRL's best settings here: no gradient checkpointing,
-a fused AdamW, DPO's reference computed before; `--packing` packs its rows, which pays where attention has a kernel
-for packed rows and lets them see each other where it has none. Only steps are timed, not the reading of rows and
+a fused AdamW, DPO's reference computed before; and for SFT the fastest of its three layouts (padded, padding-free,
+packed), which is tried before, see `bench.trl_process`. Only steps are timed, not the reading of rows and
 not DPO's reference. The case `blocks` sets the last blocks, from their second epoch on, beside Luthier's own LoRA.
 """
 
@@ -14,7 +14,6 @@ import argparse
 import json
 import random
 import statistics
-import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
@@ -25,13 +24,13 @@ import torch
 
 from dataset.tokenized import Dataset
 from modeling import importer
+from modeling.base import Precision
 from storage.models.base_models import Catalogue
 from training.messages import (
     Alert,
     CheckpointSaved,
     Dpo,
     Full,
-    Lora,
     OutputLayers,
     Report,
     Start,
@@ -43,6 +42,7 @@ from training.messages import (
 )
 from training.process import JobRunner
 
+from . import trl_process
 from .train import BASE, SKIPPED_STEPS, WORDS, Course, bench_config, chat, words, write_rows
 
 TEXT_TOKENS = 512
@@ -63,17 +63,20 @@ class Case:
     is_beside_lora: bool = False
     """Instead of beside TRL."""
 
+    has_layouts: bool = False
+    """Whether TRL may lay out the rows in several ways, and there is a difference."""
+
     @property
     def is_full(self) -> bool:
         return self.trainable == Full()
 
 
 CASES = {
-    "sft": Case("LoRA, chats", "supervised"),
+    "sft": Case("LoRA, chats", "supervised", has_layouts=True),
     "text": Case(f"LoRA, raw text of {TEXT_TOKENS} tokens", "unsupervised", batch_size=4),
     # Few rows: what TRL makes of them before its first step takes minutes.
     "dpo": Case("LoRA, preferences", "dpo", batch_size=4, num_rows=48),
-    "full": Case("full, chats", "supervised", Full()),
+    "full": Case("full, chats", "supervised", Full(), has_layouts=True),
     "blocks": Case(
         "the last 2 blocks, chats, beside LoRA",
         "supervised",
@@ -93,7 +96,7 @@ class Ours:
         started = next(self._reports)
         if not isinstance(started, Started):
             raise SystemExit(f"the job did not start: {started}")
-        self.precision = started.precision
+        self.precision: Precision = "bf16" if started.precision == "bf16" else "fp32"
         self.num_tokens = 0
 
     def step(self, steps: Course) -> None:
@@ -109,45 +112,6 @@ class Ours:
 
     def close(self) -> None:
         self._reports.close()
-
-
-class Trl:
-    """TRL in a process of its own, which does nothing between its steps."""
-
-    def __init__(self, python: Path, settings: dict[str, Any]) -> None:
-        log = (Path(settings["output_dir"]).with_suffix(".log")).open("w")
-        self._process = subprocess.Popen(
-            [python, Path(__file__).with_name("trl_peer.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-        self._say(json.dumps(settings))
-
-    def step(self, steps: Course) -> None:
-        self._hear()
-        self._say("step")
-        took = self._hear()
-        steps.wall_s.append(took["wall_s"])
-        steps.cpu_s.append(took["cpu_s"])
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _say(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def _hear(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("TRL's process ended early; run bench/trl_peer.py by hand to see why")
-        heard: dict[str, Any] = json.loads(line)
-        return heard
 
 
 def _pair(chance: random.Random) -> dict[str, Any]:
@@ -204,9 +168,7 @@ def _config(case: Case, base_path: Path, num_threads: int) -> TrainConfig:
     return config.model_copy(update=changed)
 
 
-def measure(
-    case: Case, base_path: Path, scratch: Path, python: Path, arguments: argparse.Namespace
-) -> None:
+def measure(case: Case, base_path: Path, scratch: Path, arguments: argparse.Namespace) -> None:
     """Prints a line of the table."""
     config = _config(case, base_path, arguments.threads)
     chance = random.Random(1)
@@ -218,7 +180,7 @@ def measure(
     (scratch / "ours").mkdir()
     ours, theirs = Course(), Course()
     luthier = Ours(start)
-    peer: Ours | Trl
+    peer: Ours | trl_process.Trl
     if case.is_beside_lora:
         lora = bench_config(base_path, batch_size=case.batch_size, num_threads=arguments.threads)
         (scratch / "lora").mkdir()
@@ -226,53 +188,43 @@ def measure(
         peer = Ours(start.model_copy(update=changed))
     else:
         theirs_rows = _write_theirs(scratch / "rows.jsonl", rows, folder, case.method)
-        settings = _settings(case, config, luthier.precision, arguments)
-        paths = {"rows": str(theirs_rows), "output_dir": str(scratch / "theirs")}
-        peer = Trl(python, {**settings, **paths})
-    tokens_before = 0
+        told = trl_process.settings(
+            config, luthier.precision, theirs_rows, scratch / "theirs", case.method
+        )
+        tokens = [example.num_tokens for example in Dataset.open(folder).examples]
+        told["tokens_per_step"] = sum(tokens) * case.batch_size // len(tokens)
+        layouts = arguments.layouts if case.has_layouts else ("padded",)
+        told["layout"] = trl_process.best_layout(arguments.python, told, layouts)
+        told["num_steps"] = case.skipped_steps + arguments.steps
+        peer = trl_process.Trl(arguments.python, told)
+    tokens_before = peer_tokens_before = 0
     try:
         for step in range(1, case.skipped_steps + arguments.steps + 1):
             luthier.step(ours)
             peer.step(theirs)
             if step == case.skipped_steps:
-                tokens_before = luthier.num_tokens
+                tokens_before, peer_tokens_before = luthier.num_tokens, peer.num_tokens
     finally:
         peer.close()
         luthier.close()
-    _print(case, luthier.precision, luthier.num_tokens - tokens_before, ours, theirs)
+    num_tokens = luthier.num_tokens - tokens_before
+    # Preferences it does not count, and has the same of.
+    peer_tokens = peer.num_tokens - peer_tokens_before or num_tokens
+    _print(case, luthier.precision, (num_tokens, peer_tokens), ours, theirs)
 
 
-def _settings(
-    case: Case, config: TrainConfig, precision: str, arguments: argparse.Namespace
-) -> dict[str, Any]:
-    """What TRL's process is told."""
-    settings: dict[str, Any] = {
-        "base_path": config.base_path,
-        "method": case.method,
-        "is_full": case.is_full,
-        "dtype": "bfloat16" if precision == "bf16" else "float32",
-        "num_steps": case.skipped_steps + arguments.steps,
-        "batch_size": case.batch_size,
-        "learning_rate": config.learning_rate,
-        "max_seq_len": config.max_seq_len,
-        "packing": arguments.packing,
-        "num_threads": arguments.threads,
-    }
-    lora = config.trainable
-    if isinstance(lora, Lora):
-        settings["rank"], settings["alpha"] = lora.rank, int(lora.alpha)
-        settings["target_modules"] = list(lora.target_modules)
-    return settings
-
-
-def _print(case: Case, precision: str, tokens: int, ours: Course, theirs: Course) -> None:
+def _print(
+    case: Case, precision: str, num_tokens: tuple[int, int], ours: Course, theirs: Course
+) -> None:
+    """Ratios of speeds: tokens by time, for a layout may have more of them in a step."""
     ours_s, theirs_s = (sum(steps.wall_s[case.skipped_steps :]) for steps in (ours, theirs))
     ours_cpu_s, theirs_cpu_s = (sum(steps.cpu_s[case.skipped_steps :]) for steps in (ours, theirs))
+    more = num_tokens[0] / num_tokens[1]
     pairs = zip(ours.wall_s[case.skipped_steps :], theirs.wall_s[case.skipped_steps :], strict=True)
-    median = statistics.median(b / a for a, b in pairs)
+    median = more * statistics.median(b / a for a, b in pairs)
     print(
-        f"| {case.name} | {precision} | {tokens / ours_s:.0f} | {tokens / theirs_s:.0f} | "
-        f"{theirs_s / ours_s:.2f} | {median:.2f} | {theirs_cpu_s / ours_cpu_s:.2f} |",
+        f"| {case.name} | {precision} | {num_tokens[0] / ours_s:.0f} | {num_tokens[1] / theirs_s:.0f} | "
+        f"{more * theirs_s / ours_s:.2f} | {median:.2f} | {more * theirs_cpu_s / ours_cpu_s:.2f} |",
         flush=True,
     )
 
@@ -283,7 +235,13 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--steps", type=int, default=12, help="timed optimizer steps")
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
-    parser.add_argument("--packing", action="store_true", help="let TRL pack its rows")
+    parser.add_argument(
+        "--layouts",
+        nargs="+",
+        choices=trl_process.LAYOUTS,
+        default=trl_process.LAYOUTS,
+        help="of TRL's SFT, to choose the fastest of",
+    )
     parser.add_argument("--bases-dir", type=Path, help="where imported bases are kept")
     arguments = parser.parse_args()
     base = Catalogue.load(None, {}).get(BASE)
@@ -294,7 +252,7 @@ def main() -> None:
     for name in arguments.cases:
         with tempfile.TemporaryDirectory(prefix="bench-methods-") as directory:
             base_path = importer.ensure_imported(base, arguments.bases_dir or Path(directory))
-            measure(CASES[name], base_path, Path(directory), arguments.python, arguments)
+            measure(CASES[name], base_path, Path(directory), arguments)
 
 
 if __name__ == "__main__":
