@@ -85,6 +85,8 @@ class LoraTrainable:
         self._model = model
         self._config = AdapterConfig(rank, alpha, target_modules, use_rslora=use_rslora)
         self._modules = attach(model, rank, alpha, target_modules, seed, use_rslora=use_rslora)
+        # Found once: it is set aside whenever another job may have a turn.
+        self._places = {name: _place(model, name) for name in self._modules}
         self.parameters = {
             f"{name}.{side}": parameter
             for name, module in self._modules.items()
@@ -113,11 +115,11 @@ class LoraTrainable:
             yield
         finally:
             for name, lora in self._modules.items():
-                _replace(self._model, name, lora)
+                _put(lora, self._places[name])
 
     def detach(self) -> None:
         for name, lora in self._modules.items():
-            _replace(self._model, name, lora.base)
+            _put(lora.base, self._places[name])
 
     def artifact(self, base_model: str) -> Artifact:
         config = dataclasses.replace(self._config, base_model_name_or_path=base_model)
@@ -156,7 +158,7 @@ def attach(
         lora = LoraLinear(linear, rank, scale)
         initial = initial_A(seed, name, rank, linear.in_features)
         lora.lora_A.data.copy_(initial)
-        _replace(model, name, lora)
+        _put(lora, _place(model, name))
         modules[name] = lora
     return modules
 
@@ -164,7 +166,7 @@ def attach(
 def detach(model: nn.Module) -> None:
     """Puts the plain linear layers back, the very objects that `attach` took out."""
     for name, lora in _attached(model):
-        _replace(model, name, lora.base)
+        _put(lora.base, _place(model, name))
 
 
 def initial_A(seed: int, module_name: str, rank: int, in_features: int) -> Tensor:
@@ -207,6 +209,12 @@ def _attached(model: nn.Module) -> list[tuple[str, LoraLinear]]:
     return [(name, m) for name, m in model.named_modules() if isinstance(m, LoraLinear)]
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+def _place(model: nn.Module, name: str) -> tuple[dict[str, nn.Module | None], str]:
+    """Where the module of that name is: among its parent's children, and as which of them."""
     parent_name, _, child_name = name.rpartition(".")
-    setattr(model.get_submodule(parent_name), child_name, module)
+    return model.get_submodule(parent_name)._modules, child_name
+
+
+def _put(module: nn.Module, place: tuple[dict[str, nn.Module | None], str]) -> None:
+    children, name = place
+    children[name] = module

@@ -102,6 +102,32 @@ def test_attach_changes_nothing_and_detach_leaves_the_base_as_it_was(base_path: 
         assert torch.equal(tensor, before[name])
 
 
+def test_an_adapter_is_set_aside_without_looking_for_its_places(
+    base_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is, at every report of a job. What another job puts there meanwhile is its own."""
+    model = tiny_model(base_path)
+
+    def attached(seed: int) -> lora.LoraTrainable:
+        return lora.LoraTrainable(
+            model, rank=4, alpha=8.0, target_modules=TARGET_MODULES, use_rslora=False, seed=seed
+        )
+
+    trained = attached(1)
+    modules = dict(model.named_modules())
+    with monkeypatch.context() as patched:
+        patched.setattr(nn.Module, "get_submodule", None)
+        with trained.set_aside():
+            assert not any(isinstance(module, LoraLinear) for module in model.modules())
+    with trained.set_aside():
+        neighbour = attached(2)
+        assert model.get_submodule(next(iter(neighbour.layers))) not in modules.values()
+        neighbour.detach()
+    assert dict(model.named_modules()) == modules
+    trained.detach()
+    assert not any(isinstance(module, LoraLinear) for module in model.modules())
+
+
 def test_attach_twice_or_to_nothing_is_refused(base_path: Path) -> None:
     model = tiny_model(base_path)
     with pytest.raises(ValueError, match="no linear layer named c_attn"):
