@@ -2,7 +2,7 @@
 
 `python -m bench.fused` trains the same jobs both ways in one process, a step of each of them by turns, so that what
 else the machine does strikes both alike: same rows, same adapters, the base resident, no checkpoints. Each job has rows,
-a seed and a rank of its own. For several sizes of a job's step, from which `SMALL_TOKENS` was chosen.
+a seed and a rank of its own. For several sizes of a job's step, from which `SMALL_PASS_TOKENS` was chosen.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def starts(directory: Path, base_path: Path, num_jobs: int, batch_size: int) -> 
         ]
         config = bench_config(base_path, batch_size=batch_size)
         lora = Lora(rank=RANKS[number % len(RANKS)], alpha=32.0, target_modules=TARGET_MODULES)
-        config = config.model_copy(update={"trainable": lora, "seed": number})
+        config = config.model_copy(update={"trainable": lora, "seed": number, "shared": "auto"})
         folder = directory / f"{batch_size}-{number}"
         folder.mkdir()
         found.append(
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--bases-dir", type=Path, help="where imported bases are kept")
     arguments = parser.parse_args()
     # Larger passes than the trainer would make together, to see where it stops to pay.
-    fused.SMALL_TOKENS = fused.MAX_FUSED_TOKENS
+    setattr(fused, "SMALL_PASS_TOKENS", fused.MAX_FUSED_TOKENS)  # noqa: B010 - it is a constant elsewhere
     with tempfile.TemporaryDirectory() as directory:
         base = Catalogue.load(None, {}).get(BASE)
         assert base is not None

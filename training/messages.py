@@ -19,6 +19,9 @@ from .methods import Method as Method
 from .methods import Supervised as Supervised
 from .methods import Unsupervised as Unsupervised
 
+SMALL_PASS_TOKENS = 128
+"""A forward and backward of more tokens is made alone. With as many, half of its time goes by what others would share,
+see bench/results.md."""
 StopReason = Literal["cancel", "checkpoint"]
 Table = dict[str, dict[str, float]]
 """Numbers by row and column."""
@@ -122,8 +125,8 @@ class TrainConfig(Message):
     loraplus_ratio: float = 1.0
     """The rate of LoRA's B beside that of its A (arXiv 2402.12354)."""
     early_stopping: EarlyStopping | None = None
-    shared: Literal["auto", "never"] = "auto"
-    """Whether small steps may be computed together with those of other jobs, which changes their last digits."""
+    shared: Literal["auto", "never"] = "never"
+    """Whether small passes may be computed together with other jobs', which changes their last digits."""
     eval_interval_steps: int = 10
     eval_batch_size: int = 8
     """Examples in the rotating validation batch."""
@@ -134,6 +137,12 @@ class TrainConfig(Message):
     def num_virtual_tokens(self) -> int:
         """Of the context of a base, what is not left to the texts."""
         return self.trainable.num_virtual_tokens if isinstance(self.trainable, Prefix) else 0
+
+    @property
+    def may_share(self) -> bool:
+        """Whether its small passes may be computed together with other jobs', by all that is said here."""
+        is_random = self.dropout > 0 or self.neftune_noise_alpha > 0
+        return self.shared == "auto" and isinstance(self.trainable, Lora) and not is_random
 
     @model_validator(mode="before")
     @classmethod

@@ -125,7 +125,7 @@ class Learner:
         self._recomputes = False
         """Whether blocks are computed again in backward instead of kept: it takes time and changes no bit."""
         self._is_half_stepped = False
-        self.shares = config.shared != "never"
+        self.shares = config.may_share
         """Whether passes may be made together with others'."""
         self.has_shared = False
         """Whether any pass was made together with others'."""
@@ -195,9 +195,7 @@ class Learner:
     @property
     def shareable(self) -> LoraTrainable | None:
         """What trains, if its passes may be made together with others' on the same base."""
-        config = self._config
-        is_random = config.dropout > 0 or config.neftune_noise_alpha > 0
-        if not self.shares or is_random or self._recomputes:
+        if not self.shares or self._recomputes:
             return None
         return self._trainable if isinstance(self._trainable, LoraTrainable) else None
 

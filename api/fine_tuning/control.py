@@ -70,6 +70,7 @@ class Control(StrictFields):
     dropout: Annotated[float, number(0, 0.9)] = 0.0
     neftune_noise_alpha: Annotated[float, number(0, 100)] = 0.0
     loraplus_ratio: Annotated[float, number(0, 100, is_above=True)] = 1.0
+    shared: Literal["auto", "never"] = "auto"
     early_stopping: StopEarly | None = None
     keep: Literal["last", "best"] = "last"
     best_metric: Annotated[str, Field(max_length=64)] | None = None

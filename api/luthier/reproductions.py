@@ -99,9 +99,15 @@ def _reproduce(
         data_sha256=found,
         metadata_={REPRODUCES: row.id},
         integrations=None,
-        train_config={name: row.train_config[name] for name in _PINNED},
+        train_config=_pinned(row.train_config),
     )
     return jobs.create(session, again)
+
+
+def _pinned(decided: dict[str, Any]) -> dict[str, Any]:
+    """What was decided then, but that no step is computed together with another job's, which would change last digits."""
+    pinned = {name: decided[name] for name in _PINNED}
+    return {**pinned, "config": {**pinned["config"], "shared": "never"}}
 
 
 def _result(session: Session, project_id: str, job_id: str) -> JobResult:

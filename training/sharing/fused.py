@@ -24,11 +24,9 @@ from training import memory
 from training.batches import MicroBatch
 from training.logprobs import Scores, score
 from training.losses import Loss
+from training.messages import SMALL_PASS_TOKENS
 from training.primitives import Learner, head_of
 
-SMALL_TOKENS = 128
-"""A pass of more tokens is made alone. With as many, half of its time goes by what others would share, see
-bench/results.md."""
 MAX_FUSED_TOKENS = 1024
 """Altogether: no more than a job plans memory for when it is alone."""
 FEWEST_JOBS = 3
@@ -63,7 +61,9 @@ def forward_backward(
 
 def is_small(planned: Pass) -> bool:
     """Whether it could be made together with others."""
-    return planned.learner.shareable is not None and len(planned.batch.input_ids) <= SMALL_TOKENS
+    return (
+        planned.learner.shareable is not None and len(planned.batch.input_ids) <= SMALL_PASS_TOKENS
+    )
 
 
 def make_together(passes: Sequence[Pass]) -> list[tuple[Pass, float]]:

@@ -37,6 +37,7 @@ def fields(
     reasons = {"warmup_steps": reason} if asked else {}
     found: dict[str, Any] = {name: asked[name] for name in _PLAIN if name in asked}
     found["warmup_steps"] = warmup_steps
+    found["shared"] = asked.get("shared", "auto")
     if "early_stopping" in asked:
         found["early_stopping"] = EarlyStopping.model_validate(
             {"metric": DEFAULT_METRIC, "patience": 1, **asked["early_stopping"]}
@@ -71,7 +72,7 @@ def shown(hyperparameters: Mapping[str, Any], config: TrainConfig) -> dict[str, 
         return {}
     stopping = config.early_stopping
     values = {
-        **{name: getattr(config, name) for name in _PLAIN},
+        **{name: getattr(config, name) for name in (*_PLAIN, "shared")},
         "warmup_steps": config.warmup_steps,
         "max_seq_len": config.max_seq_len,
         "early_stopping": stopping.model_dump() if stopping else None,

@@ -36,6 +36,11 @@ class Kept(StrEnum):
     BEST = "best"
 
 
+class Shared(StrEnum):
+    AUTO = "auto"
+    NEVER = "never"
+
+
 _METHOD, _TUNING, _CONTROL = (
     {"rich_help_panel": panel}
     for panel in ("How it learns", "What of the model changes", "How training runs")
@@ -243,6 +248,13 @@ def _control_options(
         float | None,
         typer.Option(
             help="How much faster LoRA's second matrices learn; 1 is as fast.", **_CONTROL
+        ),
+    ] = None,
+    shared: Annotated[
+        Shared | None,
+        typer.Option(
+            help="Whether small steps may be computed with other jobs' (`auto`), or repeat to the bit (`never`).",
+            **_CONTROL,
         ),
     ] = None,
     patience: Annotated[

@@ -58,7 +58,9 @@ def test_what_was_decided_for_the_first_job_holds_for_the_second(api: Api, tenan
         assert getattr(again, name) == getattr(first, name)
     with api.sessions() as session:
         rows = [session.get_one(JobRow, each) for each in (job_id, again.id)]
-    assert rows[1].train_config == {"config": CONFIG, "reasons": {"rank": "few tokens"}}
+    # But that no step is computed together with another job's.
+    config = {**CONFIG, "shared": "never"}
+    assert rows[1].train_config == {"config": config, "reasons": {"rank": "few tokens"}}
     assert rows[0].data_sha256 == rows[1].data_sha256
     assert set(rows[0].data_sha256 or {}) == {"training_file"}
 

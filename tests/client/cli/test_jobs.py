@@ -147,6 +147,7 @@ def test_every_method_and_tuning_can_be_asked_for(luthier: Run, api: FakeApi) ->
         *("--betas", "0.5,2", "--n-epochs", "3", "--tuning", "lora", "--rank", "16"),
         *("--targets", "q_proj, v_proj", "--rslora", "--keep", "best", "--dropout", "0.1"),
         *("--patience", "2", "--stop-metric", "full_valid_accuracy", "--probe", "Hello?"),
+        *("--shared", "never"),
     ) == {
         "method": {
             "type": "classification",
@@ -158,6 +159,7 @@ def test_every_method_and_tuning_can_be_asked_for(luthier: Run, api: FakeApi) ->
                     "betas": [0.5, 2.0],
                     "luthier": {
                         "dropout": 0.1,
+                        "shared": "never",
                         "keep": "best",
                         "early_stopping": {"patience": 2, "metric": "full_valid_accuracy"},
                         "probes": [{"messages": [{"role": "user", "content": "Hello?"}]}],

@@ -42,7 +42,9 @@ def learners_on(model: PreTrainedModel, base_path: Path) -> list[Learner]:
     """All outside of the model."""
     found = []
     for seed, trainable in enumerate(TRAINABLES):
-        learner = Learner(model, jobs.config(base_path, seed=seed, trainable=trainable))
+        learner = Learner(
+            model, jobs.config(base_path, seed=seed, trainable=trainable, shared="auto")
+        )
         jobs.make_effective(learner)
         learner.close()
         found.append(learner)
@@ -99,7 +101,8 @@ def test_a_fused_pass_gives_each_job_what_it_gets_alone(
         found = gradients_of(planned.learner)
         assert found.keys() == gradients.keys() == planned.learner.parameters.keys()
         for name, gradient in gradients.items():
-            torch.testing.assert_close(found[name], 2 * gradient, rtol=1e-4, atol=1e-6)
+            within = 1e-5 * gradient.abs().max().item()
+            torch.testing.assert_close(found[name], 2 * gradient, rtol=1e-4, atol=within)
 
 
 def test_what_is_no_number_in_one_job_stays_there(
@@ -167,10 +170,10 @@ def test_what_must_be_alone_is_not_small(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A token of this base is a byte.
-    monkeypatch.setattr(fused, "SMALL_TOKENS", 400)
+    monkeypatch.setattr(fused, "SMALL_PASS_TOKENS", 400)
 
     def is_small(**changes: Any) -> bool:
-        learner = Learner(model, jobs.config(base_path, **changes))
+        learner = Learner(model, jobs.config(base_path, **{"shared": "auto", **changes}))
         learner.close()
         return fused.is_small(Pass(learner, batches[0], cross_entropy, 1.0))
 

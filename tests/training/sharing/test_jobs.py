@@ -48,13 +48,15 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(autouse=True)
 def _bytes_are_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "SMALL_TOKENS", 1000)
+    monkeypatch.setattr(fused, "SMALL_PASS_TOKENS", 1000)
     monkeypatch.setattr(fused, "MAX_FUSED_TOKENS", 8000)
 
 
 def starts(base_path: Path, folder: Path, changes: dict[str, dict[str, Any]]) -> list[Start]:
     return [
-        jobs.start(base_path, folder / name, **change).model_copy(update={"job_id": name})
+        jobs.start(base_path, folder / name, **{"shared": "auto", **change}).model_copy(
+            update={"job_id": name}
+        )
         for name, change in changes.items()
     ]
 

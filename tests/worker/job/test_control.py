@@ -57,12 +57,14 @@ def test_knobs_become_the_config_s_fields_and_are_shown() -> None:
         "dropout": 0.0,
         "neftune_noise_alpha": 0.0,
         "loraplus_ratio": 1.0,
+        "shared": "auto",
         "warmup_steps": 13,
         "max_seq_len": 2048,
         "early_stopping": {"metric": "full_valid_loss", "patience": 3, "min_delta": 0.0},
         "keep": "best",
         "best_metric": "full_valid_loss",
     }
+    assert config.may_share
     # What is shown, asked for again, is the same.
     assert resolve(100, hyperparameters={**asked, "luthier": shown}).config == config
 
