@@ -8,7 +8,8 @@ that what else the machine does strikes all alike:
 * the same 16 requests with 8 adapters through PEFT as its documentation shows it: group the requests
   by adapter, `set_adapter`, `generate`;
 * 60 requests that share a long prompt, as a few-shot evaluation sends them;
-* a cold adapter's first token, and what its coming does to the streams of others.
+* a cold adapter's first token, and what its coming does to the streams of others;
+* what it costs to hold replies to a JSON schema (`bench.strict_json`).
 
 Further peers worth a place here: vLLM on the CPU in an environment of its own, LoRAX on a GPU.
 """
@@ -40,6 +41,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import peft
 import torch
 
+from bench import strict_json
 from modeling.artifacts import lora
 from modeling.artifacts.lora import AdapterConfig
 from modeling.base import choose_precision, load_base
@@ -130,6 +132,7 @@ async def _measure(
         "prefill tokens per second": (await _time(lambda: _prefill(served))).rate(PREFILL_TOKENS),
         "60 requests sharing 700 tokens, seconds": str(await _time(lambda: _share_prefix(served))),
         "cold adapter": await _load_cold(served, refs[NUM_ADAPTERS]),
+        "strict JSON": await strict_json.measure(served, num_rounds),
     }
     await served.close()
     return results
