@@ -35,6 +35,8 @@ TOLD = (
     "tools",
     "top_p",
 )
+# Told likewise, where it was asked for; OpenAI has no such field.
+OWN = "luthier"
 
 Json = dict[str, Any]
 
@@ -57,6 +59,8 @@ class Keeping(BaseModel):
         if not keeping.store:
             return None
         keeping.asked = {name: body.get(name) for name in (*TOLD, "user", "messages")}
+        if OWN in body:
+            keeping.asked[OWN] = body[OWN]
         num_bytes = len(orjson.dumps(keeping.asked))
         if num_bytes > MAX_ASKED_BYTES:
             raise InvalidRequest(
@@ -72,6 +76,8 @@ def keep(
 ) -> None:
     """Store a completion and the request that it answers."""
     told = {name: keeping.asked.get(name) for name in TOLD}
+    if OWN in keeping.asked:
+        told[OWN] = keeping.asked[OWN]
     stored_completions.create(
         session,
         project_id,

@@ -7,9 +7,11 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
+import openai
+import pydantic
 import pytest
 import torch
 from peft import PeftModel
@@ -93,6 +95,28 @@ def expected_logprobs(base_path: Path, folder: Path, kind: str, ids: list[int]) 
     return [float(logprobs[i, token]) for i, token in enumerate(ids[1:])]
 
 
+class Mark(pydantic.BaseModel):
+    """What replies are held to, on the way through the gateway."""
+
+    passed: bool
+    grade: Literal["a", "b"]
+
+
+def check_parsed(client: openai.OpenAI, model: str) -> None:
+    asked: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": "Hello"}],
+        "response_format": Mark,
+        "max_tokens": 200,
+        "seed": 1,
+    }
+    whole = client.chat.completions.parse(**asked, store=True).choices[0]
+    assert isinstance(whole.message.parsed, Mark)
+    assert whole.finish_reason == "stop"
+    with client.chat.completions.stream(**asked) as stream:
+        assert stream.get_final_completion().choices[0].message.parsed == whole.message.parsed
+
+
 def test_a_head_that_is_downloaded_says_what_is_served(
     front: Api, tenant: Tenant, base_path: Path, tmp_path: Path
 ) -> None:
@@ -146,7 +170,6 @@ def test_what_is_downloaded_computes_what_is_served(
                 tar.extractall(unpacked, filter="data")
             expected = expected_logprobs(base_path, unpacked, kind, ids)
             assert found[1:] == pytest.approx(expected, abs=2e-5), kind
-            chat = client.chat.completions.create(
-                model=model, messages=[{"role": "user", "content": "Hello"}], max_tokens=4
-            )
-            assert chat.choices[0].message.content is not None
+            check_parsed(client, model)
+        kept = client.chat.completions.list(limit=1).data[0].to_dict()
+        assert kept["response_format"]["json_schema"]["name"] == "Mark"  # type: ignore[index]

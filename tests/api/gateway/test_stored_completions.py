@@ -51,6 +51,8 @@ def test_a_completion_is_kept_with_its_request(
     client: openai.OpenAI, backend: FakeBackend, stream: bool
 ) -> None:
     options: Any = {"store": True, "metadata": {"run": "7"}, "temperature": 0.5, "user": "u"}
+    shape = {"luthier": {"grammar": {"type": "regex", "definition": "a"}}}
+    options["extra_body"] = shape
     reply = ask(client, "gpt-4o-mini", stream=stream, **options)
     text = (
         "".join(chunk.choices[0].delta.content for chunk in reply)
@@ -70,6 +72,7 @@ def test_a_completion_is_kept_with_its_request(
         0.5,
         "u",
     )
+    assert extra["luthier"] == shape["luthier"] == backend.requests[-1][0]["luthier"]
     assert str(extra["request_id"]).startswith("req_")
     (message,) = client.chat.completions.messages.list(kept.id)
     assert message.id == f"{kept.id}-0"
