@@ -24,6 +24,7 @@ from api.organization import project_keys as organization_project_keys
 from api.organization import projects as organization_projects
 from api.organization import service_accounts as organization_service_accounts
 from api.organization import usage
+from api.responses import conversations, responses
 from api.webhooks import endpoints as webhook_endpoints
 from foundation.settings import Settings
 from storage.models.base_models import WatchedCatalogue
@@ -87,6 +88,8 @@ def create_app(settings: Settings) -> FastAPI:
         models,
         batches,
         stored_completions,
+        responses,
+        conversations,
         usage,
         webhook_endpoints,
         organization_projects,

@@ -26,6 +26,7 @@ from storage.models.base_models import Catalogue, WatchedCatalogue
 from storage.organization import api_keys
 from storage.organization.api_keys import Caller
 
+from .background import Background
 from .database import Database
 from .metrics import ApiMetrics
 from .requests.large_bodies import LargeBodies
@@ -53,6 +54,7 @@ class Wiring:
     backends: Backends
     metrics: ApiMetrics
     meter: Meter
+    background: Background
 
     def catalogue(self) -> Catalogue:
         """As it stands now: `luthier bases add` needs no restart."""
@@ -75,6 +77,7 @@ async def wire(
         trust_env=False,
     )
     backends = Backends(http, settings.backends, settings.internal_key)
+    background = Background()
     running = [asyncio.create_task(meter.run()), asyncio.create_task(backends.watch())]
     try:
         yield Wiring(
@@ -93,8 +96,10 @@ async def wire(
             backends=backends,
             metrics=metrics,
             meter=meter,
+            background=background,
         )
     finally:
+        await background.close()
         await event_feed.close()
         for task in running:
             task.cancel()

@@ -35,13 +35,16 @@ class Labels:
         form: Form | None = None,
         *,
         are_rows: bool = False,
+        are_a_models: bool = False,
     ) -> None:
-        """They are words to write, or if they `are_rows`, the rows of an output layer of their own."""
+        """They are words to write, or if they `are_rows`, the rows of an output layer of their own. The known ones are
+        those of the training file, or of the model that the job goes on from."""
         self.classes = {text: Class(token_ids) for text, token_ids in (known or {}).items()}
         self.form = form
         """Of the rows: that of the first one, if it is not known."""
         self.are_rows = are_rows
         self._is_closed = known is not None
+        self._are_a_models = are_a_models
         self._texts = {of.token_ids: text for text, of in self.classes.items()}
 
     def close(self) -> Problem | None:
@@ -116,6 +119,8 @@ class Labels:
         texts = ", ".join(_quoted(text) for text in sorted(self.classes)[:_SHOWN])
         more = len(self.classes) - _SHOWN
         others = f" and {more} more" if more > 0 else ""
+        if self._are_a_models:
+            return f"for which the model to go on from has no row; it has {texts}{others}"
         return f"which no example of the training file has; those are {texts}{others}"
 
 

@@ -207,18 +207,14 @@ async def create_chat_completion(
         # It has been read, so this does not wait.
         size_bytes=len(await request.body()),
     )
-    compile_source = partial(served.grammars.compile, project=headers.cache_salt)
-    constraint = await held.compile(compile_source) if held is not None else None
+    constraint = await held.compile(partial(served.grammars.compile, project=headers.cache_salt))
     model = await _find_writer(served, body.model, headers)
     params = body.sampling(
         num_choices=body.n or 1,
         vocab_size=served.engine.vocab_size,
         num_logprobs=body.num_logprobs,
     )
-    dialect = served.template.dialect
-    shown_ids = dialect.read_ids(with_calls=bool(body.offer.callable_names))
-    if body.shows_special:
-        shown_ids = served.tokenizer.special_ids
+    shown_ids = body.shown_ids(served.template)
     deltas = served.generate(
         model.thread,
         [
@@ -235,9 +231,8 @@ async def create_chat_completion(
             for sampling in params
         ],
     )
-    shows_thoughts = held is None or held.shows_thoughts
     completion = ChatCompletion(
-        body, len(prompt), served.vocabulary, dialect, shows_thoughts=shows_thoughts
+        body, len(prompt), served.vocabulary, held.dialect, shows_thoughts=held.shows_thoughts
     )
     if body.stream:
         return EventStream(completion.stream(deltas))

@@ -14,7 +14,7 @@ from storage import idempotency_keys
 from storage.blobs import artifact_keys
 from storage.blobs.blobs import BlobStore
 from storage.files import files, upload_parts, uploads
-from storage.inference import stored_completions
+from storage.inference import responses, stored_completions
 from storage.jobs import jobs
 from storage.models import artifacts, transfers
 from storage.rounds import Rounds
@@ -59,6 +59,7 @@ class Cleanup(Rounds):
             expired = files.remove_expired(session) + uploads.remove_expired(session)
             expired += transfers.remove_expired(session)
             stored_completions.remove_expired(session)
+            responses.remove_expired(session)
             idempotency_keys.remove_expired(session)
         publish.delete(self._blobs, expired)
 

@@ -30,6 +30,7 @@ from storage.files import files
 from storage.files.files import FileRow
 from storage.jobs import fine_tunes
 from storage.jobs.jobs import JobRow
+from storage.models.artifacts import HEADED_KINDS
 from storage.models.base_models import Catalogue
 from storage.organization.api_keys import Caller
 
@@ -165,6 +166,12 @@ def _create(
     body.check()
     asked = body.model or DEFAULT_MODEL
     start = _starting_point(session, caller, asked, settings, catalogue)
+    if start.kind in HEADED_KINDS:
+        raise InvalidRequest(
+            f"{asked} is a classifier with a head, which /v1/fine-tunes knows nothing of; go on from it by "
+            "POST /v1/fine_tuning/jobs.",
+            param="model",
+        )
     data_sha256 = fine_tuning_jobs.check_files(
         session, caller, body.training_file, body.validation_file
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from foundation.errors import InvalidRequest
 from foundation.settings import Settings
 from storage.models import architecture
+from storage.models.artifacts import HEADED_KINDS
 from storage.models.base_models import BaseModel
 
 from . import control
@@ -21,7 +22,12 @@ def check(
     kind: str,
 ) -> None:
     """`kind` is what is tuned where the job does not say. Raises InvalidRequest."""
-    _check_head(body, base_model, begins_with_base)
+    if kind in HEADED_KINDS:
+        _check_goes_on_with_head(body, base_model)
+        # What learns beside the head.
+        kind = "lora"
+    else:
+        _check_head(body, base_model, begins_with_base)
     control.check(
         body.control(),
         method=body.method_type(),
@@ -52,6 +58,21 @@ def _check_head(body: CreateFineTuningJob, base_model: str, begins_with_base: bo
             param,
             f"A head is trained with LoRA, not with the tuning '{body.tuning.type}'; leave out one of them.",
         )
+    _check_writes_nothing(body)
+
+
+def _check_goes_on_with_head(body: CreateFineTuningJob, base_model: str) -> None:
+    """A model with a head is gone on from as what it is."""
+    if body.method_type() != "classification" or not body.merged_hyperparameters().get("head"):
+        raise _refused(
+            "model",
+            f"{body.model} is a classifier with a head, and training goes on with it as that: use the method "
+            f"'classification' with head: true, or begin with its base, {base_model}.",
+        )
+    _check_writes_nothing(body)
+
+
+def _check_writes_nothing(body: CreateFineTuningJob) -> None:
     if body.control().get("probes"):
         name = f"{body.control_param()}.probes"
         raise _refused(

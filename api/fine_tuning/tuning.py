@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
 from foundation.errors import InvalidRequest
@@ -16,7 +16,7 @@ from storage.models.artifacts import (
     MIN_PREFIX_TOKENS,
 )
 
-from .numbers import auto_or_above, auto_or_whole
+from .numbers import auto_or, auto_or_above, auto_or_whole
 
 MAX_ALPHA = 4096.0
 MAX_PREFIX_TOKENS = 512
@@ -44,6 +44,10 @@ def _targets(value: object) -> object:
     )
 
 
+_AUTO_OR_FLAG = auto_or("a boolean", lambda value: isinstance(value, bool))
+"""What a tuned model has that the job goes on from; else false."""
+
+
 class AskedTuning(BaseModel):
     """Each type has options of its own; what another's would mean, nobody knows."""
 
@@ -53,7 +57,7 @@ class AskedTuning(BaseModel):
     alpha: Annotated[Literal["auto"] | float, auto_or_above(0, MAX_ALPHA)] = "auto"
     targets: Annotated[Literal["auto"] | list[str], BeforeValidator(_targets)] = "auto"
     """The last names of the layers that get an adapter."""
-    rslora: Annotated[bool, Field(strict=True)] = False
+    rslora: Annotated[Literal["auto"] | bool, _AUTO_OR_FLAG] = "auto"
     """An adapter counts by alpha / sqrt(rank), not by alpha / rank."""
     length: Annotated[
         Literal["auto"] | int, auto_or_whole(MAX_PREFIX_TOKENS, minimum=MIN_PREFIX_TOKENS)
@@ -61,7 +65,7 @@ class AskedTuning(BaseModel):
     """Virtual tokens."""
     blocks: Annotated[Literal["auto"] | int, auto_or_whole(MAX_BLOCKS)] = "auto"
     """So many of the last ones, and the norm behind them."""
-    head: Annotated[bool, Field(strict=True)] = False
+    head: Annotated[Literal["auto"] | bool, _AUTO_OR_FLAG] = "auto"
     """The output layer too; where it is the embedding, a copy of that."""
 
     def options(self) -> dict[str, Any]:
@@ -75,13 +79,7 @@ class AskedTuning(BaseModel):
                     param=f"tuning.{name[:50]}",
                     code="unknown_parameter",
                 )
-        given = self.model_dump(include={"type", *own})
-        # A flag that is left out is "auto" as well: of a tuned model what that has, else false.
-        return {
-            name: value
-            for name, value in given.items()
-            if value is not False or name in self.model_fields_set
-        }
+        return self.model_dump(include={"type", *own})
 
 
 def check_continues(tuning: AskedTuning, model: str, kind: str, spec: Mapping[str, Any]) -> None:

@@ -44,7 +44,7 @@ class AnyCompletion(BaseModel):
     choices: list[Json]
 
 
-def _documented(*required: str) -> Json:
+def documented(*required: str) -> Json:
     schema = {
         "type": "object",
         "required": list(required),
@@ -54,7 +54,7 @@ def _documented(*required: str) -> Json:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-_REPLIES: dict[int | str, Json] = {
+REPLIES: dict[int | str, Json] = {
     200: {"content": {event_stream.MEDIA_TYPE: {"schema": {"type": "string"}}}}
 }
 
@@ -62,8 +62,8 @@ _REPLIES: dict[int | str, Json] = {
 @router.post(
     "/chat/completions",
     response_model=AnyCompletion,
-    responses=_REPLIES,
-    openapi_extra=_documented("model", "messages"),
+    responses=REPLIES,
+    openapi_extra=documented("model", "messages"),
 )
 async def create_chat_completion(
     request: Request, caller: ProjectCaller, wiring: Wired
@@ -74,8 +74,8 @@ async def create_chat_completion(
 @router.post(
     "/completions",
     response_model=AnyCompletion,
-    responses=_REPLIES,
-    openapi_extra=_documented("model", "prompt"),
+    responses=REPLIES,
+    openapi_extra=documented("model", "prompt"),
 )
 async def create_completion(request: Request, caller: ProjectCaller, wiring: Wired) -> Response:
     return await pass_on(TEXT_PATH, request, caller, wiring)
@@ -105,7 +105,7 @@ async def pass_on(
     """`complete_body` adds what the inference server must know of the model besides."""
     project_id = caller.project_id or ""
     async with wiring.large_bodies.turn(request, project_id):
-        body = await _read(request, project_id, wiring)
+        body = await read_body(request, project_id, wiring)
         async with wiring.entrance.turn(project_id):
             target = await targets.resolve(
                 wiring, caller, targets.model_name(body), is_to_write=path != CLASSIFY_PATH
@@ -141,7 +141,8 @@ async def pass_on(
     return JSONResponse(value, headers=headers)
 
 
-async def _read(request: Request, project_id: str, wiring: Wiring) -> Json:
+async def read_body(request: Request, project_id: str, wiring: Wiring) -> Json:
+    """The JSON object of a request for inference, within its turn among large bodies. Raises InvalidRequest."""
     async with wiring.large_bodies.arrival(request, project_id):
         body = await bodies.read_object(request, max_bytes=MAX_LONG_BODY_BYTES)
     # Megabytes that would be written, sent and read once more, only to be refused there.

@@ -35,12 +35,12 @@ class HeldReply:
     """What the arguments of each function that may be called are held to."""
 
     @classmethod
-    def of(cls, offer: Offer, dialect: Dialect, content: GrammarSource | None) -> HeldReply | None:
-        """None where any reply is good. Raises `InvalidRequest`."""
+    def of(cls, offer: Offer, dialect: Dialect, content: GrammarSource | None) -> HeldReply:
+        """Raises `InvalidRequest`."""
         functions = offer.callable_functions
         is_held = offer.must_call or any(function.strict for _, function in functions)
         if content is None and not is_held:
-            return None
+            return cls(offer, dialect, None)
         if content is not None and content.kind != "json_schema" and functions:
             raise InvalidRequest(
                 f"'{content.param}' and '{offer.param}' cannot both say how the reply shall look.",
@@ -58,8 +58,10 @@ class HeldReply:
         """Whether the reply may begin with thoughts, if the base has any."""
         return self.content is None or self.content.kind == "json_schema"
 
-    async def compile(self, compile_source: Compile) -> Constraint:
-        """Raises `InvalidRequest`, with what is at fault where that can be found."""
+    async def compile(self, compile_source: Compile) -> Constraint | None:
+        """None where any reply is good. Raises `InvalidRequest`, with what is at fault where that can be found."""
+        if self.content is None and not self.schemas:
+            return None
         if self.content is not None and not self._has_own_grammar:
             return await compile_source(self.content)
         try:

@@ -116,11 +116,17 @@ class ChatCompletionRequest(ConstrainedRequest):
             )
         return legacy if legacy.tools else offer
 
-    def held_reply(self, template: ChatTemplate) -> HeldReply | None:
+    def held_reply(self, template: ChatTemplate) -> HeldReply:
         """What the reply is held to, if it has any tokens. Raises `InvalidRequest`."""
         if self.max_new_tokens == 0:
-            return None
+            return HeldReply(Offer(), template.dialect, None)
         return HeldReply.of(self.offer, template.dialect, self.grammar_source)
+
+    def shown_ids(self, template: ChatTemplate) -> frozenset[int]:
+        """The special tokens that are part of the text, to be read there or to be shown."""
+        if self.shows_special:
+            return template.tokenizer.special_ids
+        return template.dialect.read_ids(with_calls=bool(self.offer.callable_names))
 
     @property
     def max_new_tokens(self) -> int | None:

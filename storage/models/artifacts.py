@@ -13,7 +13,7 @@ HEADED_KINDS = frozenset({"classifier"})
 """Kinds that end in a head of their own: they say something about a text and write none."""
 SERVED_KINDS = frozenset({"lora", "prefix", "output_layers", "full"}) | HEADED_KINDS
 """Kinds that the inference servers serve, on top of a base or in its place."""
-TRAINABLE_FROM = frozenset({"lora", "prefix", "output_layers", "full"})
+TRAINABLE_FROM = frozenset({"lora", "prefix", "output_layers", "full", "classifier"})
 """Kinds that training goes on from."""
 PEFT_KINDS = frozenset({"lora", "prefix", "classifier"})
 """Kinds that PEFT has a format for."""

@@ -137,6 +137,18 @@ class Things:
         )
         return completion.id
 
+    def _response_id(self, _: object) -> str:
+        return self.client.responses.create(model="tiny-random", input="x").id
+
+    def _conversation_id(self, _: object) -> str:
+        return self.client.conversations.create().id
+
+    def _item_id(self, made: dict[str, str]) -> str:
+        added = self.client.conversations.items.create(
+            made["conversation_id"], items=[{"role": "user", "content": "x"}]
+        )
+        return added.data[0].id or ""
+
     def _webhook_endpoint_id(self, _: object) -> str:
         endpoint = self.client.webhooks.create(
             name="x", url=self.hooks.url, event_types=["batch.failed"]

@@ -13,7 +13,7 @@ from api.app import create_app
 from foundation.settings import Settings
 from foundation.vault import Vault
 from storage.files import uploads
-from storage.inference import batches, stored_completions
+from storage.inference import batches, conversations, responses, stored_completions
 from storage.jobs import checkpoints
 from storage.models import aliases, permissions, transfers
 from storage.webhooks import webhooks
@@ -50,7 +50,14 @@ BODIES["/v1/luthier/imports"] = {"model": "tiny-random", "file_id": "{file_id}"}
 BODIES["/v1/uploads/{upload_id}/complete"] = {"part_ids": []}
 BODIES["/v1/webhook_endpoints/{webhook_endpoint_id}"] = {"name": "another"}
 BODIES["/v1/webhook_endpoints/{webhook_endpoint_id}/test"] = {"event_type": "batch.failed"}
+BODIES["/v1/responses"] = {"model": "{model}", "input": "x"}
+BODIES["/v1/responses/input_tokens"] = {"model": "{model}", "input": "x"}
+BODIES["/v1/conversations/{conversation_id}"] = {"metadata": {"k": "v"}}
+BODIES["/v1/conversations/{conversation_id}/items"] = {"items": []}
 UNKNOWN = {
+    "response_id": "resp_unknown",
+    "conversation_id": "conv_unknown",
+    "item_id": "msg_unknown",
     "upload_id": "upload_unknown",
     "batch_id": "batch_unknown",
     "completion_id": "chatcmpl-unknown",
@@ -92,6 +99,23 @@ def owned(api: Api, owner: Tenant) -> dict[str, str]:
             messages=[{"role": "user", "content": "x"}],
             metadata=None,
         )
+        item = {
+            "id": "msg_owned",
+            "type": "message",
+            "status": "completed",
+            "role": "user",
+            "content": [],
+        }
+        response: Any = {
+            "id": "resp_owned",
+            "object": "response",
+            "created_at": 1,
+            "status": "completed",
+        }
+        response |= {"model": "m", "output": [], "previous_response_id": None, "background": True}
+        responses.create(session, owner.project_id, body=response, input=[item])
+        conversations.create(session, owner.project_id, "conv_owned", None)
+        conversations.add_items(session, owner.project_id, "conv_owned", [item])
         endpoint = webhooks.create(
             session, owner.project_id, Vault(), name="x", url="https://x.invalid/", event_types=[]
         )
@@ -122,6 +146,9 @@ def owned(api: Api, owner: Tenant) -> dict[str, str]:
         "upload_id": upload.id,
         "batch_id": batch.id,
         "completion_id": "chatcmpl-owned",
+        "response_id": "resp_owned",
+        "conversation_id": "conv_owned",
+        "item_id": item["id"],
         "alias": "alias-of-the-owner",
         "fine_tuned_model_checkpoint": shared.name,
         "permission_id": permission.id,
@@ -186,6 +213,21 @@ def test_lists_hold_nothing_of_other_projects(
     _, theirs = call(api, owner, route, owned)
     assert "ID" in theirs
     assert "ID" not in mine
+
+
+@pytest.mark.parametrize("name", ["previous_response_id", "conversation"])
+def test_another_project_s_past_is_an_unknown_one(
+    api: Api, tenant: Tenant, owned: dict[str, str], name: str
+) -> None:
+    id_of = "response_id" if name == "previous_response_id" else "conversation_id"
+    replies = []
+    for ids in (owned, UNKNOWN):
+        body = {"model": "tiny-random", "input": "x", name: ids[id_of]}
+        with api.http(tenant) as http:
+            reply = http.post("/v1/responses", json=body)
+        replies.append((reply.status_code, reply.text.replace(ids[id_of], "ID")))
+    assert replies[0] == replies[1]
+    assert "not found" in replies[0][1]
 
 
 @pytest.mark.parametrize("after", ["file_id", "fine_tuning_job_id"])

@@ -12,14 +12,17 @@ from datetime import timedelta
 from sqlalchemy import delete, func
 from sqlalchemy.orm import Session
 
+from api.responses.request import CreateResponse
 from storage.blobs import artifact_keys
 from storage.blobs.blobs import BlobInfo, BlobStore
 from storage.files import files, upload_parts
 from storage.files.files import FileRow
 from storage.files.upload_parts import UploadPartRow
 from storage.files.uploads import UploadRow
-from storage.inference import stored_completions
+from storage.inference import conversations, responses, stored_completions
 from storage.inference.batches import WINDOW_S, BatchRow
+from storage.inference.conversations import ConversationRow
+from storage.inference.responses import ResponseRow
 from storage.jobs import checkpoints, events, jobs
 from storage.jobs.checkpoints import CheckpointRow
 from storage.jobs.events import EventRow
@@ -244,6 +247,37 @@ def _stored_completions(place: Place) -> None:
     )
 
 
+def _responses(place: Place) -> None:
+    """Two responses, one of them made in the background, and two conversations."""
+    item: dict[str, object] = {
+        "id": "msg_abc",
+        "type": "message",
+        "status": "completed",
+        "role": "user",
+    }
+    item["content"] = [{"type": "input_text", "text": "Which colour is it?"}]
+    said = {"type": "output_text", "text": "Green.", "annotations": [], "logprobs": []}
+    answer = {"id": "msg_2", "type": "message", "status": "completed", "role": "assistant"}
+    for response_id in ("resp_677efb5139a88190b512bc3fef8e535d", "response_id"):
+        place.session.execute(delete(ResponseRow).where(ResponseRow.id == response_id))
+        body = {
+            **CreateResponse(background=True).told(BASE),
+            "id": response_id,
+            "object": "response",
+            "created_at": 1_700_000_000,
+            "status": "completed",
+            "error": None,
+            "incomplete_details": None,
+            "output": [{**answer, "content": [said]}],
+            "usage": None,
+        }
+        responses.create(place.session, place.project_id, body=body, input=[item])
+    for conversation_id in ("conv_123", "string"):
+        place.session.execute(delete(ConversationRow).where(ConversationRow.id == conversation_id))
+        conversations.create(place.session, place.project_id, conversation_id, {"foo": "string"})
+        conversations.add_items(place.session, place.project_id, conversation_id, [item])
+
+
 RESOURCES: tuple[Callable[[Place], None], ...] = (
     _files,
     _uploads,
@@ -252,5 +286,6 @@ RESOURCES: tuple[Callable[[Place], None], ...] = (
     _jobs,
     _batches,
     _stored_completions,
+    _responses,
 )
 """In an order in which rows that others refer to come first."""

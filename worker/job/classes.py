@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from dataset.labels import Labels
 from storage.jobs import events
-from training.messages import Classification, Classifier, Label, Lora, Method
+from training.messages import Classification, Classifier, Label, Lora, Method, Trainable
 from worker.endings import JobFailed
 from worker.lease import Lease
 
@@ -17,11 +17,18 @@ from .resolve import Resolved
 _SHOWN = 10
 
 
-def labels_of(method: Method) -> Labels | None:
-    """Where the file's labels are collected, or those that an earlier attempt found; None if there are none."""
+def labels_of(method: Method, begun: Trainable | None) -> Labels | None:
+    """Where the file's labels are collected, or those that an earlier attempt found; None if there are none.
+
+    A job that goes on from a model with a head (`begun`) has the labels of its rows and no others.
+    """
     if not isinstance(method, Classification):
         return None
     known = {label.text: label.token_ids for label in method.labels} or None
+    if isinstance(begun, Classifier):
+        rows = {text: (row,) for row, text in enumerate(begun.labels)}
+        form = method.form if known else None
+        return Labels(known or rows, form, are_rows=True, are_a_models=True)
     return Labels(known, method.form if known else None, are_rows=method.head)
 
 
@@ -31,7 +38,7 @@ def with_labels(job: Resolved, found: Labels) -> Resolved:
     assert isinstance(method, Classification)
     method = resolved(method, found)
     changes: dict[str, object] = {"method": method}
-    if method.head:
+    if method.head and not isinstance(job.config.trainable, Classifier):
         assert isinstance(job.config.trainable, Lora)
         labels = [label.text for label in method.labels]
         lora = job.config.trainable.model_dump(exclude={"kind"})
@@ -66,7 +73,8 @@ def _weights(method: Classification, found: Labels, texts: list[str]) -> list[fl
     if asked is None:
         return [1.0] * len(texts)
     if asked == "balanced":
-        return [sum(counts) / (len(counts) * count) for count in counts]
+        # A model's rows may have labels that the file has no example of.
+        return [sum(counts) / (len(counts) * (count or sum(counts))) for count in counts]
     if unknown := sorted(asked.keys() - set(texts)):
         raise _wrong(
             f"has no label {unknown[0]!r}, which class_weights names; it has {_shown(texts)}"

@@ -71,7 +71,7 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
     method = decided.method if decided else resolve.method_of(job.method, job.hyperparameters)
     template = bases.read_template(base, base_path)
     statistics: dict[Role, Statistics] = {}
-    labels = classes.labels_of(method)
+    labels = classes.labels_of(method, begun.trainable if begun else None)
     for role, row in rows.items():
         overlap = resolve.overlap_of(method, role, max_seq_len)
         statistics[role] = _read(

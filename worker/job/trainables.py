@@ -46,7 +46,7 @@ def chosen(
                 rank=given("rank", rank(architecture, num_supervised_tokens, defaults), reason),
                 alpha=given("alpha", ALPHA, "the default"),
                 target_modules=given("targets", LORA_TARGETS, "all linear layers"),
-                use_rslora=tuning.get("rslora", False),
+                use_rslora=tuning.get("rslora") is True,
             )
         case "prefix":
             return Prefix(num_virtual_tokens=given("length", NUM_VIRTUAL_TOKENS, "the default"))
@@ -59,7 +59,7 @@ def chosen(
                     "'tuning.blocks' asks for",
                     "tuning",
                 )
-            return OutputLayers(num_blocks=blocks, train_head=tuning.get("head", False))
+            return OutputLayers(num_blocks=blocks, train_head=tuning.get("head") is True)
         case "full":
             return Full()
     raise ValueError(f"no tuning is called {tuning['type']!r}")
@@ -85,6 +85,8 @@ def of_artifact(kind: str, spec: Mapping[str, Any], folder: Path) -> Trainable:
         spec["target_modules"] = sorted(spec["target_modules"])
         # Of those made elsewhere, layers may have less: they get as much as the others.
         spec["rank"] = max(spec["rank"], *spec.pop("rank_pattern", {}).values(), 1)
+    elif kind == "classifier":
+        spec = {**spec, "target_modules": sorted(spec["target_modules"])}
     elif kind == "prefix":
         # The rest is the base's shape.
         spec = {"num_virtual_tokens": spec["num_virtual_tokens"]}

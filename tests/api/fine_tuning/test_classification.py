@@ -83,3 +83,20 @@ def test_a_head_is_lora_s_on_a_base(client: openai.OpenAI, api: Api, tenant: Ten
     with pytest.raises(openai.BadRequestError, match="a model with a head writes no") as caught:
         create(client, head=True, luthier={"probes": [{"prompt": "x"}]})
     assert caught.value.param == "method.classification.hyperparameters.luthier.probes"
+
+
+def test_a_classifier_goes_on_as_what_it_is(
+    client: openai.OpenAI, api: Api, tenant: Tenant
+) -> None:
+    tuned = api.tuned_model(tenant, kind="classifier").name
+    assert create(client, head=True, body={"model": tuned}).model == tuned
+    with pytest.raises(openai.BadRequestError, match="'classification' with head: true") as caught:
+        create(client, body={"model": tuned})
+    assert caught.value.param == "model"
+    tunings: list[Any] = [{"type": "lora"}, {"type": "full"}]
+    for tuning in tunings:
+        with pytest.raises(openai.BadRequestError, match="as what it is only") as caught:
+            create(client, head=True, body={"model": tuned, "tuning": tuning})
+        assert caught.value.param == "tuning.type"
+    with pytest.raises(openai.BadRequestError, match="writes no answers"):
+        create(client, head=True, luthier={"probes": [{"prompt": "x"}]}, body={"model": tuned})

@@ -228,7 +228,7 @@ def test_training_goes_on_from_the_project_s_own_model_only(
 def test_tuning_is_echoed_where_it_was_asked_for(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"type": "lora", "rank": 16}
     job = create(client, extra_body={"tuning": asked})
-    expected = {**asked, "alpha": "auto", "targets": "auto", "rslora": False}
+    expected = {**asked, "alpha": "auto", "targets": "auto", "rslora": "auto"}
     for found in (job, client.fine_tuning.jobs.retrieve(job.id)):
         assert (found.model_extra or {})["tuning"] == expected
     assert "tuning" not in (create(client).model_extra or {})

@@ -18,9 +18,16 @@ def asked(**options: Any) -> AskedTuning:
 
 
 def test_options_are_those_of_the_type_with_what_was_left_out() -> None:
-    expected = {"type": "lora", "rank": 16, "alpha": "auto", "targets": ["q_proj", "v_proj"]}
+    expected = {
+        "type": "lora",
+        "rank": 16,
+        "alpha": "auto",
+        "targets": ["q_proj", "v_proj"],
+        "rslora": "auto",
+    }
     options = {"rank": 16, "targets": ["v_proj", "q_proj"], "alpha": None}
     assert asked(**options).options() == expected
+    assert asked(**expected).options() == expected
     # Said or not makes a difference where a tuned model has it.
     assert asked(**options, rslora=False).options() == {**expected, "rslora": False}
 

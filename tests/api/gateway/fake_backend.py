@@ -20,6 +20,11 @@ class FakeBackend:
     requests: list[tuple[dict[str, Any], dict[str, str]]] = field(default_factory=list)
     answer: Response | None = None
     """Given instead of a completion."""
+    deltas: list[dict[str, Any]] | None = None
+    """What a chat's reply consists of, instead of some words."""
+    finish_reason: str = "stop"
+    max_messages: int | None = None
+    """A chat of more is too long."""
     is_endless: bool = False
     """Replies never end."""
     cut: int | None = None
@@ -65,6 +70,8 @@ class FakeBackend:
         await self._thaw()
         if self.answer is not None:
             return self.answer
+        if self.max_messages is not None and len(body["messages"]) > self.max_messages:
+            return refusal("Too long.", "messages", "context_length_exceeded")
         if body.get("stream"):
             return StreamingResponse(self._stream(body), media_type="text/event-stream")
         if self.is_endless:
@@ -100,6 +107,8 @@ class FakeBackend:
     async def _pieces(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
         options = body.get("stream_options") or {}
         words = self._words()
+        if self.deltas is not None:
+            words = [delta.get("content") or "" for delta in self.deltas]
         sent = b""
         for index, word in enumerate(words):
             if index == self.breaks_after:
@@ -107,9 +116,9 @@ class FakeBackend:
             is_last = index == len(words) - 1
             choice = {
                 "index": 0,
-                "delta": {"content": word},
+                "delta": self.deltas[index] if self.deltas is not None else {"content": word},
                 "text": word,
-                "finish_reason": "stop" if is_last and not self.is_endless else None,
+                "finish_reason": self.finish_reason if is_last and not self.is_endless else None,
             }
             chunk = _chunk(body, [choice])
             if options.get("continuous_usage_stats"):
@@ -133,6 +142,11 @@ class FakeBackend:
         for start in range(0, len(sent), self.cut):
             yield sent[start : start + self.cut]
             await asyncio.sleep(0)
+
+
+def refusal(message: str, param: str, code: str) -> JSONResponse:
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+    return JSONResponse({"error": error}, status_code=400)
 
 
 def _chunk(body: dict[str, Any], choices: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from dataset.labels import Labels
 from storage.files import files
 from storage.jobs.jobs import JobRow
 from tests.factories import Json
+from tests.worker.job.test_resolve import resolve
 from tests.worker.scene import Scene
-from training.messages import Classification
+from training.messages import Classification, Classifier
 from worker import trainer
 from worker.endings import JobFailed
 from worker.job import classes
-from worker.job.resolve import method_of
+from worker.job.resolve import Resolved, method_of
 from worker.job.run import run
 
 ASKED: Json = {
@@ -100,6 +101,36 @@ def test_a_validation_file_with_another_label_fails_the_job(scene: Scene) -> Non
     assert job.error is not None
     assert job.error["param"] == "validation_file"
     assert "Example 2 has the label 'eggs'" in job.error["message"]
+
+
+def test_a_job_that_goes_on_from_a_head_has_its_rows_in_their_order() -> None:
+    begun = Classifier(
+        rank=2, alpha=2.0, target_modules=("q_proj",), labels=("spam", "ham", "eggs")
+    )
+    method = method_of("classification", {**ASKED, "head": True})
+    assert isinstance(method, Classification)
+    labels = classes.labels_of(method, begun)
+    assert labels is not None
+    labels.form = "text"
+    assert labels.see(1, "ham", (7,)) is None
+    wrong = labels.see(2, "fish", (8,))
+    assert wrong is not None
+    assert (
+        "the label 'fish', for which the model to go on from has no row; it has 'eggs'"
+        in wrong.text
+    )
+    config = resolve(100, method="classification", init_artifact=begun).config
+    job = Resolved(config.model_copy(update={"method": method}), {})
+    balanced = classes.resolved(method.model_copy(update={"class_weights": "balanced"}), labels)
+    assert all(label.weight > 0 for label in balanced.labels)
+    found = classes.with_labels(job, labels).config
+    assert found.trainable == begun
+    assert isinstance(found.method, Classification)
+    assert [label.text for label in found.method.labels] == ["spam", "ham", "eggs"]
+    # Another attempt goes by what the first one wrote.
+    again = classes.labels_of(found.method, begun)
+    assert again is not None
+    assert again.classes.keys() == labels.classes.keys()
 
 
 @pytest.mark.slow

@@ -1,0 +1,224 @@
+"""/v1/responses: create, retrieve, delete, cancel, the items of the input and how many tokens they are."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict
+
+from api import errors
+from api.auth import ProjectCaller
+from api.gateway import event_stream, inference
+from api.gateway.disconnects import unless_disconnected
+from api.gateway.exchange import Refused
+from api.pages import After, PageWithIds, ends, limit
+from api.requests.validation import validate
+from api.wiring import Wired, Wiring
+from foundation.errors import InvalidRequest
+from foundation.headers import BATCH
+from storage.inference import responses
+from storage.organization.api_keys import Caller
+
+from . import background, streams, turns
+from .background import MAX_OF_PROJECT, STOPPED
+from .request import InputOfResponse
+from .turns import Turn
+from .unfolding import UnfoldingResponse, failed
+
+router = APIRouter(prefix="/v1/responses", tags=["responses"])
+
+LOOK_EVERY_S = 0.5
+"""At a response that somebody waits for."""
+
+Json = dict[str, Any]
+
+
+class ResponseObject(BaseModel):
+    """A response, as in OpenAI's API."""
+
+    model_config = ConfigDict(extra="allow")
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    status: str
+    model: str
+    output: list[Json]
+
+
+class ResponseDeleted(BaseModel):
+    id: str
+    object: Literal["response"] = "response"
+    deleted: Literal[True] = True
+
+
+class ShownItem(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    id: str
+    type: str
+
+
+class InputTokens(BaseModel):
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
+@router.post(
+    "",
+    response_model=ResponseObject,
+    responses=inference.REPLIES,
+    openapi_extra=inference.documented("model", "input"),
+)
+async def create_response(request: Request, caller: ProjectCaller, wiring: Wired) -> Response:
+    project_id = caller.project_id or ""
+    async with wiring.large_bodies.turn(request, project_id):
+        turn = await turns.read(
+            wiring, caller, await inference.read_body(request, project_id, wiring)
+        )
+        is_streaming = turn.request.stream is True
+        if turn.request.background:
+            await _start(wiring, caller, turn)
+            if is_streaming:
+                return _followed(wiring, project_id, turn.id)
+            return JSONResponse(turn.body)
+        asking = turns.ask(
+            wiring,
+            caller,
+            turn,
+            is_streaming=is_streaming,
+            request_id=request.state.request_id,
+            is_batch=caller.is_internal and BATCH in request.headers,
+        )
+        exchange, upstream = await unless_disconnected(request, asking)
+    headers = {"openai-model": exchange.target.canonical_name.encode("ascii", "replace").decode()}
+    unfolding = UnfoldingResponse(turn.body)
+
+    async def keep(body: Json) -> None:
+        await wiring.database.run(turns.keep, project_id, turn, body)
+
+    if is_streaming and event_stream.is_stream(upstream):
+        return streams.StreamedResponse(exchange, upstream, unfolding, keep, headers)
+    try:
+        completion = await unless_disconnected(request, exchange.whole(upstream))
+    except Refused as error:
+        return errors.reply(turns.renamed(error), headers)
+    finally:
+        await upstream.aclose()
+    for events in (unfolding.begin(), unfolding.add(turns.chunk_of(completion)), unfolding.end()):
+        for _ in events:
+            pass
+    await keep(unfolding.body())
+    return JSONResponse(unfolding.body(), headers=headers)
+
+
+async def _start(wiring: Wiring, caller: Caller, turn: Turn) -> None:
+    """Raises InvalidRequest if the project has too many under way."""
+    project_id = caller.project_id or ""
+    if await wiring.database.read(responses.count_unfinished, project_id) >= MAX_OF_PROJECT:
+        raise InvalidRequest(
+            f"This project has {MAX_OF_PROJECT} responses in the background already. Wait for one of them, or cancel it.",
+            status=429,
+            param="background",
+            code="rate_limit_exceeded",
+        )
+    await wiring.database.run(responses.create, project_id, body=turn.body, input=turn.input)
+    wiring.background.start(background.run(wiring, caller, turn))
+
+
+@router.post("/input_tokens", openapi_extra=inference.documented("model", "input"))
+async def count_input_tokens(request: Request, caller: ProjectCaller, wiring: Wired) -> InputTokens:
+    """How many tokens a request's prompt would have, in the form in which the model reads it."""
+    project_id = caller.project_id or ""
+    async with wiring.large_bodies.turn(request, project_id):
+        value = await inference.read_body(request, project_id, wiring)
+        asked = validate(InputOfResponse, value)
+        asked.check()
+        _, said = await turns.said_to(wiring, caller, asked)
+        # The reply of no token tells how long the prompt was.
+        chat = asked.chat(said) | {"max_completion_tokens": 0}
+        completion = await turns.completed(wiring, caller, chat)
+    return InputTokens(input_tokens=completion["usage"]["prompt_tokens"])
+
+
+@router.get("/{response_id}", response_model=ResponseObject, responses=inference.REPLIES)
+async def retrieve_response(
+    response_id: str,
+    caller: ProjectCaller,
+    wiring: Wired,
+    stream: bool = False,
+    starting_after: Annotated[int | None, Query(ge=0)] = None,
+) -> Response:
+    project_id = caller.project_id or ""
+    body = await _look(wiring, project_id, response_id)
+    if stream:
+        return _followed(wiring, project_id, response_id, starting_after)
+    return JSONResponse(body)
+
+
+@router.delete("/{response_id}")
+async def delete_response(
+    response_id: str, caller: ProjectCaller, wiring: Wired
+) -> ResponseDeleted:
+    await wiring.database.run(responses.remove, caller.project_id, response_id)
+    return ResponseDeleted(id=response_id)
+
+
+@router.post("/{response_id}/cancel", response_model=ResponseObject)
+async def cancel_response(response_id: str, caller: ProjectCaller, wiring: Wired) -> Response:
+    """End a response in the background; one that has ended stays as it is."""
+    body = await wiring.database.run(responses.cancel, caller.project_id, response_id)
+    return JSONResponse(body)
+
+
+@router.get("/{response_id}/input_items")
+async def list_input_items(
+    response_id: str,
+    caller: ProjectCaller,
+    wiring: Wired,
+    after: After = None,
+    limit: Annotated[int, limit(100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+) -> PageWithIds[ShownItem]:
+    """What the model was given: what was said before, and the request's own items."""
+    row = await wiring.database.run(responses.get, caller.project_id, response_id)
+    shown = row.input
+    if row.previous_response_id is not None:
+        before = await wiring.database.read(
+            responses.items_up_to, caller.project_id, row.previous_response_id
+        )
+        shown = before + shown
+    if order == "desc":
+        shown.reverse()
+    ids = [item["id"] for item in shown]
+    if after is not None:
+        shown = shown[ids.index(after) + 1 :] if after in ids else []
+    page = [ShownItem(**item) for item in shown[:limit]]
+    return PageWithIds(
+        data=page, has_more=0 < limit < len(shown), **ends([item.id for item in page])
+    )
+
+
+def _followed(
+    wiring: Wiring, project_id: str, response_id: str, starting_after: int | None = None
+) -> StreamingResponse:
+    """The events of a stored response, as soon as it has ended."""
+
+    async def ended() -> Json:
+        while True:
+            body = await _look(wiring, project_id, response_id)
+            if body["status"] not in responses.UNFINISHED:
+                return body
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    events = streams.replayed(ended, starting_after=starting_after)
+    return StreamingResponse(
+        events, media_type=event_stream.MEDIA_TYPE, headers=dict(streams.HEADERS)
+    )
+
+
+async def _look(wiring: Wiring, project_id: str, response_id: str) -> Json:
+    """The response as it is now; one whose process has died has failed."""
+    row, is_silent = await wiring.database.read(responses.look, project_id, response_id)
+    return failed(row.body, STOPPED) if is_silent else row.body

@@ -1,0 +1,195 @@
+"""One turn of a response: its request read, what was said before it found, the model asked, the outcome kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+import orjson
+from sqlalchemy.orm import Session
+
+from api.gateway import entrance, inference, targets
+from api.gateway.exchange import CHAT_PATH, Exchange
+from api.requests.validation import validate
+from api.wiring import Wiring
+from foundation.errors import InvalidRequest, LuthierError
+from storage.ids import new_id
+from storage.inference import conversations, responses
+from storage.organization.api_keys import Caller
+
+from . import items, messages
+from .items import Item
+from .messages import Message
+from .request import CreateResponse, InputOfResponse
+
+Json = dict[str, Any]
+
+MAX_STORED_BYTES = 2 * 1024 * 1024
+"""Of a request's own items."""
+_NAMES = {
+    "messages": "input",
+    "max_completion_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+}
+"""What a parameter of a chat is called in a response."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    request: CreateResponse
+    input: list[Item]
+    messages: list[Message]
+    body: Json
+    """The response before anything of it has come."""
+
+    @property
+    def id(self) -> str:
+        response_id: str = self.body["id"]
+        return response_id
+
+
+async def read(wiring: Wiring, caller: Caller, value: Json) -> Turn:
+    """Raises ValidationError or LuthierError."""
+    request = validate(CreateResponse, value)
+    request.check()
+    given, said = await said_to(wiring, caller, request)
+    if request.is_stored and (num_bytes := len(orjson.dumps(given))) > MAX_STORED_BYTES:
+        raise InvalidRequest(
+            f"An input of {num_bytes} bytes is too large to be stored; at most {MAX_STORED_BYTES} bytes are. Send "
+            "'store': false.",
+            param="store",
+        )
+    body = {
+        "id": new_id("resp_", 40),
+        "object": "response",
+        "created_at": int(time.time()),
+        "completed_at": None,
+        "status": "queued" if request.background else "in_progress",
+        "error": None,
+        "incomplete_details": None,
+        "output": [],
+        "usage": None,
+        **request.told(targets.model_name(value)),
+    }
+    return Turn(request, given, said, body)
+
+
+async def said_to(
+    wiring: Wiring, caller: Caller, request: InputOfResponse
+) -> tuple[list[Item], list[Message]]:
+    """The request's own items, and the chat that they are the end of. Raises LuthierError."""
+    given = items.taken(request.input if request.input is not None else [])
+    before: list[Item] = []
+    if request.previous_response_id:
+        before = await wiring.database.read(
+            responses.items_up_to, caller.project_id, request.previous_response_id
+        )
+    if request.conversation_id:
+        before = await wiring.database.read(
+            conversations.all_items, caller.project_id, request.conversation_id
+        )
+    return given, messages.of_items(request.instructions, [*before, *given])
+
+
+async def ask(
+    wiring: Wiring,
+    caller: Caller,
+    turn: Turn,
+    *,
+    is_streaming: bool,
+    request_id: str = "",
+    is_batch: bool = False,
+) -> tuple[Exchange, httpx.Response]:
+    """The chat completion on its way: its head is there, and says that it is one.
+
+    With `truncation: auto` what was said first is left out until the rest fits. Raises LuthierError.
+    """
+    said: list[Message] | None = turn.messages
+    while said is not None:
+        chat = turn.request.chat(said) | {"stream": is_streaming}
+        async with wiring.entrance.turn(caller.project_id or ""):
+            target = await targets.resolve(wiring, caller, targets.model_name(chat))
+            exchange = Exchange(
+                wiring,
+                caller,
+                target,
+                chat,
+                path=CHAT_PATH,
+                request_id=request_id,
+                is_batch=is_batch,
+            )
+            upstream = await exchange.send()
+            if upstream.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+                await entrance.hold_back()
+        if upstream.status_code == HTTPStatus.OK:
+            return exchange, upstream
+        refusal = await _refusal(exchange, upstream)
+        is_too_long = refusal.code == "context_length_exceeded"
+        said = (
+            messages.shortened(said) if turn.request.truncation == "auto" and is_too_long else None
+        )
+    raise refusal
+
+
+async def completed(wiring: Wiring, caller: Caller, chat: Json) -> Json:
+    """A chat completion that is asked for on a response's behalf. Raises LuthierError."""
+    async with wiring.entrance.turn(caller.project_id or ""):
+        try:
+            return await inference.complete(wiring, caller, chat)
+        except LuthierError as error:
+            raise renamed(error) from None
+
+
+async def _refusal(exchange: Exchange, upstream: httpx.Response) -> LuthierError:
+    """What an inference server answered instead, in the words of responses."""
+    try:
+        await exchange.whole(upstream)
+    except LuthierError as error:
+        return renamed(error)
+    finally:
+        await upstream.aclose()
+    raise AssertionError("a reply that is not 200 is an error")
+
+
+def renamed(error: LuthierError) -> LuthierError:
+    """An error about a chat as one about the response: with what the parameter is called there."""
+    if error.param is None:
+        return error
+    name = error.param.partition("[")[0]
+    if name in _NAMES:
+        # Which message it is says nothing about which item.
+        error.message = error.message.replace(f"'{error.param}'", f"'{_NAMES[name]}'")
+        error.param = _NAMES[name]
+    return error
+
+
+def chunk_of(completion: Json) -> Json:
+    """A chat completion that is there as a whole, as the only chunk of one that comes in chunks."""
+    choices = []
+    for choice in completion["choices"]:
+        delta = dict(choice["message"])
+        calls: Sequence[Json] = delta.get("tool_calls") or ()
+        delta["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
+        choices.append({**choice, "delta": delta})
+    return {**completion, "choices": choices}
+
+
+def keep(session: Session, project_id: str, turn: Turn, body: Json) -> None:
+    """Store a response that has ended, and what was said in it. Raises LuthierError."""
+    if turn.request.is_stored:
+        responses.create(session, project_id, body=body, input=turn.input)
+    say(session, project_id, turn, body)
+
+
+def say(session: Session, project_id: str, turn: Turn, body: Json) -> None:
+    """Add what was said to the request's conversation, if it has one."""
+    if turn.request.conversation_id and body["status"] != "failed":
+        conversations.add_items(
+            session, project_id, turn.request.conversation_id, [*turn.input, *body["output"]]
+        )

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+import openai
+import pytest
+from openai.types.responses import Response
+from sqlalchemy import update
+
+from storage.inference import responses
+from storage.inference.responses import ResponseRow
+from tests.api.gateway.fake_backend import FakeBackend
+from tests.api.gateway.test_inference import gateway
+from tests.api.stack import Api, Tenant
+
+from .test_responses import MODEL, TEXT
+
+
+def ended(client: openai.OpenAI, response: Response) -> Response:
+    deadline = time.monotonic() + 30
+    while response.status in responses.UNFINISHED:
+        assert time.monotonic() < deadline, response.status
+        time.sleep(0.05)
+        response = client.responses.retrieve(response.id)
+    return response
+
+
+def age(api: Api, response_id: str) -> None:
+    """As if whoever makes the response had said nothing for a long time."""
+    with api.sessions.begin() as session:
+        seen_at = ResponseRow.seen_at - 2 * responses.SILENT_FOR
+        session.execute(
+            update(ResponseRow).where(ResponseRow.id == response_id).values(seen_at=seen_at)
+        )
+
+
+def test_it_is_made_without_anybody_waiting(client: openai.OpenAI) -> None:
+    begun = client.responses.create(model=MODEL, input="Hello?", background=True)
+    assert (begun.status, begun.background, begun.output) == ("queued", True, [])
+    response = ended(client, begun)
+    assert (response.status, response.output_text) == ("completed", TEXT)
+    # One that has ended stays as it is.
+    assert client.responses.cancel(response.id) == response
+    after = client.responses.create(model=MODEL, input="And?", previous_response_id=response.id)
+    with pytest.raises(openai.BadRequestError, match="synchronous"):
+        client.responses.cancel(after.id)
+
+
+def test_its_events_come_when_it_has_ended(client: openai.OpenAI) -> None:
+    events = list(
+        client.responses.create(model=MODEL, input="Hello?", background=True, stream=True)
+    )
+    last = events[-1]
+    assert last.type == "response.completed"
+    assert last.response.output_text == TEXT
+
+
+def test_a_cancelled_one_ends_at_the_inference_server_too(api: Api, tenant: Tenant) -> None:
+    backend = FakeBackend(is_endless=True)
+    with gateway(api, backend) as front, front.client(tenant) as client:
+        begun = client.responses.create(model=MODEL, input="Hello?", background=True)
+        deadline = time.monotonic() + 30
+        while not client.responses.retrieve(begun.id).output:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(openai.BadRequestError, match="still in_progress"):
+            client.responses.create(model=MODEL, input="x", previous_response_id=begun.id)
+        assert client.responses.cancel(begun.id).status == "cancelled"
+        while not backend.num_cancelled:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert client.responses.retrieve(begun.id).status == "cancelled"
+        events = list(client.responses.retrieve(begun.id, stream=True))
+        assert events[-1].type == "response.incomplete"
+
+
+def test_it_waits_for_room(client: openai.OpenAI, backend: FakeBackend) -> None:
+    from fastapi.responses import JSONResponse
+
+    error = {"message": "Full.", "type": "requests", "param": None, "code": "rate_limit_exceeded"}
+    backend.answer = JSONResponse({"error": error}, status_code=429)
+    begun = client.responses.create(model=MODEL, input="Hello?", background=True)
+    deadline = time.monotonic() + 30
+    while not backend.requests:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert client.responses.retrieve(begun.id).status == "queued"
+    backend.answer = None
+    assert ended(client, begun).output_text == TEXT
+
+
+def test_what_goes_wrong_is_told(client: openai.OpenAI, backend: FakeBackend) -> None:
+    begun = client.responses.create(model="nobody", input="Hello?", background=True)
+    response = ended(client, begun)
+    assert response.status == "failed"
+    assert response.error is not None
+    assert "nobody" in response.error.message
+    backend.breaks_after = 1
+    begun = client.responses.create(model=MODEL, input="Hello?", background=True)
+    assert ended(client, begun).status == "failed"
+
+
+def test_those_of_an_api_that_stops_have_failed(api: Api, tenant: Tenant) -> None:
+    with (
+        gateway(api, FakeBackend(is_endless=True)) as front,
+        front.client(tenant) as client,
+    ):
+        stopped = client.responses.create(model=MODEL, input="Hello?", background=True)
+    with api.client(tenant) as client:
+        response = client.responses.retrieve(stopped.id)
+        assert response.status == "failed"
+        assert response.error is not None
+        assert "stopped" in response.error.message
+
+
+def test_one_that_nobody_is_at_any_more_has_failed(
+    api: Api, client: openai.OpenAI, tenant: Tenant
+) -> None:
+    response = ended(client, client.responses.create(model=MODEL, input="x", background=True))
+    body = {**response.to_dict(), "status": "in_progress"}
+    with api.sessions.begin() as session:
+        session.execute(
+            update(ResponseRow).where(ResponseRow.id == response.id).values(status="in_progress")
+        )
+        assert responses.go_on(session, response.id, body)
+        assert responses.count_unfinished(session, tenant.project_id) == 1
+    age(api, response.id)
+    assert client.responses.retrieve(response.id).status == "failed"
+    with api.sessions.begin() as session:
+        assert responses.count_unfinished(session, tenant.project_id) == 0
+
+
+def test_expired_ones_are_taken_away(api: Api, client: openai.OpenAI) -> None:
+    kept, expired = (client.responses.create(model=MODEL, input="x") for _ in range(2))
+    with api.sessions.begin() as session:
+        row = session.get_one(ResponseRow, expired.id)
+        row.created_at -= responses.KEPT_FOR + timedelta(seconds=1)
+        session.flush()
+        responses.remove_expired(session)
+    client.responses.retrieve(kept.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(expired.id)
