@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import structlog
-
+from errands import attempts
+from errands.attempts import Errand
 from errands.errands import BATCH_SLOTS, Errands
-from errands.patience import Patience
 from foundation.crash_points import crash_point
-from foundation.errors import BlobError, Unavailable
-from storage import leases, queue
+from foundation.errors import BlobError
+from storage import queue
 from storage.inference import batch_chunks, batch_turns, batches
 from storage.inference.batches import BatchRow, Ending
-from storage.leases import Claim, LostLease, Stopped
-from storage.transactions import OUT_OF_REACH, Transaction
+from storage.leases import Claim
 
 from . import input as batch_input
 from . import lines as batch_lines
@@ -33,72 +31,29 @@ CRASH_POINTS = (
     "before_end",
     "after_end",
 )
-STORAGE_RETRY_S = 15.0
-CRASH_RETRY_S = 10.0
 MAX_CRASHES = 5
-
-_OUT_OF_REACH = (BlobError, Unavailable, *OUT_OF_REACH)
-
-log = structlog.get_logger()
 
 
 def run(errands: Errands, batch_id: str) -> None:
     """Somebody rang for a batch: work on the one whose turn it is, if there is a slot for it."""
-    claim = _claim(errands, batch_id)
-    if claim is None:
-        return  # the next batch to let go of its slot rings
-    crash_point("after_batch_claim")
-    try:
-        _attempt(errands, BatchLease(errands, claim))
-    finally:
-        errands.leaving.discard(claim.row.id)
-    _ring_for_the_next(errands)
+    attempts.run(errands, BATCH, batch_id)
 
 
-def _claim(errands: Errands, batch_id: str) -> Claim[BatchRow] | None:
-    if errands.is_stopping.is_set():
-        # The message is spent; the next process wants another.
-        queue.run_errand(queue.RUN_BATCH, batch_id)
-        return None
-    claiming = Transaction(
-        errands.sessions, lambda session: batch_turns.claim(session, errands.name, BATCH_SLOTS)
-    )
-    return claiming.run(Patience(errands).check)
+def _attempt(errands: Errands, claim: Claim[BatchRow], folder: Path) -> None:
+    _work(errands, BatchLease(errands, claim), folder)
 
 
-def _ring_for_the_next(errands: Errands) -> None:
-    with errands.sessions() as session:
-        for batch_id in leases.runnable(session, BatchRow, limit=1):
-            queue.run_errand(queue.RUN_BATCH, batch_id)
-
-
-def _attempt(errands: Errands, lease: BatchLease) -> None:
-    """Work on the batch, and write down how that ended."""
-    batch_id = lease.batch.id
-    try:
-        # Not the batch's alone: another thread of this process may still hold on to a lost lease.
-        with errands.folder.job(f"{batch_id}-{lease.claim.lease_token}") as folder:
-            _work(errands, lease, folder)
-        log.info("batch.done", batch_id=batch_id)
-    except (LostLease, Stopped, TurnOver) as reason:
-        # A lease is also given up when the batch was cancelled in the moment of another ending.
-        log.info("batch.let_go", batch_id=batch_id, reason=type(reason).__name__)
-        _release(errands, lease)
-    except _OUT_OF_REACH as error:
-        # The batch can do nothing about it, and waits for it as long as it takes.
-        log.warning("batch.storage_unavailable", batch_id=batch_id, error=str(error))
-        _release(errands, lease, after_s=STORAGE_RETRY_S)
-    except Exception:
-        log.exception("batch.unexpected_error", batch_id=batch_id)
-        _release(errands, lease, after_s=CRASH_RETRY_S, is_crash=True)
-
-
-def _release(
-    errands: Errands, lease: BatchLease, *, after_s: float = 0, is_crash: bool = False
-) -> None:
-    is_free = errands.let_go(lease.claim, after_s=after_s, is_crash=is_crash)
-    if is_free and errands.is_stopping.is_set():
-        queue.run_errand(queue.RUN_BATCH, lease.batch.id)
+BATCH = Errand(
+    "batch",
+    queue.RUN_BATCH,
+    BatchRow,
+    take=lambda session, owner: batch_turns.claim(session, owner, BATCH_SLOTS),
+    work=_attempt,
+    crash_retry_s=10.0,
+    gives_way=(TurnOver,),
+    waits_for=(BlobError,),
+    afterwards=lambda errands, claim: errands.leaving.discard(claim.row.id),
+)
 
 
 def _work(errands: Errands, lease: BatchLease, folder: Path) -> None:

@@ -8,23 +8,20 @@ from pathlib import Path
 
 import structlog
 
+from errands import attempts
+from errands.attempts import Errand
 from errands.errands import TRANSFER_SLOTS, Errands
-from errands.patience import Patience
-from foundation.crash_points import crash_point
-from foundation.errors import BlobError, StorageFull, Unavailable
-from storage import leases, queue
-from storage.leases import LostLease, Stopped
+from foundation.errors import BlobError, StorageFull
+from storage import queue
+from storage.leases import Claim
 from storage.models import transfers
 from storage.models.transfers import TransferRow
-from storage.transactions import OUT_OF_REACH, Transaction
 
 from . import exports, imports
 from .lease import TransferLease
 from .process import ProcessDied, TransferRefused
 
 CRASH_POINTS = ("after_transfer_claim", "after_making", "before_transfer_end", "after_transfer_end")
-STORAGE_RETRY_S = 15.0
-CRASH_RETRY_S = 5.0
 MAX_CRASHES = 3
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WORK: dict[str, Callable[[Errands, TransferLease, Path], None]] = {
@@ -37,42 +34,24 @@ log = structlog.get_logger()
 
 def run(errands: Errands, transfer_id: str) -> None:
     """Somebody rang for a transfer: work on the one whose turn it is, if there is a slot for it."""
-    if not errands.knows_models:
-        return  # the sweep rings again, for another host
-    if errands.is_stopping.is_set():
-        queue.run_errand(queue.RUN_TRANSFER, transfer_id)
-        return
-    claiming = Transaction(
-        errands.sessions,
-        lambda session: transfers.claim(session, errands.name, TRANSFER_SLOTS),
-    )
-    claim = claiming.run(Patience(errands).check)
-    if claim is None:
-        return  # the next transfer to let go of its slot rings
-    crash_point("after_transfer_claim")
-    _attempt(errands, TransferLease(errands.sessions, claim))
-    with errands.sessions() as session:
-        for next_id in leases.runnable(session, TransferRow, limit=1):
-            queue.run_errand(queue.RUN_TRANSFER, next_id)
+    if errands.knows_models:
+        attempts.run(errands, TRANSFER, transfer_id)
+    # Else the sweep rings again, for another host.
 
 
-def _attempt(errands: Errands, lease: TransferLease) -> None:
-    """Do it, and write down how that ended."""
-    transfer = lease.transfer
-    try:
-        with lease, errands.folder.job(f"{transfer.id}-{lease.claim.lease_token}") as folder:
-            _work(errands, lease, folder)
-        log.info("transfer.done", id=transfer.id)
-    except (LostLease, Stopped) as reason:
-        log.info("transfer.let_go", id=transfer.id, reason=type(reason).__name__)
-        errands.let_go(lease.claim)
-    except (Unavailable, *OUT_OF_REACH) as error:
-        # It can do nothing about it, and waits for it as long as it takes.
-        log.warning("transfer.storage_unavailable", id=transfer.id, error=str(error))
-        errands.let_go(lease.claim, after_s=STORAGE_RETRY_S)
-    except Exception:
-        log.exception("transfer.unexpected_error", id=transfer.id)
-        errands.let_go(lease.claim, after_s=CRASH_RETRY_S, is_crash=True)
+def _attempt(errands: Errands, claim: Claim[TransferRow], folder: Path) -> None:
+    with TransferLease(errands.sessions, claim) as lease:
+        _work(errands, lease, folder)
+
+
+TRANSFER = Errand(
+    "transfer",
+    queue.RUN_TRANSFER,
+    TransferRow,
+    take=lambda session, owner: transfers.claim(session, owner, TRANSFER_SLOTS),
+    work=_attempt,
+    crash_retry_s=5.0,
+)
 
 
 def _work(errands: Errands, lease: TransferLease, folder: Path) -> None:

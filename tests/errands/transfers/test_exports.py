@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,7 @@ def test_a_process_that_dies_or_speaks_nonsense_is_tried_again_and_then_given_up
     scene: TransferScene, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     monkeypatch.setattr(process, "COMMAND", (sys.executable, "-c", program))
-    monkeypatch.setattr(run, "CRASH_RETRY_S", 0)
+    monkeypatch.setattr(run, "TRANSFER", replace(run.TRANSFER, crash_retry_s=0))
     errands = scene.errands()
     with scene.client() as client:
         made = client.exports.create(scene.model().name, "gguf")
