@@ -16,8 +16,8 @@ from api.fine_tuning import events as fine_tuning_events
 from api.fine_tuning import graders
 from api.fine_tuning import jobs as fine_tuning_jobs
 from api.fine_tuning import permissions as fine_tuning_permissions
-from api.gateway import classifications, inference, stored_completions
-from api.luthier import aliases, probes, reproductions, signing_key
+from api.gateway import classifications, inference, moderations, stored_completions
+from api.luthier import aliases, guard, probes, reproductions, signing_key
 from api.models import artifacts, exports, imports, models
 from api.organization import admin_keys as organization_admin_keys
 from api.organization import project_keys as organization_project_keys
@@ -79,10 +79,12 @@ def create_app(settings: Settings) -> FastAPI:
         graders,
         artifacts,
         classifications,
+        moderations,
         exports,
         imports,
         signing_key,
         aliases,
+        guard,
         probes,
         reproductions,
         models,

@@ -84,6 +84,15 @@ EXAMPLES = (
         bound=Bound(at_least=0.35),
     ),
     Example(
+        name="moderation",
+        training="moderation/train.jsonl",
+        method="classification",
+        hyperparameters={"n_epochs": 1, "batch_size": 8, "learning_rate_multiplier": 2},
+        figure="texts judged right",
+        measure=measures.right_judgements,
+        bound=Bound(at_least=0.7),
+    ),
+    Example(
         name="dpo",
         training="preferences/train.jsonl",
         validation="preferences/validation.jsonl",

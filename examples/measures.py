@@ -17,6 +17,7 @@ from . import evaluate, tickets
 from .case_notes import rule as case_notes
 from .job import Metrics
 from .mail_categories import rule as mail_categories
+from .moderation import judging
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,14 @@ def right_labels(trained: Trained) -> tuple[float, float]:
     found = [each["label"] for each in reply["data"]]
     commonest = Counter(labels).most_common(1)[0][1] / len(labels)
     return commonest, fmean(a == b for a, b in zip(found, labels, strict=True))
+
+
+def right_judgements(trained: Trained) -> tuple[float, float]:
+    """The share of validation texts that are flagged rightly, or rightly not; before: by flagging all."""
+    rows = judging.rows()
+    judging.bind(trained.client, trained.model)
+    unsafe = fmean(row["label"] != judging.SAFE for row in rows)
+    return unsafe, fmean(judging.right(trained.client, rows))
 
 
 def right_order(trained: Trained) -> tuple[float, float]:

@@ -181,6 +181,11 @@ class Settings(EnvironmentSettings):
         tuple[str, ...], NoDecode, BeforeValidator(_list), AfterValidator(_all_long_enough)
     ] = Field((), repr=False)
     """Keys that open what was sealed before `secret_key` was another one."""
+    moderation_model: str = ""
+    """The classifier that answers /v1/moderations for projects without one of their own, and guards those that want to
+    be: a tuned model of any project's."""
+    moderation_threshold: float = Field(0.5, gt=0, lt=1)
+    """A text is flagged from this probability on that it is not safe."""
     api_url: Annotated[str, AfterValidator(_without_slash)] = ""
     """Where the errands process reaches the api, for example `http://api:8000`."""
     jobs_per_trainer: int = Field(2, ge=1, le=16)

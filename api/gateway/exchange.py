@@ -111,7 +111,12 @@ class Exchange:
                 self.close()
             raise
         self.close()
+        value = await self._shown(value)
         await self._keep(value)
+        return value
+
+    async def _shown(self, value: Json) -> Json:
+        """What of a reply its user sees, and finds where it is kept."""
         return value
 
     async def _received(self, upstream: httpx.Response) -> Json:

@@ -25,7 +25,8 @@ from storage.organization.api_keys import Caller
 
 from . import entrance, event_stream, targets
 from .disconnects import unless_disconnected
-from .exchange import CHAT_PATH, CLASSIFY_PATH, TEXT_PATH, Exchange, Refused
+from .exchange import CHAT_PATH, CLASSIFY_PATH, TEXT_PATH, Refused
+from .guard import GuardedExchange
 from .targets import Target
 
 router = APIRouter(prefix="/v1", tags=["inference"])
@@ -87,7 +88,7 @@ async def complete(wiring: Wiring, caller: Caller, body: Json) -> Json:
     Raises LuthierError for whatever a client would get as an error reply.
     """
     target = await targets.resolve(wiring, caller, targets.model_name(body))
-    exchange = Exchange(wiring, caller, target, {**body, "stream": False}, path=CHAT_PATH)
+    exchange = GuardedExchange(wiring, caller, target, {**body, "stream": False}, path=CHAT_PATH)
     upstream = await exchange.send()
     try:
         return await exchange.whole(upstream)
@@ -112,7 +113,7 @@ async def pass_on(
             )
             if complete_body is not None:
                 body = await complete_body(body, target)
-            exchange = Exchange(
+            exchange = GuardedExchange(
                 wiring,
                 caller,
                 target,

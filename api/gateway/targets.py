@@ -68,14 +68,19 @@ async def resolve(wiring: Wiring, caller: Caller, name: str, *, is_to_write: boo
             param="model",
             code="model_not_servable",
         )
+    return of_artifact(name, model, artifact, caller)
+
+
+def of_artifact(name: str, model: ModelRow, artifact: ArtifactRow, caller: Caller) -> Target:
+    """A tuned model, for whom its project or the operator lets use it."""
     return Target(
         name,
         model.name,
         model.base_model,
         artifact.id,
         artifact.id,
-        salt
-        | {
+        {
+            CACHE_SALT: caller.project_id,
             ARTIFACT_SHA256: artifact.sha256,
             ARTIFACT_BYTES: str(artifact.size_bytes),
             ARTIFACT_KIND: artifact.kind,

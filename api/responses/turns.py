@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from api.gateway import entrance, inference, targets
 from api.gateway.exchange import CHAT_PATH, Exchange
+from api.gateway.guard import GuardedExchange
 from api.requests.validation import validate
 from api.wiring import Wiring
 from foundation.errors import InvalidRequest, LuthierError
@@ -115,7 +116,7 @@ async def ask(
         chat = turn.request.chat(said) | {"stream": is_streaming}
         async with wiring.entrance.turn(caller.project_id or ""):
             target = await targets.resolve(wiring, caller, targets.model_name(chat))
-            exchange = Exchange(
+            exchange = GuardedExchange(
                 wiring,
                 caller,
                 target,
@@ -124,7 +125,10 @@ async def ask(
                 request_id=request_id,
                 is_batch=is_batch,
             )
-            upstream = await exchange.send()
+            try:
+                upstream = await exchange.send()
+            except InvalidRequest as error:
+                raise renamed(error) from None
             if upstream.status_code == HTTPStatus.TOO_MANY_REQUESTS:
                 await entrance.hold_back()
         if upstream.status_code == HTTPStatus.OK:

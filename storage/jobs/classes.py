@@ -16,6 +16,8 @@ from .jobs import JobRow
 class Classes:
     form: str
     """Of the rows it learnt from: "chat", "completion" or "text"."""
+    names: list[str]
+    """Of the labels."""
     labels: list[Json]
     """`{text, token_ids}`; none where the model has a head, which knows its own."""
 
@@ -26,7 +28,8 @@ def of_model(session: Session, model: ModelRow) -> Classes | None:
     if job is None or job.train_config is None or job.method != "classification":
         return None
     method = job.train_config["config"]["method"]
+    names = [label["text"] for label in method["labels"]]
     if method.get("head"):
-        return Classes(method["form"], [])
+        return Classes(method["form"], names, [])
     labels = [{name: label[name] for name in ("text", "token_ids")} for label in method["labels"]]
-    return Classes(method["form"], labels)
+    return Classes(method["form"], names, labels)

@@ -83,6 +83,13 @@ def find(session: Session, project_id: str, name: str) -> tuple[ModelRow, Artifa
     return None if found is None else (found[0], found[1])
 
 
+def find_of_operator(session: Session, name: str) -> tuple[ModelRow, ArtifactRow] | None:
+    """The model of that very name, whoever's it is: for a name that the operator gave, never for one out of a request."""
+    query = select(ModelRow, ArtifactRow).join(ArtifactRow).where(ModelRow.name == name)
+    found = session.execute(query).one_or_none()
+    return None if found is None else (found[0], found[1])
+
+
 def find_to_train(
     session: Session, project_id: str, name: str
 ) -> tuple[ModelRow, ArtifactRow] | None:

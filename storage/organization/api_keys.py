@@ -71,6 +71,9 @@ class Caller:
     project_id: str
     organization_id: str
     organization_slug: str
+    guards_input: bool = False
+    guards_output: bool = False
+    """As its project has it."""
 
     @property
     def is_internal(self) -> bool:
@@ -197,6 +200,8 @@ def find_callers(session: Session, keys: Sequence[str]) -> dict[str, Caller]:
             project_id=found.project_id or "",
             organization_id=found.organization_id or "",
             organization_slug=found.organization_slug or "",
+            guards_input=bool(found.guards_input),
+            guards_output=bool(found.guards_output),
         )
     if used:
         _note_use(session, used)
@@ -216,6 +221,8 @@ def internal_caller(session: Session, project_id: str) -> Caller | None:
         project_id=project.id,
         organization_id=project.organization_id,
         organization_slug=project.organization_slug,
+        guards_input=project.guards_input,
+        guards_output=project.guards_output,
     )
 
 
@@ -244,6 +251,8 @@ _FIND_CALLERS = (
         ProjectRow.id.label("project_id"),
         ProjectRow.organization_id,
         ProjectRow.organization_slug,
+        ProjectRow.guards_input,
+        ProjectRow.guards_output,
     )
     .outerjoin(ProjectRow, ApiKeyRow.project_id == ProjectRow.id)
     .where(

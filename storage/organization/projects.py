@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from sqlalchemy import false, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from foundation.errors import InvalidRequest, NotFound
@@ -22,6 +22,10 @@ class ProjectRow(Base):
     created_at: Mapped[CreatedAt]
     archived_at: Mapped[Timestamp | None]
     """From then on none of its keys works. There is no way back."""
+    guards_input: Mapped[bool] = mapped_column(server_default=false())
+    """Whether what its users write is judged by a classifier before a model reads it."""
+    guards_output: Mapped[bool] = mapped_column(server_default=false())
+    """And what a model answers, before anybody reads that."""
 
 
 def create(
@@ -84,6 +88,16 @@ def rename(session: Session, project_id: str, name: str | None) -> ProjectRow:
         return row
     row = get_active(session, project_id)
     row.name = name
+    session.flush()
+    return row
+
+
+def guard(
+    session: Session, project_id: str, *, guards_input: bool, guards_output: bool
+) -> ProjectRow:
+    """From the next request on."""
+    row = get_active(session, project_id)
+    row.guards_input, row.guards_output = guards_input, guards_output
     session.flush()
     return row
 

@@ -33,7 +33,8 @@ def routes(app: FastAPI) -> list[tuple[str, str]]:
 ROUTES = routes(create_app(Settings()))
 # An admin key's routes belong to no project: tests/api/organization/test_organization.py has those.
 OF_PROJECTS = [route for route in ROUTES if not route[1].startswith("/v1/organization/")]
-OF_EVERYBODY = ("/v1/webhook_event_types", "/v1/luthier/signing_key")
+OF_EVERYBODY = ("/v1/webhook_event_types", "/v1/luthier/signing_key", "/v1/luthier/guard")
+"""And what holds no ids of the owner's."""
 WITH_AN_ID = [(method, path) for method, path in OF_PROJECTS if "{" in path]
 BODIES: dict[str, Any] = {
     "/v1/fine_tuning/jobs": {"model": "tiny-random", "training_file": "{file_id}"},
@@ -42,6 +43,7 @@ BODIES: dict[str, Any] = {
     "/v1/completions": {"model": "{model}", "prompt": "x"},
     "/v1/chat/completions/{completion_id}": {"metadata": {"k": "v"}},
     "/v1/luthier/classifications": {"model": "{model}", "input": "x"},
+    "/v1/moderations": {"model": "{model}", "input": "x"},
     "/v1/luthier/aliases": {"alias": "another-name", "model": "{model}"},
     "/v1/fine_tuning/checkpoints/{fine_tuned_model_checkpoint}/permissions": {"project_ids": ["x"]},
 }

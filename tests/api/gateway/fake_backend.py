@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ class FakeBackend:
     finish_reason: str = "stop"
     max_messages: int | None = None
     """A chat of more is too long."""
+    judge: Callable[[str], dict[str, float]] | None = None
+    """What labels of an input are how probable; of classifiers."""
     is_endless: bool = False
     """Replies never end."""
     cut: int | None = None
@@ -44,7 +46,7 @@ class FakeBackend:
         app = FastAPI()
         app.post("/v1/chat/completions", response_model=None)(self._complete)
         app.post("/v1/completions", response_model=None)(self._complete)
-        app.post("/v1/luthier/classifications", response_model=None)(self._complete)
+        app.post("/v1/luthier/classifications", response_model=None)(self._classify)
         app.get("/healthz")(self._healthz)
         app.get("/readyz")(self._healthz)
         app.delete("/v1/luthier/adapters/{adapter_id}", response_model=None)(self._unload)
@@ -79,6 +81,19 @@ class FakeBackend:
                 await asyncio.sleep(0.01)
             self.num_cancelled += 1
         return JSONResponse(self._completion(body))
+
+    async def _classify(self, request: Request) -> Response:
+        if self.judge is None:
+            return await self._complete(request)
+        body = orjson.loads(await request.body())
+        self.requests.append((body, dict(request.headers)))
+        data = [
+            {"object": "classification", "index": index, "probabilities": self.judge(text)}
+            for index, text in enumerate(body["input"])
+        ]
+        return JSONResponse(
+            {"object": "list", "model": body["model"], "data": data, "usage": _usage(0)}
+        )
 
     def _completion(self, body: dict[str, Any]) -> dict[str, Any]:
         """What the stream of the same request says, as a whole."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -25,13 +26,17 @@ LABELS = [{"text": "a", "token_ids": [97, 258]}, {"text": "b", "token_ids": [98,
 
 
 def classifier(
-    api: Api, tenant: Tenant, *, content: bytes = b"weights", head: bool = False
+    api: Api,
+    tenant: Tenant,
+    *,
+    content: bytes = b"weights",
+    head: bool = False,
+    texts: Sequence[str] = ("a", "b"),
 ) -> ModelRow:
     """A model of a job as a worker would have left it."""
     model = api.tuned_model(tenant, content, kind="classifier" if head else "lora")
-    method = Classification(
-        form="text", head=head, labels=tuple(Label.model_validate(label) for label in LABELS)
-    )
+    labels = [Label(text=text, token_ids=(*text.encode(), 258)) for text in texts]
+    method = Classification(form="text", head=head, labels=tuple(labels))
     row = JobRow(
         id=new_id("ftjob-"),
         project_id=tenant.project_id,

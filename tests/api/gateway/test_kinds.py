@@ -146,6 +146,37 @@ def test_a_head_that_is_downloaded_says_what_is_served(
         assert entry["label"] == max("ab", key=lambda label: entry["probabilities"][label])
 
 
+@pytest.mark.parametrize("head", [True, False])
+def test_moderation_says_what_the_classifier_does(
+    front: Api, tenant: Tenant, base_path: Path, tmp_path: Path, head: bool
+) -> None:
+    labels = ["safe", "hate", "spam"]
+    folder = (
+        write_classifier(base_path, tmp_path / "head", labels)
+        if head
+        else write_adapter(base_path, tmp_path / "lora")
+    )
+    name = classifier(front, tenant, content=tar_of(folder), head=head, texts=labels).name
+    texts = ["Is it good?", "x" * 200]
+    with front.client(tenant) as client:
+        client.post(
+            "/luthier/aliases",
+            body={"alias": "omni-moderation-latest", "model": name},
+            cast_to=object,
+        )
+        reply = client.moderations.create(input=texts)
+        labelled: Any = client.post(
+            "/luthier/classifications", body={"model": name, "input": texts}, cast_to=object
+        )
+    assert reply.model == name
+    for result, entry in zip(reply.results, labelled["data"], strict=True):
+        scores, expected = result.category_scores.to_dict(), entry["probabilities"]
+        assert len(scores) == 14
+        assert scores["hate"] == pytest.approx(expected["hate"], abs=1e-4)
+        assert scores["spam"] == pytest.approx(expected["spam"], abs=1e-4)
+        assert result.flagged == (expected["safe"] <= 0.5)
+
+
 def test_what_is_downloaded_computes_what_is_served(
     front: Api, tenant: Tenant, base_path: Path, tmp_path: Path
 ) -> None:

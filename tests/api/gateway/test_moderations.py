@@ -1,0 +1,225 @@
+"""/v1/moderations and guards, as the unmodified client meets them, by classifiers of either kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import openai
+import pytest
+
+from api.gateway.moderation import CATEGORIES, Judgement
+from tests.api.stack import Api, Tenant, running, running_api, wait_until
+
+from .fake_backend import FakeBackend
+from .test_classifications import classifier
+from .test_metering import sums
+
+LABELS = ("safe", "harassment", "hate", "spam")
+SHARES = {
+    "hate": {"safe": 0.1, "harassment": 0.2, "hate": 0.6, "spam": 0.1},
+    "mixed": {"safe": 0.4, "harassment": 0.3, "hate": 0.25, "spam": 0.05},
+    "fine": {"safe": 0.9, "harassment": 0.04, "hate": 0.03, "spam": 0.03},
+}
+HELLO: list[Any] = [{"role": "user", "content": "fine"}]
+
+
+def judged(text: str) -> dict[str, float]:
+    """By the first of the words above that it has; what has none is fine."""
+    return next((shares for word, shares in SHARES.items() if word in text), SHARES["fine"])
+
+
+@contextmanager
+def front(api: Api, backend: FakeBackend, **settings: Any) -> Iterator[Api]:
+    with ExitStack() as stack:
+        url = stack.enter_context(running(backend.app()))
+        changed = {"backends": {"tiny-random": (url,)}, "internal_key": "internal", **settings}
+        yield stack.enter_context(running_api(api.settings.replace(**changed)))
+
+
+def bind(client: openai.OpenAI, model: str) -> None:
+    body = {"alias": "omni-moderation-latest", "model": model}
+    client.post("/luthier/aliases", body=body, cast_to=object)
+
+
+def guard(client: openai.OpenAI, **on: bool) -> Any:
+    return client.post("/luthier/guard", body=on, cast_to=object)
+
+
+def test_texts_are_judged_in_openai_s_form(api: Api, tenant: Tenant) -> None:
+    model, backend = classifier(api, tenant, texts=LABELS), FakeBackend(judge=judged)
+    with front(api, backend) as running, running.client(tenant) as client:
+        bind(client, model.name)
+        reply = client.moderations.create(input=["hate", "mixed", "fine"])
+        assert reply.id.startswith("modr-")
+        assert reply.model == model.name
+        hate, mixed, fine = reply.results
+        assert (hate.flagged, hate.categories.hate, hate.categories.harassment) == (
+            True,
+            True,
+            False,
+        )
+        assert hate.category_scores.hate == 0.6
+        # None is probable by itself, but that it is safe is not either.
+        assert (mixed.flagged, mixed.categories.harassment) == (True, True)
+        assert not mixed.categories.hate
+        assert not fine.flagged
+        assert not any(fine.categories.to_dict().values())
+        assert set(fine.categories.to_dict()) == {*CATEGORIES, "spam"}
+        assert fine.category_scores.violence_graphic == 0
+        assert hate.category_applied_input_types.hate == ["text"]
+        assert hate.category_applied_input_types.violence == []
+        # By its own name too, by any of OpenAI's, and in parts, which are one input.
+        parts: Any = [{"type": "text", "text": "fine"}, {"type": "text", "text": "hate"}]
+        for name in (model.name, "text-moderation-stable", "omni-moderation-2024-09-26"):
+            (one,) = client.moderations.create(input=parts, model=name).results
+            assert one.flagged
+        wait_until(lambda: sums(api, tenant).get(model.name, (0,))[0] == 12)
+    body, headers = backend.requests[0]
+    assert (body["form"], [each["text"] for each in body["labels"]]) == ("text", [*LABELS])
+    assert headers["x-luthier-cache-salt"] == tenant.project_id
+
+
+def test_without_a_classifier_it_is_told_how_to_make_one(api: Api, tenant: Tenant) -> None:
+    backend = FakeBackend(judge=judged)
+    with front(api, backend) as running, running.client(tenant) as client:
+        for refused in (
+            lambda: client.moderations.create(input="x"),
+            lambda: client.moderations.create(input="x", model="text-moderation-latest"),
+            lambda: guard(client, input=True),
+        ):
+            with pytest.raises(
+                openai.NotFoundError, match=r"python -m examples\.moderation"
+            ) as found:
+                refused()
+            assert (found.value.code, found.value.param) == ("model_not_found", "model")
+            assert "LUTHIER_MODERATION_MODEL" in found.value.message
+        with pytest.raises(openai.NotFoundError, match=r"The model .unheard-of. does not exist"):
+            client.moderations.create(input="x", model="unheard-of")
+        for other in (api.tuned_model(tenant), classifier(api, tenant)):
+            with pytest.raises(openai.BadRequestError, match="so it cannot judge what is safe"):
+                client.moderations.create(input="x", model=other.name)
+        assert guard(client, output=False)["model"] is None
+    assert backend.requests == []
+
+
+def test_the_operator_names_one_for_all_projects(api: Api, tenant: Tenant) -> None:
+    theirs = classifier(api, api.tenant(), texts=[" Safe", " violence"], head=True)
+    shares = {" Safe": 0.3, " violence": 0.7}
+    backend = FakeBackend(judge=lambda _: shares)
+    options = {"moderation_model": theirs.name, "moderation_threshold": 0.8}
+    with front(api, backend, **options) as running, running.client(tenant) as client:
+        reply = client.moderations.create(input="x")
+        assert (reply.model, reply.results[0].flagged) == (theirs.name, False)
+        assert reply.results[0].category_scores.violence == 0.7
+        # It is nobody else's for all that.
+        with pytest.raises(openai.NotFoundError):
+            client.moderations.create(input="x", model=theirs.name)
+        bind(client, classifier(api, tenant, texts=LABELS).name)
+        backend.judge = judged
+        assert client.moderations.create(input="x").model != theirs.name
+    assert backend.requests[0][1]["x-luthier-cache-salt"] == tenant.project_id
+    assert backend.requests[0][1]["x-luthier-artifact-kind"] == "classifier"
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "words"),
+    [
+        (None, "input", "Missing required parameter"),
+        (7, "input", "expected a string or an array"),
+        ([], "input", "an array of 1 to 256"),
+        (["x"] * 257, "input", "an array of 1 to 256"),
+        (["x", 7], "input", "expected an array of strings"),
+        ([{"type": "text"}], "input", "and a string as its 'text'"),
+        ([{"type": "image_url", "image_url": {"url": "x"}}], "input[0].type", "read no images"),
+    ],
+)
+def test_inputs_that_are_none_are_refused(
+    api: Api, tenant: Tenant, given: Any, param: str, words: str
+) -> None:
+    with api.client(tenant) as client, pytest.raises(openai.BadRequestError, match=words) as found:
+        client.moderations.create(input=given)
+    assert found.value.param == param
+
+
+def test_a_guard_refuses_what_users_write(api: Api, tenant: Tenant) -> None:
+    model, backend = classifier(api, tenant, texts=LABELS), FakeBackend(judge=judged)
+    with front(api, backend) as running, running.client(tenant) as client:
+        bind(client, model.name)
+        assert guard(client, input=True) == {
+            "object": "luthier.guard",
+            "input": True,
+            "output": False,
+            "model": model.name,
+        }
+        assert client.get("/luthier/guard", cast_to=object) == guard(client)
+        ask = client.chat.completions.create
+        reply = ask(model="tiny-random", messages=HELLO)
+        assert reply.choices[0].message.content is not None
+        num_asked = len(backend.requests)
+        parts: Any = [{"type": "text", "text": "so much hate"}]
+        messages: Any = [
+            {"role": "system", "content": "hate"},
+            *HELLO,
+            {"role": "user", "content": parts},
+        ]
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError, match="was flagged as hate") as refused:
+                ask(model="tiny-random", messages=messages, stream=stream)
+            assert refused.value.code == "content_policy_violation"
+            assert refused.value.param == "messages[2]"
+        with pytest.raises(openai.BadRequestError, match=r"'prompt\[1\]' was flagged as harass"):
+            client.completions.create(model="tiny-random", prompt=["fine", "mixed"])
+        with pytest.raises(openai.BadRequestError, match="not token ids"):
+            client.completions.create(model="tiny-random", prompt=[1, 2])
+        with pytest.raises(openai.BadRequestError, match="'input' was flagged as hate") as refused:
+            client.responses.create(model="tiny-random", input="hate")
+        assert (refused.value.param, refused.value.code) == ("input", "content_policy_violation")
+        # The model itself was asked nothing, and what an app says by itself is its own affair.
+        asked = [body for body, _ in backend.requests[num_asked:]]
+        assert [body["input"] for body in asked[:2]] == [["fine", "so much hate"]] * 2
+        assert all("input" in body for body in asked)
+        guard(client, input=False)
+        assert ask(model="tiny-random", messages=messages).choices[0].message.content
+
+
+def test_a_guard_withholds_what_a_model_answers(api: Api, tenant: Tenant) -> None:
+    model, backend = classifier(api, tenant, texts=LABELS), FakeBackend(name="hate", judge=judged)
+    with front(api, backend) as running, running.client(tenant) as client:
+        bind(client, model.name)
+        guard(client, output=True)
+        reply = client.chat.completions.create(
+            model="tiny-random", messages=HELLO, store=True, metadata={"of": "guard"}
+        )
+        choice = reply.choices[0]
+        assert (choice.finish_reason, choice.message.content) == ("content_filter", None)
+        assert choice.message.refusal == "The reply was withheld by this project's guard."
+        assert reply.usage is not None
+        stored = client.chat.completions.list(metadata={"of": "guard"}).data
+        assert [one.choices[0].message.content for one in stored] == [None]
+        text = client.completions.create(model="tiny-random", prompt="fine").choices[0]
+        assert (text.finish_reason, text.text) == ("content_filter", "")
+        response = client.responses.create(model="tiny-random", input="fine")
+        assert response.incomplete_details is not None
+        assert (response.incomplete_details.reason, response.output_text) == ("content_filter", "")
+        backend.name = "anyone"
+        told = client.chat.completions.create(model="tiny-random", messages=HELLO).choices[0]
+        assert told.message.content == "Hello from anyone with ünicode"
+        # A guard that has lost its classifier lets nothing through.
+        client.delete("/luthier/aliases/omni-moderation-latest", cast_to=object)
+        with pytest.raises(openai.BadRequestError, match="no classifier to go by") as lost:
+            client.chat.completions.create(model="tiny-random", messages=HELLO)
+        assert lost.value.code == "guard_without_classifier"
+
+
+def test_what_is_flagged_is_what_is_not_safe() -> None:
+    known = frozenset({"hate", "spam"})
+    for hate, spam, flagged in (
+        (0.5, 0.1, ["hate"]),
+        (0.26, 0.25, ["hate"]),
+        (0.1, 0.6, ["spam"]),
+        (0.2, 0.2, []),
+    ):
+        assert Judgement({"hate": hate, "spam": spam}, known, 0.5).flagged == flagged
+    assert Judgement({"hate": 0.4, "spam": 0.35}, known, 0.3).flagged == ["hate", "spam"]
