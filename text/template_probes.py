@@ -13,7 +13,7 @@ from .messages import InvalidMessages, Message
 # Words that no template has of its own. They are of the kind that every template accepts: a name for a
 # function, a word for a text, nine characters for an id.
 NAME, KEY, VALUE, NOTE = "qzname", "qzkey", "qzvalue", "qznote"
-OTHER_NAME = "qzother"
+OTHER_NAME, OTHER_KEY = "qzother", "qzmore"
 CALL_ID = "qz1234567"
 
 FormOfArguments = Literal["object", "text"]
@@ -42,6 +42,15 @@ CALLING: Message = {
             "id": CALL_ID,
             "type": "function",
             "function": {"name": NAME, "arguments": {KEY: VALUE}},
+        }
+    ],
+}
+CALLING_WITH_TWO: Message = {
+    **CALLING,
+    "tool_calls": [
+        {
+            **CALLING["tool_calls"][0],
+            "function": {"name": NAME, "arguments": {KEY: VALUE, OTHER_KEY: VALUE}},
         }
     ],
 }

@@ -16,7 +16,7 @@ class MessageStream:
 
     def __init__(self, offer: Offer, dialect: Dialect, *, shows_thoughts: bool) -> None:
         self._reader = dialect.reader(
-            offer.callable_names, is_parallel=offer.is_parallel, shows_thoughts=shows_thoughts
+            offer.callable_schemas, is_parallel=offer.is_parallel, shows_thoughts=shows_thoughts
         )
         self._is_legacy = offer.is_legacy
         # Of a reply that can be nothing but text, that is known from the start.

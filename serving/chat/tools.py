@@ -67,6 +67,11 @@ class Offer:
             if function.name in self.callable_names
         ]
 
+    @property
+    def callable_schemas(self) -> dict[str, Wire]:
+        """By name."""
+        return {function.name: function.parameters or {} for _, function in self.callable_functions}
+
     def where(self, index: int) -> str:
         """The parameters of a function, as a path into the request."""
         function = "" if self.is_legacy else ".function"

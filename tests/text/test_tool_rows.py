@@ -92,7 +92,7 @@ def test_the_call_is_learnt_and_its_result_never(
     if template.dialect.own_form is not None:
         call = IN_OUR_OWN
     assert learnt(template, messages) == [f"{call}<|im_end|>", "Take an umbrella.<|im_end|>"]
-    reader = template.dialect.reader({"weather"})
+    reader = template.dialect.reader({"weather": {"properties": {"city": {"type": "string"}}}})
     told = [*reader.push(call), *reader.finish()]
     assert told[0] == CallDelta(0, "weather", "")
     assert all(isinstance(one, CallDelta) for one in told)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,9 @@ class Calls:
     """The calls of one reply, told to `out` as they are read."""
 
     def __init__(
-        self, offered: Collection[str], out: list[ReplyDelta], *, is_parallel: bool
+        self, offered: Mapping[str, Any], out: list[ReplyDelta], *, is_parallel: bool
     ) -> None:
+        """`offered`: names of tools, with the schemas of their parameters."""
         self._offered = offered
         self._out = out
         self._is_parallel = is_parallel
@@ -46,6 +48,12 @@ class Calls:
 
     def offers(self, name: str) -> bool:
         return name in self._offered
+
+    def properties(self, name: str) -> Mapping[str, Any]:
+        """The schemas of a tool's arguments, as far as they are known."""
+        schema = self._offered[name]
+        found = schema.get("properties") if isinstance(schema, Mapping) else None
+        return found if isinstance(found, Mapping) else {}
 
     def begin(self, name: str) -> None:
         self._out.append(CallDelta(self.num_begun, name, ""))

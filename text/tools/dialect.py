@@ -68,8 +68,13 @@ class Dialect:
     def _form_of_template(self) -> ToolFormat | None:
         if not self.shows_tools or self.form_of_arguments is None:
             return None
-        one, two = (self._turn(template_probes.calling(num)) for num in (1, 2))
-        return format_of(one, two, self._special_tokens)
+        turns = [
+            template_probes.calling(1),
+            template_probes.calling(2),
+            template_probes.CALLING_WITH_TWO,
+        ]
+        one, two, pair = map(self._turn, turns)
+        return format_of(one, two, pair, self._special_tokens)
 
     @cached_property
     def reasoning(self) -> Reasoning | None:
@@ -82,9 +87,9 @@ class Dialect:
         return None
 
     def reader(
-        self, offered: Collection[str], *, is_parallel: bool = True, shows_thoughts: bool = True
+        self, offered: Mapping[str, Any], *, is_parallel: bool = True, shows_thoughts: bool = True
     ) -> ReplyReader:
-        """Of one reply to a prompt that offers the tools so named."""
+        """Of one reply; `offered` are the names of tools with the schemas of their parameters."""
         return ReplyReader(
             self.tool_format,
             offered,

@@ -7,6 +7,7 @@
 | `json_calls`, bare | Llama 3 |
 | `named_calls` | Mistral's newer models, DeepSeek, and others |
 | `python_calls` | some of Llama's |
+| `tagged_calls` | Qwen since 3.5, GLM, Nemotron |
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from text.template_probes import CALL_ID, KEY, NAME, OTHER_NAME, VALUE
+from text.template_probes import CALL_ID, KEY, NAME, OTHER_KEY, OTHER_NAME, VALUE
 
 from .deltas import Calls
 from .json_calls import ARGUMENTS, JsonCalls
 from .named_calls import NamedCalls
 from .python_calls import PythonCalls
 from .source import Reading, Source
+from .tagged_calls import TaggedCalls
 from .writing import Writing
 
 PYTHON_TAG = "<|python_tag|>"
@@ -54,6 +56,10 @@ class ToolFormat(Protocol):
     def writing(self) -> Writing:
         """As the base's template writes calls."""
 
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Lark: what the rules of arguments are made of."""
+
     def arguments_rule(self, schema: Mapping[str, Any]) -> str:
         """Lark: arguments that fit."""
 
@@ -61,14 +67,15 @@ class ToolFormat(Protocol):
         """Tells `calls` what comes behind an opening. False where that is no call, and `source` has kept it."""
 
 
-def format_of(one: str, two: str, special_tokens: Collection[str]) -> ToolFormat | None:
-    """The form of a turn that calls NAME, and of one that calls NAME and then OTHER_NAME, empty if none can.
+def format_of(one: str, two: str, pair: str, special_tokens: Collection[str]) -> ToolFormat | None:
+    """The form of a turn that calls NAME, of one that calls NAME and then OTHER_NAME, empty if none can, and of one
+    that calls NAME with two arguments.
 
     None if it is none that can be read.
     """
-    one, two = one.rpartition("</think>")[2], two.rpartition("</think>")[2]
+    one, two, pair = (turn.rpartition("</think>")[2] for turn in (one, two, pair))
     form = _json_form(one, special_tokens) or _python_form(one) or _named_form(one, two)
-    return form and replace(form, writing=_writing(one, two))
+    return replace(form, writing=_writing(one, two)) if form else _tagged_form(one, two, pair)
 
 
 def _json_form(text: str, special_tokens: Collection[str]) -> JsonCalls | None:
@@ -111,6 +118,35 @@ def _named_form(one: str, two: str) -> NamedCalls | None:
     between = tuple(word.strip() for word in rest[:start].split(CALL_ID))
     again = _writing(one, two).again.strip()
     return NamedCalls((opening.strip(),), between, again=again, closing=rest[end:].strip())
+
+
+def _tagged_form(one: str, two: str, pair: str) -> TaggedCalls | None:
+    opening, _, rest = one.partition(NAME)
+    before_key, _, rest = rest.partition(KEY)
+    value_begin, has_value, behind = rest.partition(VALUE)
+    between, has_other, _ = pair.partition(VALUE)[2].partition(OTHER_KEY)
+    head, has_tag, tag = before_key.rpartition("<")
+    key_opening = has_tag + tag
+    value_end = between.removesuffix(key_opening)
+    closing = value_end.strip()
+    is_known = opening.strip() and has_value and has_other and has_tag and closing
+    if not is_known or value_end == between or not behind.startswith(value_end):
+        return None
+    again, has_two, _ = two.partition(VALUE)[2].partition(OTHER_NAME)
+    again = again.removeprefix(value_end) if has_two else ""
+    behind = behind.removeprefix(value_end).rstrip()
+    return TaggedCalls(
+        (opening.strip(),),
+        head.strip(),
+        key_opening,
+        value_begin.strip(),
+        closing,
+        again=again.strip(),
+        closing=behind,
+        value_begin=value_begin,
+        value_end=value_end,
+        writing=Writing(opening.lstrip(), head, again, behind),
+    )
 
 
 def _writing(one: str, two: str) -> Writing:

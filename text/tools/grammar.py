@@ -90,6 +90,7 @@ class ReplyGrammar:
         again = self._literal(writing.again)
         more = f" ({again} function)*" if is_parallel and again else ""
         return [
+            *self._format.rules,
             *rules,
             f"calls: {self._literal(writing.before)} rest",
             f"rest: function{more} {self._literal(writing.behind)}",

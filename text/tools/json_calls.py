@@ -13,9 +13,8 @@ from typing import Any
 from .deltas import Calls
 from .json_text import read_text, read_value
 from .source import Reading, Source
-from .writing import Writing, json_rule
+from .writing import NOTHING, Writing, json_rule
 
-_NOTHING = Writing("", "", "", "")
 ARGUMENTS = frozenset({"arguments", "parameters"})
 
 
@@ -28,7 +27,11 @@ class JsonCalls:
     """A reply that begins with an object may be a call without an opening."""
     arguments_key: str = "arguments"
     is_list: bool = False
-    writing: Writing = field(default=_NOTHING, compare=False)
+    writing: Writing = field(default=NOTHING, compare=False)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        return ()
 
     def arguments_rule(self, schema: Mapping[str, Any]) -> str:
         """Lark: arguments that fit."""

@@ -13,9 +13,8 @@ from typing import Any
 from .deltas import Calls
 from .json_text import read_value
 from .source import Reading, Source
-from .writing import Writing, json_rule
+from .writing import NOTHING, Writing, json_rule
 
-_NOTHING = Writing("", "", "", "")
 _NAME = re.compile(r"[\w.-]*")
 
 
@@ -28,7 +27,11 @@ class NamedCalls:
     """From a call's arguments to the next call's name."""
     closing: str
     bare_start: str = ""
-    writing: Writing = field(default=_NOTHING, compare=False)
+    writing: Writing = field(default=NOTHING, compare=False)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        return ()
 
     def arguments_rule(self, schema: Mapping[str, Any]) -> str:
         """Lark: arguments that fit."""

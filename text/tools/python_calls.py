@@ -11,11 +11,10 @@ from typing import Any
 
 from .deltas import Calls
 from .source import Reading, Source
-from .writing import Writing, json_rule, lark_text
+from .writing import NOTHING, Writing, json_rule, lark_text
 
 MAX_OPTIONAL = 8
 """So many arguments that need not be there are written in all ways: the grammar grows with the square."""
-_NOTHING = Writing("", "", "", "")
 _NAME = re.compile(r"[\w.-]*")
 _PLAIN = re.compile(r"[^()\[\]{}'\"]*")
 _IN_STRING = {'"': re.compile(r'[^"\\]*'), "'": re.compile(r"[^'\\]*")}
@@ -29,7 +28,11 @@ class PythonCalls:
     openings: tuple[str, ...]
     closing: str
     bare_start: str = "["
-    writing: Writing = field(default=_NOTHING, compare=False)
+    writing: Writing = field(default=NOTHING, compare=False)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        return ()
 
     def arguments_rule(self, schema: Mapping[str, Any]) -> str:
         """Lark: arguments that fit, in their brackets."""

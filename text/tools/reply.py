@@ -8,8 +8,9 @@ is right, the client must look.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .deltas import CallDelta, Calls, ContentDelta, ReasoningDelta, ReplyDelta
 from .formats import ToolFormat
@@ -38,7 +39,7 @@ class ReplyReader:
     def __init__(
         self,
         tool_format: ToolFormat | None,
-        offered: Collection[str],
+        offered: Mapping[str, Any],
         *,
         is_parallel: bool = True,
         reasoning: Reasoning | None = None,

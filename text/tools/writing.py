@@ -23,6 +23,9 @@ class Writing:
     """Behind the last arguments."""
 
 
+NOTHING = Writing("", "", "", "")
+
+
 def json_rule(schema: Mapping[str, Any]) -> str:
     """JSON that fits, as templates write it."""
     return "%json " + json.dumps({**schema, "x-guidance": _JSON_OPTIONS}, ensure_ascii=False)

@@ -12,6 +12,7 @@ from text.tools.formats import ToolFormat
 from text.tools.json_calls import JsonCalls
 from text.tools.named_calls import NamedCalls
 from text.tools.python_calls import PythonCalls
+from text.tools.tagged_calls import TaggedCalls
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,33 @@ TOOLS_KNOWN = {
             + "</calls>"
         ),
         NamedCalls(("<calls><call>function<sep>",), ("```json",), "```</call><call>function<sep>", "```</call></calls>"),
+    ),
+    "qwen 3.5": Known(
+        _family(
+            _each(
+                "<tool_call>\n<function={{ c.function.name }}>\n{% for k, v in c.function.arguments | items %}"
+                "<parameter={{ k }}>\n{{ v if v is string else v | tojson }}\n</parameter>\n{% endfor %}"
+                "</function>\n</tool_call>",
+                "\n",
+            ),
+            content="{% if m.content %}{{ m.content }}\n\n{% endif %}",
+        ),
+        TaggedCalls(
+            ("<tool_call>\n<function=",), ">", "<parameter=", ">", "</parameter>",
+            "</function>\n</tool_call><tool_call>\n<function=", "</function>\n</tool_call>",
+        ),
+    ),
+    "glm 4.5": Known(
+        _family(
+            _each(
+                "<tool_call>{{ c.function.name }}\n{% for k, v in c.function.arguments | items %}"
+                "<arg_key>{{ k }}</arg_key>\n<arg_value>{{ v if v is string else v | tojson }}</arg_value>\n"
+                "{% endfor %}</tool_call>",
+            ),
+        ),
+        TaggedCalls(
+            ("<tool_call>",), "", "<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>", "</tool_call><tool_call>", "</tool_call>",
+        ),
     ),
     "openai's own": Known(
         _family("<calls>" + _each("{{ c | tojson }}", "\n") + "</calls>"),

@@ -16,14 +16,23 @@ from text.chat_template import ChatTemplate
 from text.tokenizer import Tokenizer
 from text.tools import own_form
 from text.tools.deltas import CallDelta, ContentDelta
-from text.tools.grammar import NO_ARGUMENTS, CallableFunction
+from text.tools.grammar import ANY_ARGUMENTS, NO_ARGUMENTS, CallableFunction
 from text.tools.json_calls import JsonCalls
 from text.tools.named_calls import NamedCalls
 from text.tools.python_calls import PythonCalls
+from text.tools.tagged_calls import TaggedCalls
 
 from .templates import ALTERNATES, NO_TOOLS, TOOLS_KNOWN
 
 JSON: dict[str, Any] = {"city": "Oslo", "days": [1, 2], "note": 'say "hi"\n</tool_call>'}
+PARAMETERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "array", "items": {"type": "integer"}},
+        "note": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    },
+}
 TOOLS = [
     {"type": "function", "function": {"name": name, "description": "d", "parameters": {}}}
     for name in ("weather", "tide")
@@ -81,7 +90,7 @@ def learnt(template: ChatTemplate, messages: list[dict[str, Any]]) -> list[list[
 def said(template: ChatTemplate, ids: list[int]) -> tuple[str, list[tuple[str, Any]]]:
     """What a reader makes of generated tokens: content, and calls."""
     dialect = template.dialect
-    reader = dialect.reader({"weather", "tide"})
+    reader = dialect.reader({"weather": PARAMETERS, "tide": {}})
     stream = template.tokenizer.decode_stream([], shown_ids=dialect.read_ids(with_calls=True))
     texts = [stream.step(i) or "" for i in ids if i not in template.tokenizer.stop_ids]
     deltas = [d for text in [*texts, stream.flush()] for d in reader.push(text)]
@@ -102,7 +111,7 @@ def accepts(
 ) -> bool:
     """Whether a reply may be so by the grammar of a request that offers both tools."""
     functions = [
-        CallableFunction("weather", {"type": "object", "properties": {key: {} for key in JSON}}),
+        CallableFunction("weather", PARAMETERS),
         CallableFunction("tide", NO_ARGUMENTS),
     ]
     grammar = template.dialect.reply_grammar.of(functions, **options)
@@ -131,6 +140,10 @@ def test_grammars_hold_replies_to_what_is_learnt(
     call, _ = learnt(template, other)
     for must_call in (True, False):
         assert not is_accepted(call, is_parallel=True, must_call=must_call)
+    grammar = template.dialect.reply_grammar.of(
+        [CallableFunction("weather", ANY_ARGUMENTS)], must_call=True, is_parallel=True
+    )
+    assert not LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(grammar), vocabulary)
     held = {"is_parallel": True, "must_call": False, "content": '"{}"'}
     assert is_accepted([*b"{}"], **held)
     assert not is_accepted(answer, **held)
@@ -163,7 +176,7 @@ def test_what_is_learnt_is_read_back(special: Tokenizer, name: str) -> None:
 
 def test_the_forms_are_of_all_kinds() -> None:
     forms = {type(known.form) for known in TOOLS_KNOWN.values()}
-    assert forms == {JsonCalls, NamedCalls, PythonCalls}
+    assert forms == {JsonCalls, NamedCalls, PythonCalls, TaggedCalls}
 
 
 def test_a_template_that_wants_turns_gets_turns(special: Tokenizer) -> None:

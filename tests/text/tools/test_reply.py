@@ -17,6 +17,7 @@ from text.tools.json_calls import JsonCalls
 from text.tools.named_calls import NamedCalls
 from text.tools.python_calls import PythonCalls
 from text.tools.reply import Reasoning, ReplyReader
+from text.tools.tagged_calls import TaggedCalls
 
 TAGS = own_form.FORMAT
 BARE = JsonCalls(("<|python_tag|>",), "", is_bare=True, arguments_key="parameters")
@@ -24,6 +25,17 @@ LIST = JsonCalls(("[TOOL_CALLS]",), "", is_list=True)
 ARGS = NamedCalls(("[TOOL_CALLS]",), ("[ARGS]",), "[TOOL_CALLS]", "")
 WITH_ID = NamedCalls(("[TOOL_CALLS]",), ("[CALL_ID]", "[ARGS]"), "[TOOL_CALLS]", "")
 PYTHON = PythonCalls((), "")
+TAGGED = TaggedCalls(
+    ("<tool_call>\n<function=",),
+    ">",
+    "<parameter=",
+    ">",
+    "</parameter>",
+    again="",
+    closing="</function>\n</tool_call>",
+    value_begin=">\n",
+    value_end="\n</parameter>\n",
+)
 THINK = Reasoning("<think>", "</think>")
 BEGUN = Reasoning("<think>", "</think>", is_begun=True)
 
@@ -56,13 +68,14 @@ def read(
     reasoning: Reasoning | None = None,
     **options: Any,
 ) -> Reply:
-    reader = ReplyReader(tool_format, {"f", "get-it"}, reasoning=reasoning, **options)
+    reader = ReplyReader(tool_format, {"f": {}, "get-it": {}}, reasoning=reasoning, **options)
     deltas = [delta for piece in pieces for delta in reader.push(piece)]
     return summed([*deltas, *reader.finish()])
 
 
 F = '{"name": "f", "arguments": {"a": [1, "}]"]}}'
 ARGUMENTS = '{"a": [1, "}]"]}'
+PARAMETER = "<parameter=a>\nx\n<b>\n</parameter>\n"
 CASES: list[tuple[ToolFormat, str, str, list[tuple[str, str]]]] = [
     (TAGS, "Hello <b>!\n", "Hello <b>!\n", []),
     (TAGS, f"<tool_call>\n{F}\n</tool_call>", "", [("f", ARGUMENTS)]),
@@ -103,6 +116,11 @@ CASES: list[tuple[ToolFormat, str, str, list[tuple[str, str]]]] = [
     (PYTHON, "[f(a='x)', b=[true, None]), get-it()]", "", [("f", '{"a": "x)", "b": [true, null]}'), ("get-it", "{}")]),
     (PYTHON, "[f(1)]", "[f(1)]", []),
     (PYTHON, "[f(a=__import__('os'))]", "[f(a=__import__('os'))]", []),
+    (TAGGED, f"<tool_call>\n<function=f>\n{PARAMETER}</function>\n</tool_call> Ok", "Ok", [("f", '{"a": "x\\n<b>"}')]),
+    (TAGGED, "<tool_call>\n<function=f></function></tool_call><tool_call>\n<function=get-it>", "", [("f", "{}"), ("get-it", "{}")]),
+    (TAGGED, f"<tool_call>\n<function=f>{PARAMETER}<parameter=b>x", "", [("f", '{"a": "x\\n<b>"')]),
+    (TAGGED, "<tool_call>\n<function=f>\n<parameter=n>\nTrue\n</parameter>", "", [("f", '{"n": true}')]),
+    (TAGGED, "<tool_call>\n<function=g>\n</function>", "<tool_call>\n<function=g>\n</function>", []),
     (PYTHON, "[g()] and [f(", "[g()] and [f(", []),
 ]  # fmt: skip
 
@@ -117,7 +135,7 @@ def test_what_a_reply_says(
 
 
 FRAGMENTS = [
-    *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<think>", "</think>"),
+    *("<tool_call>", "</tool_call>", "\n<function=", "</function>", "<parameter=", "</parameter>", ">", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<think>", "</think>"),
     *('{"name": "f", "arguments": ', '{"a": "\\"é"}', '"name"', ": ", '"g"', "{", "}", "[", "]", ",", '"', "\\", "'"),
     *("f", "f(a=", ")", "x", " ", "\n", "<", F, f"<tool_call>\n{F}\n</tool_call>"),
 ]  # fmt: skip
@@ -126,7 +144,7 @@ FRAGMENTS = [
 @given(
     st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join),
     st.lists(st.integers(0, 200), max_size=8),
-    st.sampled_from([TAGS, BARE, LIST, ARGS, WITH_ID, PYTHON, None]),
+    st.sampled_from([TAGS, BARE, LIST, ARGS, WITH_ID, PYTHON, TAGGED, None]),
     st.sampled_from([None, THINK, BEGUN]),
     st.booleans(),
 )
@@ -187,7 +205,7 @@ def test_one_call_is_all_where_they_may_not_be_parallel() -> None:
 
 
 def test_calls_are_told_as_they_come() -> None:
-    reader = ReplyReader(TAGS, {"f"})
+    reader = ReplyReader(TAGS, {"f": {}})
     assert reader.push('<tool_call>\n{"name": "f') == []
     assert reader.push('", "arguments": {"city": "Os') == [
         CallDelta(0, "f", ""),
@@ -207,6 +225,7 @@ def test_calls_are_told_as_they_come() -> None:
         (LIST, "[TOOL_CALLS]["),
         (ARGS, "[TOOL_CALLS]f"),
         (PYTHON, "[f(a=["),
+        (TAGGED, "<tool_call>\n<function=f><parameter=a>"),
     ],
 )  # fmt: skip
 def test_the_time_is_linear_in_the_text(tool_format: ToolFormat, text: str) -> None:
