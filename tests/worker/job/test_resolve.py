@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -309,3 +310,11 @@ def test_more_blocks_than_the_base_has_are_refused() -> None:
     )
     with pytest.raises(JobFailed, match="has 30 blocks, fewer than the 31"):
         resolve(tuning={"type": "output_layers", "blocks": 31})
+
+
+def test_an_adapter_made_elsewhere_goes_on_in_the_highest_of_its_ranks(tmp_path: Path) -> None:
+    config = {"r": 4, "lora_alpha": 8, "target_modules": ["v_proj", "q_proj"]}
+    config["rank_pattern"] = {"layers.0.self_attn.q_proj": 12, "layers.1.self_attn.q_proj": 2}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    begun = trainables.of_artifact("lora", {"rank": 4}, tmp_path)
+    assert begun == Lora(rank=12, alpha=8.0, target_modules=("q_proj", "v_proj"))
