@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -136,10 +137,14 @@ class Matcher:
 def blocked(masks: Iterable[Tensor], vocab_size: int, device: torch.device) -> Tensor:
     """What to add to logits (N, V) so that nothing is drawn but what the masks allow: 0, or minus infinity."""
     packed = torch.stack(list(masks)).to(device).int()
-    table = _TABLE.to(device)
-    return table.index_select(0, packed.view(-1)).view(len(packed), -1)[:, :vocab_size]
+    added = _table(device).index_select(0, packed.view(-1))
+    return added.view(len(packed), -1)[:, :vocab_size]
 
 
-_TABLE = torch.tensor(
-    [[0.0 if byte >> bit & 1 else float("-inf") for bit in range(8)] for byte in range(256)]
-)
+@lru_cache(maxsize=4)
+def _table(device: torch.device) -> Tensor:
+    """What each of the 256 bytes of a mask adds to the logits of its eight tokens."""
+    return torch.tensor(
+        [[0.0 if byte >> bit & 1 else float("-inf") for bit in range(8)] for byte in range(256)],
+        device=device,
+    )

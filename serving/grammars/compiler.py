@@ -53,6 +53,8 @@ class CompileRefused(Exception):
 
 
 def main() -> None:
+    # Whoever generates goes first.
+    os.nice(5)
     threading.stack_size(STACK_BYTES)
     thread = threading.Thread(target=_serve)
     thread.start()
