@@ -191,6 +191,8 @@ class Settings(EnvironmentSettings):
     jobs_per_trainer: int = Field(2, ge=1, le=16)
     """How many jobs on one base a worker's trainer trains in turn, a step of each: a short one does not wait for the
     end of a long one."""
+    small_jobs_per_trainer: int = Field(8, ge=1, le=64)
+    """As many altogether where they are small: their steps are computed together."""
     resident_bytes: int = Field(default_factory=_half_of_memory_bytes, ge=0)
     """Of bases that a trainer keeps in memory between jobs."""
     batch_concurrency: int = Field(8, ge=1, le=1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import structlog
@@ -41,9 +42,10 @@ class _Process:
 @queue.app.task(name=queue.RUN_JOB, max_retries=0)
 def run_job(job_id: str) -> None:
     """Look for work until there is none. The rows decide whose turn it is, whatever the message names."""
-    while run(_Process.worker):
+    worker = _Process.worker
+    while worker.aside.run(partial(run, worker)):
         pass
-    if _Process.worker.is_stopping.is_set():
+    if worker.is_stopping.is_set():
         # The message is spent; the next worker wants another.
         queue.ring(job_id)
 

@@ -15,6 +15,7 @@ from storage.models.base_models import Catalogue, WatchedCatalogue
 from storage.worker_folder import Folder
 
 from . import trainer
+from .aside import Aside
 from .bases import Bases
 from .lease import Lease
 from .occupancy import Occupancy
@@ -36,7 +37,12 @@ class Worker:
     ) -> None:
         settings.require("database_url", "blob_url")
         self.settings = settings
-        self.engine = sync_engine(settings.database_url, at_other_schema=at_other_schema)
+        self.engine = sync_engine(
+            settings.database_url,
+            # A job and its heartbeat at most.
+            pool_size=max(4, settings.small_jobs_per_trainer),
+            at_other_schema=at_other_schema,
+        )
         self.sessions = sessions(self.engine)
         self.blobs = open_store(settings.blob_url)
         self.folder = Folder(settings.data_dir / "worker")
@@ -46,6 +52,7 @@ class Worker:
         resident = str(settings.resident_bytes)
         self._trainer_command = trainer_command or (*trainer.COMMAND, "--resident-bytes", resident)
         self.occupancy = Occupancy()
+        self.aside = Aside(max(settings.small_jobs_per_trainer - settings.jobs_per_trainer, 0))
         self._starting = threading.Lock()
         self._trainer: Trainer | None = None
 
@@ -85,6 +92,7 @@ class Worker:
 
     def close(self) -> None:
         self.stop()
+        self.aside.join()
         if self._trainer is not None:
             self._trainer.close()
         self.folder.close()

@@ -33,6 +33,7 @@ from training.messages import (
     StepMetrics,
     Stop,
 )
+from worker.aside import is_small
 from worker.endings import JobFailed, Paused, Setback, UnusableState
 from worker.lease import Lease
 from worker.trainer import Trainer, TrainerDied
@@ -62,6 +63,8 @@ def train(worker: Worker, lease: Lease, start: Start) -> None:
         check=lambda: worker.check(lease),
     ):
         supervision = _Supervision(worker, lease, start)
+        if not job.crashes and is_small(start):
+            worker.aside.make_way()
         with supervision.trainer.listening(job.id):
             try:
                 supervision.run()
