@@ -22,6 +22,7 @@ from api.models import artifacts, exports, imports, models
 from api.organization import admin_keys as organization_admin_keys
 from api.organization import project_keys as organization_project_keys
 from api.organization import projects as organization_projects
+from api.organization import rate_limits as organization_rate_limits
 from api.organization import service_accounts as organization_service_accounts
 from api.organization import usage
 from api.responses import conversations, responses
@@ -95,6 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
         usage,
         webhook_endpoints,
         organization_projects,
+        organization_rate_limits,
         organization_service_accounts,
         organization_project_keys,
         organization_admin_keys,

@@ -18,6 +18,7 @@ from api.fine_tuning.stream_seats import StreamSeats
 from api.gateway.backends import Backends
 from api.gateway.entrance import Entrance
 from api.gateway.metering import Meter
+from api.gateway.rate_limits import RateLimits
 from foundation.settings import Settings
 from foundation.vault import Vault
 from storage import queue
@@ -55,6 +56,7 @@ class Wiring:
     metrics: ApiMetrics
     meter: Meter
     background: Background
+    rate_limits: RateLimits
 
     def catalogue(self) -> Catalogue:
         """As it stands now: `luthier bases add` needs no restart."""
@@ -78,6 +80,11 @@ async def wire(
     )
     backends = Backends(http, settings.backends, settings.internal_key)
     background = Background()
+    rate_limits = RateLimits(
+        settings.broker_url,
+        requests_per_minute=settings.requests_per_minute,
+        tokens_per_minute=settings.tokens_per_minute,
+    )
     running = [asyncio.create_task(meter.run()), asyncio.create_task(backends.watch())]
     try:
         yield Wiring(
@@ -97,6 +104,7 @@ async def wire(
             metrics=metrics,
             meter=meter,
             background=background,
+            rate_limits=rate_limits,
         )
     finally:
         await background.close()
@@ -105,6 +113,7 @@ async def wire(
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         await meter.flush()
+        await rate_limits.close()
         await http.aclose()
         await database.close()
 

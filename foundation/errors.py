@@ -24,10 +24,11 @@ LuthierError
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 MAX_MESSAGE_CHARS = 4000
 
@@ -37,6 +38,8 @@ class LuthierError(Exception):
 
     default_status = 500
     default_type = "server_error"
+    headers: Mapping[str, str] = MappingProxyType({})
+    """That the reply has besides."""
 
     def __init__(
         self,

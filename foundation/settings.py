@@ -205,6 +205,10 @@ class Settings(EnvironmentSettings):
     """Addresses or networks of proxies in front of the api, which that bound does not hold for."""
     streams_per_project: int = Field(400, ge=1, le=2000)
     """How many streams of events one project may have open; one key half as many."""
+    requests_per_minute: int = Field(0, ge=0)
+    """How many requests for inference a project may send, unless it has a limit of its own; 0: as many as it likes."""
+    tokens_per_minute: int = Field(0, ge=0)
+    """How many tokens, read and written, a project may use; likewise."""
     webhook_allow_private: bool = False
     """Whether webhooks may go to addresses of the inside, and without TLS."""
 

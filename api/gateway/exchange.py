@@ -19,8 +19,9 @@ from api.wiring import Wiring
 from foundation.errors import LuthierError, Unavailable
 from storage.organization.api_keys import Caller
 
-from . import event_stream, stored_completions
+from . import event_stream, metering, rate_limits, stored_completions
 from .assembled_completion import AssembledCompletion, AssembledText
+from .rate_limits import Standing
 from .stored_completions import Keeping
 from .targets import Target
 
@@ -65,16 +66,34 @@ class Exchange:
         )
         self._usage: object = None
         self._content = self._content_of(body)
+        self._likely_tokens = rate_limits.likely_tokens(body, len(self._content))
+        self._standing: Standing | None = None
 
     async def send(self) -> httpx.Response:
-        """The reply's head. Raises what `Backends.send` raises. Called once: what was sent is not kept."""
+        """The reply's head. Raises RateLimited, and what `Backends.send` raises. Called once: what was sent is not kept."""
         content, self._content = self._content, b""
         headers = dict(self.target.headers)
         if self._request_id:
             headers["x-request-id"] = self._request_id
-        return await self._wiring.backends.send(
-            self.target.base_model, self.target.key, self._path, content, headers
-        )
+        # A batch waits for hours; it takes its turn, and no part in what a minute allows.
+        if not self._is_batch:
+            self._standing = await self._wiring.rate_limits.take(
+                self._caller, self.target.name, self._likely_tokens
+            )
+        try:
+            return await self._wiring.backends.send(
+                self.target.base_model, self.target.key, self._path, content, headers
+            )
+        except BaseException:
+            self._settle()
+            raise
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the reply says of the request besides its body."""
+        # A name may hold any character, a header may not.
+        model = self.target.canonical_name.encode("ascii", "replace").decode()
+        return {"openai-model": model, **(self._standing.headers if self._standing else {})}
 
     def _content_of(self, body: Json) -> bytes:
         options = body.get("stream_options")
@@ -109,6 +128,7 @@ class Exchange:
         except BaseException:
             if self._usage is not None:
                 self.close()
+            self._settle()
             raise
         self.close()
         value = await self._shown(value)
@@ -173,6 +193,16 @@ class Exchange:
         self._wiring.meter.count(
             self._caller, self.target.canonical_name, self._usage, is_batch=self._is_batch
         )
+        self._settle()
+
+    def _settle(self) -> None:
+        """Once: give back what was taken of a minute's tokens and not used, or take the rest."""
+        standing, self._standing = self._standing, None
+        if standing is not None and standing.num_tokens:
+            used = metering.read(self._usage)
+            num_more = used.input_tokens + used.output_tokens - standing.num_tokens
+            settling = self._wiring.rate_limits.settle(self._caller, num_more)
+            self._wiring.background.start(settling)
 
     async def _keep(self, completion: Json) -> None:
         if self._keeping is None:

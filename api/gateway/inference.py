@@ -127,8 +127,7 @@ async def pass_on(
             upstream = await unless_disconnected(request, exchange.send())
             if upstream.status_code == HTTPStatus.TOO_MANY_REQUESTS:
                 await entrance.hold_back()
-    # A name may hold any character, a header may not.
-    headers = {"openai-model": exchange.target.canonical_name.encode("ascii", "replace").decode()}
+    headers = exchange.headers
     if exchange.is_streaming and event_stream.is_stream(upstream):
         return event_stream.RelayedStream(upstream, exchange, headers)
     try:

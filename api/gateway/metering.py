@@ -34,7 +34,7 @@ class Meter:
         """Count one request. `reported` is the `usage` of its reply; without one it used no tokens."""
         minute_s = int(self._clock()) // MINUTE_S * MINUTE_S
         key = UsageKey(minute_s, caller.project_id, caller.key_id, model, is_batch)
-        self._used[key] = self._used.get(key, Used()) + _read(reported)
+        self._used[key] = self._used.get(key, Used()) + read(reported)
 
     async def run(self) -> None:
         """Write every second, until cancelled."""
@@ -68,7 +68,7 @@ class Meter:
             log.error("usage.lost", error=str(error), used=[(str(k), v) for k, v in used.items()])
 
 
-def _read(reported: object) -> Used:
+def read(reported: object) -> Used:
     """OpenAI's `usage` object; whatever of it is no number counts as none."""
     if not isinstance(reported, dict):
         return Used(num_requests=1)

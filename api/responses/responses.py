@@ -92,7 +92,7 @@ async def create_response(request: Request, caller: ProjectCaller, wiring: Wired
             is_batch=caller.is_internal and BATCH in request.headers,
         )
         exchange, upstream = await unless_disconnected(request, asking)
-    headers = {"openai-model": exchange.target.canonical_name.encode("ascii", "replace").decode()}
+    headers = exchange.headers
     unfolding = UnfoldingResponse(turn.body)
 
     async def keep(body: Json) -> None:

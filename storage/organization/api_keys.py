@@ -73,6 +73,8 @@ class Caller:
     organization_slug: str
     guards_input: bool = False
     guards_output: bool = False
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
     """As its project has it."""
 
     @property
@@ -202,6 +204,8 @@ def find_callers(session: Session, keys: Sequence[str]) -> dict[str, Caller]:
             organization_slug=found.organization_slug or "",
             guards_input=bool(found.guards_input),
             guards_output=bool(found.guards_output),
+            requests_per_minute=found.requests_per_minute,
+            tokens_per_minute=found.tokens_per_minute,
         )
     if used:
         _note_use(session, used)
@@ -223,6 +227,8 @@ def internal_caller(session: Session, project_id: str) -> Caller | None:
         organization_slug=project.organization_slug,
         guards_input=project.guards_input,
         guards_output=project.guards_output,
+        requests_per_minute=project.requests_per_minute,
+        tokens_per_minute=project.tokens_per_minute,
     )
 
 
@@ -253,6 +259,8 @@ _FIND_CALLERS = (
         ProjectRow.organization_slug,
         ProjectRow.guards_input,
         ProjectRow.guards_output,
+        ProjectRow.requests_per_minute,
+        ProjectRow.tokens_per_minute,
     )
     .outerjoin(ProjectRow, ApiKeyRow.project_id == ProjectRow.id)
     .where(

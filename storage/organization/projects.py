@@ -20,6 +20,9 @@ class ProjectRow(Base):
     organization_slug: Mapped[str]
     """The third part of a tuned model's name: `ft:base:slug:suffix:id`."""
     created_at: Mapped[CreatedAt]
+    requests_per_minute: Mapped[int | None]
+    tokens_per_minute: Mapped[int | None]
+    """At the inference servers; None: what the settings say."""
     archived_at: Mapped[Timestamp | None]
     """From then on none of its keys works. There is no way back."""
     guards_input: Mapped[bool] = mapped_column(server_default=false())
@@ -98,6 +101,23 @@ def guard(
     """From the next request on."""
     row = get_active(session, project_id)
     row.guards_input, row.guards_output = guards_input, guards_output
+    session.flush()
+    return row
+
+
+def limit(
+    session: Session,
+    project_id: str,
+    *,
+    requests_per_minute: int | None,
+    tokens_per_minute: int | None,
+) -> ProjectRow:
+    """From the next request on. None changes nothing, 0 takes the limit away."""
+    row = get_active(session, project_id)
+    if requests_per_minute is not None:
+        row.requests_per_minute = requests_per_minute or None
+    if tokens_per_minute is not None:
+        row.tokens_per_minute = tokens_per_minute or None
     session.flush()
     return row
 
