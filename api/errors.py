@@ -75,7 +75,7 @@ def reply(
     error: LuthierError, headers: dict[str, str] | None = None, *, request: Request | None = None
 ) -> JSONResponse:
     """`request`, where it is known: OpenAI's files service tells its errors a second time."""
-    headers = {**error.headers, **(headers or {})}
+    headers = {**(error.headers or {}), **(headers or {})}
     if error.status in (429, 503):
         headers.setdefault("retry-after", str(RETRY_AFTER_S))
     if error.status == 401:

@@ -24,7 +24,6 @@ LuthierError
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class LuthierError(Exception):
 
     default_status = 500
     default_type = "server_error"
-    headers: Mapping[str, str] = MappingProxyType({})
+    headers: Mapping[str, str] | None = None
     """That the reply has besides."""
 
     def __init__(

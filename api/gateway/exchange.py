@@ -21,7 +21,7 @@ from storage.organization.api_keys import Caller
 
 from . import event_stream, metering, rate_limits, stored_completions
 from .assembled_completion import AssembledCompletion, AssembledText
-from .rate_limits import Standing
+from .rate_limits import Taken
 from .stored_completions import Keeping
 from .targets import Target
 
@@ -67,7 +67,7 @@ class Exchange:
         self._usage: object = None
         self._content = self._content_of(body)
         self._likely_tokens = rate_limits.likely_tokens(body, len(self._content))
-        self._standing: Standing | None = None
+        self._taken: Taken | None = None
 
     async def send(self) -> httpx.Response:
         """The reply's head. Raises RateLimited, and what `Backends.send` raises. Called once: what was sent is not kept."""
@@ -77,7 +77,7 @@ class Exchange:
             headers["x-request-id"] = self._request_id
         # A batch waits for hours; it takes its turn, and no part in what a minute allows.
         if not self._is_batch:
-            self._standing = await self._wiring.rate_limits.take(
+            self._taken = await self._wiring.rate_limits.take(
                 self._caller, self.target.name, self._likely_tokens
             )
         try:
@@ -93,7 +93,7 @@ class Exchange:
         """What the reply says of the request besides its body."""
         # A name may hold any character, a header may not.
         model = self.target.canonical_name.encode("ascii", "replace").decode()
-        return {"openai-model": model, **(self._standing.headers if self._standing else {})}
+        return {"openai-model": model, **(self._taken.headers if self._taken else {})}
 
     def _content_of(self, body: Json) -> bytes:
         options = body.get("stream_options")
@@ -197,10 +197,10 @@ class Exchange:
 
     def _settle(self) -> None:
         """Once: give back what was taken of a minute's tokens and not used, or take the rest."""
-        standing, self._standing = self._standing, None
-        if standing is not None and standing.num_tokens:
+        taken, self._taken = self._taken, None
+        if taken is not None and taken.num_tokens:
             used = metering.read(self._usage)
-            num_more = used.input_tokens + used.output_tokens - standing.num_tokens
+            num_more = used.input_tokens + used.output_tokens - taken.num_tokens
             settling = self._wiring.rate_limits.settle(self._caller, num_more)
             self._wiring.background.start(settling)
 

@@ -70,7 +70,7 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Taken:
     """How a project's buckets stand after a request."""
 
     headers: Mapping[str, str]
@@ -110,14 +110,14 @@ class RateLimits:
         }
         return [Limit(noun, figure) for noun, figure in figures.items() if figure]
 
-    async def take(self, caller: Caller, model: str, num_tokens: int) -> Standing:
+    async def take(self, caller: Caller, model: str, num_tokens: int) -> Taken:
         """Take a request and its tokens, or nothing. Raises RateLimited."""
         limits = self.of(caller)
         # One that is larger than any minute waits for a whole one, and owes the rest.
         costs = [1 if it.noun == "requests" else min(num_tokens, it.per_minute) for it in limits]
         found = await self._ask(caller, limits, costs, is_settled=False)
         if found is None:
-            return Standing({}, 0)
+            return Taken({}, 0)
         is_taken, stands = found
         headers = _headers(limits, stands)
         if not is_taken:
@@ -136,7 +136,7 @@ class RateLimits:
                 {**headers, "retry-after": str(max(1, math.ceil(wait_s)))},
             )
         taken = sum(c for it, c in zip(limits, costs, strict=True) if it.noun == "tokens")
-        return Standing(headers, taken)
+        return Taken(headers, taken)
 
     async def settle(self, caller: Caller, num_tokens: int) -> None:
         """Take so many tokens more, or give them back if it is less than none."""
