@@ -15,12 +15,14 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from bench.train import BASE, Course, bench_config, words, write_rows
 from modeling import importer
 from modeling.artifacts.lora import TARGET_MODULES
+from modeling.base import Precision, choose_precision
 from storage.models.base_models import Catalogue
 from training.messages import Lora, Report, Start, StepMetrics
 from training.process import JobRunner
@@ -29,10 +31,17 @@ from training.sharing.turns import Turns
 
 RANKS = (4, 8, 16, 32)
 NUM_EXAMPLES = 64
-SKIPPED_STEPS = 1
+SKIPPED_STEPS = 3
+"""In which jobs come together whose first ones had to load the base."""
 
 
-def starts(directory: Path, base_path: Path, num_jobs: int, batch_size: int) -> list[Start]:
+def starts(
+    directory: Path,
+    base_path: Path,
+    num_jobs: int,
+    batch_size: int,
+    precision: Literal["auto"] | Precision = "auto",
+) -> list[Start]:
     """Rows of some 30 tokens, as of short questions with short answers."""
     found = []
     for number in range(num_jobs):
@@ -43,7 +52,9 @@ def starts(directory: Path, base_path: Path, num_jobs: int, batch_size: int) -> 
         ]
         config = bench_config(base_path, batch_size=batch_size)
         lora = Lora(rank=RANKS[number % len(RANKS)], alpha=32.0, target_modules=TARGET_MODULES)
-        config = config.model_copy(update={"trainable": lora, "seed": number, "shared": "auto"})
+        config = config.model_copy(
+            update={"trainable": lora, "seed": number, "shared": "auto", "precision": precision}
+        )
         folder = directory / f"{batch_size}-{number}"
         folder.mkdir()
         found.append(
@@ -58,18 +69,18 @@ def starts(directory: Path, base_path: Path, num_jobs: int, batch_size: int) -> 
 
 
 def steps_together(runner: JobRunner, wanted: Sequence[Start]) -> Callable[[], list[StepMetrics]]:
-    """A step of each job, as the trainer makes them when the jobs come at the same time."""
+    """As many steps as there are jobs, as the trainer makes them when the jobs come at the same time."""
     turns = Turns(together=fused.make_together)
     for start in wanted:
         turns.add("", runner.turns(start, lambda: None))
-    told: dict[str, list[StepMetrics]] = {start.job_id: [] for start in wanted}
 
     def steps() -> list[StepMetrics]:
-        while not all(told.values()):
+        told: list[StepMetrics] = []
+        while len(told) < len(wanted):
             report = turns.next_report()
             if isinstance(report, StepMetrics):
-                told[report.job_id].append(report)
-        return [reports.pop(0) for reports in told.values()]
+                told.append(report)
+        return told
 
     return steps
 
@@ -90,15 +101,14 @@ def measure(
     """Together, alone, the tokens of a job's step and by how much the losses differ at most."""
     together, alone = steps_together(runner, wanted), steps_alone(runner, wanted)
     courses = Course(), Course()
-    apart = 0.0
+    losses: tuple[dict[tuple[str, int], float], ...] = ({}, {})
     for _ in range(SKIPPED_STEPS + num_steps):
-        made = []
-        for course, steps in zip(courses, (together, alone), strict=True):
+        for course, steps, of_steps in zip(courses, (together, alone), losses, strict=True):
             with course.step():
-                made.append(steps())
-        for mine, theirs in zip(*made, strict=True):
-            apart = max(apart, abs(mine.values["train_loss"] - theirs.values["train_loss"]))
-    tokens = statistics.mean(m.num_tokens / m.step for m in made[0])
+                told = steps()
+            of_steps.update({(m.job_id, m.step): m.values["train_loss"] for m in told})
+    apart = max(abs(losses[0][key] - losses[1][key]) for key in losses[0].keys() & losses[1].keys())
+    tokens = statistics.mean(m.num_tokens / m.step for m in told)
     return *courses, tokens, apart
 
 
@@ -108,6 +118,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each job")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    parser.add_argument("--precision", choices=["auto", "fp32"], default="auto")
     parser.add_argument("--bases-dir", type=Path, help="where imported bases are kept")
     arguments = parser.parse_args()
     # Larger passes than the trainer would make together, to see where it stops to pay.
@@ -121,13 +132,13 @@ def main() -> None:
         runner = JobRunner()
         print(
             f"{arguments.jobs} jobs on {BASE}, {torch.get_num_threads()} threads of {platform.machine()}, "
-            f"torch {torch.__version__}"
+            f"torch {torch.__version__}, {choose_precision(arguments.precision)}"
         )
         print(
             f"{'tokens of a step':>16} {'together':>10} {'alone':>10} {'ratio':>6} {'by CPU':>7} {'losses differ':>14}"
         )
         for size in arguments.batch_sizes:
-            wanted = starts(Path(directory), base_path, arguments.jobs, size)
+            wanted = starts(Path(directory), base_path, arguments.jobs, size, arguments.precision)
             began_s = time.perf_counter()
             together, alone, tokens, apart = measure(runner, wanted, arguments.steps)
             wall = [statistics.median(c.wall_s[SKIPPED_STEPS:]) for c in (together, alone)]
