@@ -18,6 +18,8 @@ MAX_DEPTH = 64
 MAX_SCHEMAS = 10_000
 MAX_OPTIONAL = 1_000
 """Properties of an object that need not be there: each of them may come next."""
+MAX_PATTERN_PROPERTIES = 100
+"""Of an object; each is compared with each."""
 MAX_REFS = 1_000
 MAX_ENUM = 10_000
 """Values, in all lists together."""
@@ -96,6 +98,11 @@ def _check_keywords(node: Schema, path: Path) -> None:
     if isinstance(properties, dict) and len(properties.keys() - required) > MAX_OPTIONAL:
         raise SchemaRefused(
             path, "properties", f"more than {MAX_OPTIONAL} of them are not in 'required'"
+        )
+    patterns = node.get("patternProperties")
+    if isinstance(patterns, dict) and len(patterns) > MAX_PATTERN_PROPERTIES:
+        raise SchemaRefused(
+            path, "patternProperties", f"there are more than {MAX_PATTERN_PROPERTIES}"
         )
     least = node.get("minProperties")
     if isinstance(least, int) and least > max(1, len(required)):

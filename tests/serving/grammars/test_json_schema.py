@@ -55,6 +55,7 @@ REFUSED: list[tuple[Schema, str]] = [
     (obj(a={"type": "array", "minItems": 10**9}), "In context=('properties', 'a'), 'minItems' is not permitted: no reply has room"),
     (obj(a={"type": "string", "minLength": 10**9}), "'minLength' is not permitted"),
     (obj(None, **{f"p{i}": True for i in range(1001)}), "'properties' is not permitted: more than 1000 of them are not in 'required'"),
+    (obj(a={"patternProperties": {f"^{i}$": True for i in range(101)}}), "In context=('properties', 'a'), 'patternProperties' is not permitted: there are more than 100"),
     ({"anyOf": [True] * 10_001}, "it consists of more than 10000 schemas"),
     ({"anyOf": [{"$ref": "#/$defs/a"}] * 1001, "$defs": {"a": TEXT}}, "there are more than 1000 references"),
     # What llguidance says, in its place.
