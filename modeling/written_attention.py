@@ -99,34 +99,32 @@ class _WrittenAttention(torch.autograd.Function):
                 torch.bmm(weights, v[:, :end], out=o[:, rows])
                 saved.append(weights)
             group.take_back(_unfold(o, group), out)
-        ctx.save_for_backward(out, *saved)
+        ctx.save_for_backward(*saved)
+        ctx.shape = out.shape
         ctx.scale, ctx.groups, ctx.num_kv_heads = scale, groups, num_kv_heads
         return out.unsqueeze(0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        out, *saved = ctx.saved_tensors
         grad_out = grads[0][0]  # (T, H, D)
-        num_tokens, num_heads, head_dim = out.shape
+        num_tokens, num_heads, head_dim = ctx.shape
         heads = num_heads // ctx.num_kv_heads
-        grad_query = torch.zeros_like(out)
-        grad_key = out.new_zeros(num_tokens, ctx.num_kv_heads, head_dim)
+        grad_query = torch.zeros_like(grad_out)
+        grad_key = grad_out.new_zeros(num_tokens, ctx.num_kv_heads, head_dim)
         grad_value = torch.zeros_like(grad_key)
-        # Softmax's backward needs sum(weights * grad_weights) per query, which is sum(out * grad_out).
-        sums = (out * grad_out).sum(-1, keepdim=True)  # (T, H, 1)
-        remaining = iter(saved)
+        remaining = iter(ctx.saved_tensors)
         for group in ctx.groups:
             q, k, v = next(remaining), next(remaining), next(remaining)
-            g, s = (
-                _fold(group.lay_out_owned(x), ctx.num_kv_heads, group) for x in (grad_out, sums)
-            )
+            g = _fold(group.lay_out_owned(grad_out), ctx.num_kv_heads, group)
             grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
             for start, end in _tiles(group.length):
                 rows = slice(start * heads, end * heads)
                 weights = next(remaining)
                 grad_v[:, :end].baddbmm_(weights.transpose(1, 2), g[:, rows])
-                grad_scores = torch.bmm(g[:, rows], v[:, :end].transpose(1, 2))
-                grad_scores.sub_(s[:, rows]).mul_(weights)
+                grad_weights = torch.bmm(g[:, rows], v[:, :end].transpose(1, 2))
+                grad_scores = torch.ops.aten._softmax_backward_data(
+                    grad_weights, weights, -1, weights.dtype
+                )
                 grad_q[:, rows].baddbmm_(grad_scores, k[:, :end], beta=0, alpha=ctx.scale)
                 grad_k[:, :end].baddbmm_(grad_scores.transpose(1, 2), q[:, rows], alpha=ctx.scale)
             group.take_back(_unfold(grad_q, group), grad_query)
