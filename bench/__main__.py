@@ -1,6 +1,6 @@
 """`python -m bench`: every measurement, one after the other. Each can be run alone: `python -m bench.train`.
 
-`bench.methods` is not among them: it needs an environment with TRL.
+`bench.methods` and `bench.submit` are not among them: they need an environment with TRL.
 """
 
 from __future__ import annotations
@@ -8,5 +8,5 @@ from __future__ import annotations
 import subprocess
 import sys
 
-for name in ("train", "memory", "serve", "poll", "hostile"):
+for name in ("train", "residency", "memory", "serve", "poll", "hostile"):
     subprocess.run([sys.executable, "-m", f"bench.{name}"], check=True)

@@ -44,7 +44,7 @@ class _Products(torch.autograd.Function):
         weights, biases, as_, bs = tensors[::4], tensors[1::4], tensors[2::4], tensors[3::4]
         rows = x.reshape(-1, x.shape[-1])  # (T, in)
         ranks = [len(each) for each in as_]
-        a = _stacked(as_).to(x.dtype)  # (S, in)
+        a = _joined(as_, dim=0).to(x.dtype)  # (S, in)
         # The scale goes onto the narrow product, where it costs next to nothing.
         narrow = _scaled(rows @ a.t(), ranks, scales)  # (T, S)
         made: list[Tensor] = []
@@ -64,8 +64,8 @@ class _Products(torch.autograd.Function):
         rows, a, narrow, *saved = ctx.saved_tensors
         weights, bs = saved[: len(grads)], saved[len(grads) :]
         grad_ys = [grad.reshape(-1, grad.shape[-1]) for grad in grads]  # (T, out)
-        grad_narrow = torch.cat([g @ b for g, b in zip(grad_ys, bs, strict=True)], dim=1)  # (T, S)
-        grad_narrow = _scaled(grad_narrow, ctx.ranks, ctx.scales)
+        narrow_grads = [g @ b for g, b in zip(grad_ys, bs, strict=True)]
+        grad_narrow = _scaled(_joined(narrow_grads, dim=1), ctx.ranks, ctx.scales)  # (T, S)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = grad_ys[0] @ weights[0]  # (T, in)
@@ -85,8 +85,8 @@ class _Products(torch.autograd.Function):
         return grad_x, None, *of_parameters
 
 
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+def _joined(parts: Sequence[Tensor], *, dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
 def _scaled(narrow: Tensor, ranks: Sequence[int], scales: Sequence[float]) -> Tensor:
