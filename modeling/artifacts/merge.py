@@ -49,4 +49,4 @@ class Merge:
         if layer is None:
             return weight
         a, b, scale = layer
-        return weight + scale * (b.to(torch.float32) @ a.to(torch.float32)).to(base.device)
+        return weight + scale * (b.to(weight) @ a.to(weight))

@@ -36,8 +36,9 @@ class Overlay:
 
     @staticmethod
     def _put(parameters: Mapping[Place, nn.Parameter]) -> None:
+        # At every report of a step: an attribute that is set is checked in a way that takes 7 microseconds.
         for (module, attribute), parameter in parameters.items():
-            setattr(module, attribute, parameter)
+            module._parameters[attribute] = parameter
 
 
 def tied_places(model: nn.Module) -> dict[str, list[Place]]:
