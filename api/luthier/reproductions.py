@@ -16,7 +16,7 @@ from api.wiring import Wired
 from foundation.errors import InvalidRequest
 from foundation.settings import Settings
 from storage import queue
-from storage.jobs import jobs
+from storage.jobs import events, jobs
 from storage.jobs.jobs import JobRow
 from storage.models import models
 from storage.models.base_models import Catalogue
@@ -29,6 +29,11 @@ REPRODUCES = "reproduces"
 _ASKED = ("training_file", "validation_file", "method", "hyperparameters", "tuning", "suffix")
 _PINNED = ("config", "reasons")
 """Of what was decided for a job: the rest is of one run of it."""
+
+_NOT_TOLD = ("base_path", "shared")
+"""Of the config: where a base lies, and what might have been. Whether it was, the environment says."""
+SHARED = "alert:shared"
+"""The key of the event that tells of steps that were computed with other jobs'."""
 
 
 class TensorHash(BaseModel):
@@ -120,7 +125,10 @@ def _result(session: Session, project_id: str, job_id: str) -> JobResult:
         )
     model, artifact = found
     decided = row.train_config or {}
-    config = {key: value for key, value in decided.get("config", {}).items() if key != "base_path"}
+    config = {name: v for name, v in decided.get("config", {}).items() if name not in _NOT_TOLD}
+    environment = dict(decided.get("environment", {}))
+    if events.find(session, row.id, SHARED) is not None:
+        environment["steps"] = "some of them computed with other jobs'"
     return JobResult(
         fine_tuning_job_id=row.id,
         model=model.name,
@@ -129,5 +137,5 @@ def _result(session: Session, project_id: str, job_id: str) -> JobResult:
         tensors=artifact.tensors,
         data_sha256=row.data_sha256 or {},
         config=config,
-        environment=decided.get("environment", {}),
+        environment=environment,
     )

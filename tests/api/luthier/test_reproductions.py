@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from luthier import Luthier
 from luthier.cli import app
+from storage.jobs import events
 from storage.jobs.jobs import JobRow
 from storage.models.artifacts import ArtifactRow
 from tests.api.fine_tuning.test_jobs import create
@@ -77,10 +78,13 @@ def test_a_job_that_has_made_nothing_is_not_reproduced(api: Api, tenant: Tenant)
 def test_the_command_tells_what_differs_and_fails(api: Api, tenant: Tenant) -> None:
     first = succeeded(api, tenant, {"a": "1", "b": "2"}, {"cores": "2", "version of torch": "2.13"})
     other = succeeded(api, tenant, {"a": "1", "b": "3"}, {"cores": "4", "version of torch": "2.13"})
+    with api.sessions.begin() as session:
+        events.add(session, other, "alert:shared", "From step 1 on …")
     env = {"LUTHIER_BASE_URL": f"{api.url}/v1", "LUTHIER_API_KEY": tenant.key}
     done = CliRunner().invoke(app, ["reproduce", first, "--against", other], env=env)
     assert done.exit_code == 1
     assert "cores: 2 then, 4 now" in done.stdout
+    assert "steps: None then, some of them computed with other jobs' now" in done.stdout
     assert "torch" not in done.stdout
     assert "differs: b" in done.stdout
     assert f"1 of 2 tensors differ from those of {first}; see above" in done.stderr
