@@ -24,6 +24,9 @@ _WORKSPACE_BYTES = 3 * 64 * 2**20
 """Logits of some positions, and what becomes of them."""
 _BACKWARD_FACTOR = 1.25
 """Beside what was kept, backward holds the gradients that it is at."""
+_HOLES_FACTOR = 1.5
+"""Where blocks are computed again, the C library's heap has holes between what the blocks read: each may be too small for
+a block's widest tensor. So many of those for each block were measured, with two widths and two precisions."""
 _COMFORTABLE = 0.8
 """The share of what is there up to which nothing is computed twice."""
 
@@ -104,23 +107,29 @@ def need(
     num_tokens: int,
     longest: int,
 ) -> Need | None:
-    """By what a probe kept. `num_parameters` train, `num_tokens` are computed at a time. `longest` is the longest sequence. None where nobody says how much memory there is."""
+    """By what a probe kept. `num_parameters` train, `num_tokens` are computed at a time. `longest` is the longest sequence.
+
+    None where nobody says how much memory there is.
+    """
     available = available_bytes(model.device)
     if available is None:
         return None
     config, itemsize = model.config, model.dtype.itemsize
     num_blocks = config.num_hidden_layers
-    in_blocks = kept.in_blocks / PROBE_TOKENS
+    in_blocks, holes = kept.in_blocks / PROBE_TOKENS, 0.0
     if model.device.type == "cpu":
         # Written-out attention keeps its weights, more of them the longer a sequence is.
         seen = (min(longest, MAX_WRITTEN_TOKENS) + TILE_TOKENS) / 2
         in_blocks += num_blocks * config.num_attention_heads * seen * itemsize
+        holes = _HOLES_FACTOR * num_blocks * config.intermediate_size * itemsize
     elsewhere = kept.elsewhere / PROBE_TOKENS
     read = num_blocks * config.hidden_size * itemsize
+    kept_per_token = _BACKWARD_FACTOR * (in_blocks + elsewhere)
+    recomputed = _BACKWARD_FACTOR * (read + in_blocks / num_blocks + elsewhere) + holes
     return Need(
         state_bytes=STATE_BYTES * num_parameters,
-        kept_per_token=_BACKWARD_FACTOR * (in_blocks + elsewhere),
-        recomputed_per_token=_BACKWARD_FACTOR * (read + in_blocks / num_blocks + elsewhere),
+        kept_per_token=kept_per_token,
+        recomputed_per_token=min(recomputed, kept_per_token),
         num_tokens=num_tokens,
         available_bytes=available,
     )
