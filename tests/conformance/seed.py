@@ -5,14 +5,17 @@ Each of them takes its rows away, whatever a test made of them, and puts them ba
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from sqlalchemy import delete, func
 from sqlalchemy.orm import Session
 
 from api.responses.request import CreateResponse
+from modeling.importer import ensure_imported
 from storage.blobs import artifact_keys
 from storage.blobs.blobs import BlobInfo, BlobStore
 from storage.files import files, upload_parts
@@ -27,13 +30,16 @@ from storage.jobs import checkpoints, events, jobs
 from storage.jobs.checkpoints import CheckpointRow
 from storage.jobs.events import EventRow
 from storage.jobs.jobs import JobRow
-from storage.models import artifacts, models
+from storage.models import aliases, artifacts, models
 from storage.models.artifacts import ArtifactRow
+from storage.models.base_models import Catalogue
 from storage.models.models import ModelRow
 from storage.models.permissions import PermissionRow
 from storage.organization import api_keys
 from storage.organization.projects import ProjectRow
 from tests.factories import colour_rows, jsonl
+from tests.serving.parts import tar_of, write_classifier
+from training.messages import Classification, Label
 
 from .server import API_KEY, BASE
 
@@ -47,6 +53,8 @@ TUNED_MODEL = "ft:gpt-4o-mini:acemeco:suffix:abc123"
 SHARED_MODEL = "ft:gpt-4o-mini-2024-07-18:org:weather:B7R9VjQd"
 PERMISSION = "cp_zc4Q7MP6XxulcVzj4MZdwsAB"
 OTHER_PROJECT = "string"
+CLASSIFIER = "adapter-moderation"
+LABELS = ["safe", "violence"]
 
 
 @dataclass(frozen=True)
@@ -278,6 +286,53 @@ def _responses(place: Place) -> None:
         conversations.add_items(place.session, place.project_id, conversation_id, [item])
 
 
+def _moderations(place: Place) -> None:
+    """A classifier, which the project's moderations go by. No test changes it, so it is made once."""
+    if place.session.get(ArtifactRow, CLASSIFIER) is not None:
+        return
+    base = Catalogue.load(None, {}).get(BASE)
+    assert base is not None
+    with tempfile.TemporaryDirectory() as folder:
+        path = ensure_imported(base, Path(folder))
+        content = tar_of(write_classifier(path, Path(folder) / "classifier", LABELS))
+    artifacts.create(
+        place.session,
+        CLASSIFIER,
+        project_id=place.project_id,
+        base_model=BASE,
+        kind="classifier",
+        spec={"labels": LABELS},
+        tensors=None,
+        blob=place.blob(artifact_keys.key(CLASSIFIER), content),
+    )
+    labels = tuple(Label(text=text, token_ids=(row,)) for row, text in enumerate(LABELS))
+    method = Classification(form="text", head=True, labels=labels)
+    job = JobRow(
+        id="ftjob-moderation",
+        project_id=place.project_id,
+        organization_id="org-luthier",
+        organization_slug="luthier",
+        status="succeeded",
+        model=BASE,
+        base_model=BASE,
+        training_file="file-abc123",
+        method="classification",
+        hyperparameters={},
+        seed=42,
+        train_config={"config": {"method": method.model_dump(mode="json")}},
+    )
+    model = models.create(
+        place.session,
+        f"ft:{BASE}:luthier::moderate",
+        project_id=place.project_id,
+        artifact_id=CLASSIFIER,
+        base_model=BASE,
+        job_id=jobs.create(place.session, job).id,
+        owned_by="luthier",
+    )
+    aliases.bind(place.session, place.project_id, "omni-moderation-latest", model.name)
+
+
 RESOURCES: tuple[Callable[[Place], None], ...] = (
     _files,
     _uploads,
@@ -287,5 +342,6 @@ RESOURCES: tuple[Callable[[Place], None], ...] = (
     _batches,
     _stored_completions,
     _responses,
+    _moderations,
 )
 """In an order in which rows that others refer to come first."""

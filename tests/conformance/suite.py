@@ -31,6 +31,7 @@ RESOURCES = (
     "responses",
     "test_conversations.py",
     "conversations",
+    "test_moderations.py",
 )
 """Of tests/api_resources: what Luthier serves."""
 
