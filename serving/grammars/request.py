@@ -7,11 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from foundation.errors import InvalidRequest
-from serving.requests import Flag, GenerationRequest, Text, Wire
+from serving.requests import Flag, GenerationRequest, Text, Wire, at_most
 
 from .source import GrammarSource
 
 Name = Annotated[str, Field(strict=True, min_length=1, max_length=64, pattern=r"^[\w-]+$")]
+
+MAX_FIELDS = 8
+"""Of an object of Luthier's own: more than it has, so that a few misspelt ones are all told of."""
 
 
 class NamedSchema(BaseModel):
@@ -78,12 +81,12 @@ class Extension(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    grammar: Grammar | None = None
+    grammar: Annotated[Grammar | None, at_most(MAX_FIELDS)] = None
 
 
 class ConstrainedRequest(GenerationRequest):
     response_format: ResponseFormat | None = None
-    luthier: Extension | None = None
+    luthier: Annotated[Extension | None, at_most(MAX_FIELDS)] = None
 
     @property
     def grammar_source(self) -> GrammarSource | None:
