@@ -35,7 +35,7 @@ def test_a_kind_that_no_server_applies_is_refused_and_can_be_downloaded(
     model = api.tuned_model(tenant, b"all weights", kind="spell").name
     with api.client(tenant) as client, api.http(tenant) as http:
         with pytest.raises(
-            openai.BadRequestError, match=r"of the kind 'spell'.*they serve full, lora"
+            openai.BadRequestError, match=r"of the kind 'spell'.*they serve classifier, full, lora"
         ):
             client.chat.completions.create(model=model, messages=[{"role": "user", "content": ""}])
         file = client.files.create(file=("a.jsonl", b"{}\n"), purpose="fine-tune")
