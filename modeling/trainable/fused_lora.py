@@ -86,13 +86,17 @@ class _FusedFunction(torch.autograd.Function):
         *matrices: Tensor,
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])  # (T, in)
-        y = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())  # (T, out)
+        # The small products first, for the reason that stands in `lora_products`.
+        y = rows.new_zeros(len(rows), len(weight))  # (T, out)
         kept = []
         for (start, end, scale), a, b in zip(parts, matrices[::2], matrices[1::2], strict=True):
             a, b = a.to(x.dtype), b.to(x.dtype)
             narrow = (rows[start:end] @ a.t()).mul_(scale)  # (t, R)
-            y[start:end].addmm_(narrow, b.t())
+            torch.mm(narrow, b.t(), out=y[start:end])
             kept += [a, b, narrow]
+        y.addmm_(rows, weight.t())
+        if bias is not None:
+            y += bias
         ctx.save_for_backward(rows, weight, *kept)
         ctx.parts, ctx.parameter_dtype = parts, matrices[0].dtype
         return y.view(*x.shape[:-1], -1)
@@ -103,7 +107,7 @@ class _FusedFunction(torch.autograd.Function):
         shape = grads[0].shape
         grad_y = grads[0].reshape(-1, shape[-1])  # (T, out)
         needs_x = ctx.needs_input_grad[0]
-        grad_x = grad_y @ weight if needs_x else None  # (T, in)
+        grad_x = torch.zeros_like(rows) if needs_x else None  # (T, in)
         of_matrices: list[Tensor] = []
         for (start, end, scale), a, b, narrow in zip(
             ctx.parts, kept[::3], kept[1::3], kept[2::3], strict=True
@@ -111,10 +115,10 @@ class _FusedFunction(torch.autograd.Function):
             of_y = grad_y[start:end]
             grad_narrow = (of_y @ b).mul_(scale)  # (t, R)
             if grad_x is not None:
-                grad_x[start:end].addmm_(grad_narrow, a)
+                torch.mm(grad_narrow, a, out=grad_x[start:end])
             grad_a = grad_narrow.t() @ rows[start:end]  # (R, in)
             grad_b = of_y.t() @ narrow  # (out, R)
             of_matrices += [grad_a.to(ctx.parameter_dtype), grad_b.to(ctx.parameter_dtype)]
         if grad_x is not None:
-            grad_x = grad_x.view(*shape[:-1], -1)
+            grad_x = grad_x.addmm_(grad_y, weight).view(*shape[:-1], -1)
         return grad_x, None, None, None, *of_matrices

@@ -50,9 +50,11 @@ class LoraLinear(nn.Module):
     def _with_dropout(self, x: Tensor, factors: Tensor) -> Tensor:
         """The low-rank part reads x * factors. By autograd: it keeps more for backward than without."""
         narrow = F.linear(x * factors, self.lora_A.to(x.dtype)) * self.scale
-        return F.linear(x, self.base.weight, self.base.bias) + F.linear(
-            narrow, self.lora_B.to(x.dtype)
-        )
+        small = F.linear(narrow, self.lora_B.to(x.dtype))
+        # The small one first, for the reason that stands in `lora_products`.
+        y = torch.addmm(small.flatten(0, -2), x.flatten(0, -2), self.base.weight.t())
+        y = y.view(small.shape)
+        return y if self.base.bias is None else y + self.base.bias
 
 
 def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:

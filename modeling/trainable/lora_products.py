@@ -5,6 +5,11 @@ product, forward and backward, and its gradient is summed where it arises. W is 
 parameters, and the products with them run in the precision of the activations. Forward keeps x once and the narrow
 x A^T; backward needs nothing else.
 
+The small product comes first and the base's is added to it, within one multiplication that sums in fp32 and rounds
+its result once. The other way round, a base's output that is rounded to bf16 already swallows what is added to it if that is
+less than half the distance to the next number: of a low-rank part of a thousandth of the output 40 % are lost,
+of a ten-thousandth 93 %, and the same ones each time.
+
 Dimensions: T tokens, R rank of a layer, S the sum of the layers' ranks.
 """
 
@@ -52,8 +57,10 @@ class _Products(torch.autograd.Function):
         for weight, bias, b, part in zip(
             weights, biases, rounded_bs, torch.split(narrow, ranks, dim=1), strict=True
         ):
-            y = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
-            made.append(y.addmm_(part, b.t()).view(*x.shape[:-1], -1))
+            y = (part @ b.t()).addmm_(rows, weight.t())
+            if bias is not None:
+                y += bias
+            made.append(y.view(*x.shape[:-1], -1))
         ctx.save_for_backward(rows, a, narrow, *weights, *rounded_bs)
         ctx.scales, ctx.ranks, ctx.parameter_dtype = scales, ranks, as_[0].dtype
         return tuple(made)
@@ -68,10 +75,10 @@ class _Products(torch.autograd.Function):
         grad_narrow = _scaled(_joined(narrow_grads, dim=1), ctx.ranks, ctx.scales)  # (T, S)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad_ys[0] @ weights[0]  # (T, in)
-            for grad_y, weight in zip(grad_ys[1:], weights[1:], strict=True):
+            grad_x = grad_narrow @ a  # (T, in)
+            for grad_y, weight in zip(grad_ys, weights, strict=True):
                 grad_x.addmm_(grad_y, weight)
-            grad_x = grad_x.addmm_(grad_narrow, a).view(*grads[0].shape[:-1], -1)
+            grad_x = grad_x.view(*grads[0].shape[:-1], -1)
         of_parameters: list[Tensor | None] = []
         grad_a = (grad_narrow.t() @ rows).to(ctx.parameter_dtype)  # (S, in)
         for grad_y, part, part_a in zip(
