@@ -46,8 +46,12 @@ class Exchange:
         path: str,
         request_id: str = "",
         is_batch: bool = False,
+        is_limited: bool = True,
     ) -> None:
-        """Raises InvalidRequest for what the gateway itself reads of the body."""
+        """Raises InvalidRequest for what the gateway itself reads of the body.
+
+        `is_limited`: it takes part in what a minute allows the project.
+        """
         self.target = target
         self.is_streaming = body.get("stream") is True
         """The client wants the reply in chunks."""
@@ -56,6 +60,8 @@ class Exchange:
         self._path = path
         self._request_id = request_id
         self._is_batch = is_batch
+        # A batch waits for hours; it takes its turn instead.
+        self._is_limited = is_limited and not is_batch
         options = body.get("stream_options")
         self._stream_options = options if isinstance(options, dict) else {}
         self._keeping = Keeping.of(body) if path == CHAT_PATH else None
@@ -75,18 +81,21 @@ class Exchange:
         headers = dict(self.target.headers)
         if self._request_id:
             headers["x-request-id"] = self._request_id
-        # A batch waits for hours; it takes its turn, and no part in what a minute allows.
-        if not self._is_batch:
+        if self._is_limited:
             self._taken = await self._wiring.rate_limits.take(
                 self._caller, self.target.name, self._likely_tokens
             )
         try:
+            await self._admit()
             return await self._wiring.backends.send(
                 self.target.base_model, self.target.key, self._path, content, headers
             )
         except BaseException:
             self._settle()
             raise
+
+    async def _admit(self) -> None:
+        """Raises LuthierError for a request that shall not be answered."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -255,4 +264,5 @@ class Refused(Unavailable):
             param=error["param"],
             code=error["code"],
         )
-        self.retry_after = headers.get("retry-after")
+        if "retry-after" in headers:
+            self.headers = {"retry-after": headers["retry-after"]}

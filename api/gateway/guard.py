@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
-
 from api.wiring import Wiring
-from foundation.errors import InvalidRequest, NotFound
+from foundation.errors import InvalidRequest
 from storage.organization.api_keys import Caller
 
 from . import moderation
@@ -57,21 +55,20 @@ class GuardedExchange(Exchange):
                 code=CODE,
             )
 
-    async def send(self) -> httpx.Response:
-        """As `Exchange.send`. Raises InvalidRequest for a request that is not to be answered."""
+    async def _admit(self) -> None:
         asked, self._asked = self._asked, {}
-        if asked:
-            judge = await _judge(self._wiring, self._caller)
-            judgements = await self._judgements(judge, [*asked.values()])
-            for place, judgement in zip(asked, judgements, strict=True):
-                if flagged := judgement.flagged:
-                    raise InvalidRequest(
-                        f"This project's guard refused your request: '{place}' was flagged as "
-                        f"{_told(flagged, judgement)}.",
-                        param=place,
-                        code=CODE,
-                    )
-        return await super().send()
+        if not asked:
+            return
+        judge = await _judge(self._wiring, self._caller)
+        judgements = await self._judgements(judge, [*asked.values()])
+        for place, judgement in zip(asked, judgements, strict=True):
+            if flagged := judgement.flagged:
+                raise InvalidRequest(
+                    f"This project's guard refused your request: '{place}' was flagged as "
+                    f"{_told(flagged, judgement)}.",
+                    param=place,
+                    code=CODE,
+                )
 
     async def _shown(self, value: Json) -> Json:
         if not self._caller.guards_output or self._path not in _READ_OF:
@@ -90,14 +87,21 @@ class GuardedExchange(Exchange):
 
     async def _judgements(self, judge: Judge, texts: list[str]) -> list[Judgement]:
         return await moderation.judge(
-            self._wiring, self._caller, judge, texts, request_id=self._request_id
+            self._wiring,
+            self._caller,
+            judge,
+            texts,
+            request_id=self._request_id,
+            is_batch=self._is_batch,
+            # What is judged has taken its share, and a reply that is there must not be lost for want of another.
+            is_limited=False,
         )
 
 
 async def _judge(wiring: Wiring, caller: Caller) -> Judge:
     try:
         return await moderation.find(wiring, caller)
-    except NotFound as error:
+    except InvalidRequest as error:
         raise InvalidRequest(
             f"This project's guard has no classifier to go by, so nothing is answered. {error.message}",
             code="guard_without_classifier",

@@ -133,8 +133,6 @@ async def pass_on(
     try:
         value = await unless_disconnected(request, exchange.whole(upstream))
     except Refused as error:
-        if error.retry_after is not None:
-            headers["retry-after"] = error.retry_after
         return errors.reply(error, headers)
     finally:
         await upstream.aclose()

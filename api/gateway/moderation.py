@@ -99,7 +99,14 @@ async def find(wiring: Wiring, caller: Caller, name: str | None = None) -> Judge
 
 
 async def judge(
-    wiring: Wiring, caller: Caller, by: Judge, texts: Sequence[str], *, request_id: str = ""
+    wiring: Wiring,
+    caller: Caller,
+    by: Judge,
+    texts: Sequence[str],
+    *,
+    request_id: str = "",
+    is_batch: bool = False,
+    is_limited: bool = True,
 ) -> list[Judgement]:
     """Raises LuthierError for whatever the inference server refuses, as for any of the project's requests."""
     body = {
@@ -108,7 +115,16 @@ async def judge(
         "form": by.classes.form,
         "labels": by.classes.labels,
     }
-    exchange = Exchange(wiring, caller, by.target, body, path=CLASSIFY_PATH, request_id=request_id)
+    exchange = Exchange(
+        wiring,
+        caller,
+        by.target,
+        body,
+        path=CLASSIFY_PATH,
+        request_id=request_id,
+        is_batch=is_batch,
+        is_limited=is_limited,
+    )
     upstream = await exchange.send()
     try:
         reply = await exchange.whole(upstream)

@@ -12,7 +12,7 @@ from api.gateway import moderation
 from api.idempotency import CreatesOnce
 from api.requests import bodies
 from api.wiring import Wired
-from foundation.errors import NotFound
+from foundation.errors import InvalidRequest
 from storage.organization import projects
 from storage.organization.api_keys import Caller
 
@@ -35,7 +35,7 @@ class Guard(BaseModel):
     output: bool
     """What a model answers is judged before anybody reads it, where it is not streamed."""
     model: str | None
-    """By which classifier; none where there is none."""
+    """By which classifier; null where there is none."""
 
 
 @router.get("")
@@ -71,6 +71,6 @@ async def set_guard(
 async def _model(caller: Caller, wiring: Wired) -> str | None:
     try:
         judge = await moderation.find(wiring, caller)
-    except NotFound:
+    except InvalidRequest:
         return None
     return judge.target.canonical_name

@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+from fastapi.responses import JSONResponse
 
 from api.gateway.moderation import CATEGORIES, Judgement
 from tests.api.stack import Api, Tenant, running, running_api, wait_until
@@ -211,6 +212,45 @@ def test_a_guard_withholds_what_a_model_answers(api: Api, tenant: Tenant) -> Non
         with pytest.raises(openai.BadRequestError, match="no classifier to go by") as lost:
             client.chat.completions.create(model="tiny-random", messages=HELLO)
         assert lost.value.code == "guard_without_classifier"
+        # Nor does one whose classifier's name stands for something else.
+        bind(client, api.tuned_model(tenant).name)
+        with pytest.raises(openai.BadRequestError, match="cannot judge what is safe") as lost:
+            client.chat.completions.create(model="tiny-random", messages=HELLO)
+        assert (lost.value.code, lost.value.param) == ("guard_without_classifier", None)
+        assert guard(client, output=False)["model"] is None
+        client.chat.completions.create(model="tiny-random", messages=HELLO)
+
+
+def test_what_a_guard_judges_is_one_request_of_a_minute(api: Api, tenant: Tenant) -> None:
+    """Who has none left costs the classifier nothing, and no reply is lost for want of another."""
+    model, backend = classifier(api, tenant, texts=LABELS), FakeBackend(judge=judged)
+    with (
+        front(api, backend, requests_per_minute=1) as running,
+        running.client(tenant) as client,
+    ):
+        bind(client, model.name)
+        guard(client, input=True, output=True)
+        client.chat.completions.create(model="tiny-random", messages=HELLO)
+        assert len(backend.requests) == 3
+        with pytest.raises(openai.RateLimitError):
+            client.chat.completions.create(model="tiny-random", messages=HELLO)
+        assert len(backend.requests) == 3
+
+
+def test_what_an_inference_server_refuses_for_a_while_is_told_with_the_while(
+    api: Api, tenant: Tenant
+) -> None:
+    error = {"message": "Full.", "type": "requests", "param": None, "code": "rate_limit_exceeded"}
+    full = JSONResponse({"error": error}, status_code=429, headers={"retry-after": "17"})
+    model, backend = classifier(api, tenant, texts=LABELS), FakeBackend(answer=full)
+    with front(api, backend) as running, running.client(tenant) as client:
+        for ask in (
+            lambda: client.moderations.create(input="fine", model=model.name),
+            lambda: client.responses.create(model="tiny-random", input="fine"),
+        ):
+            with pytest.raises(openai.RateLimitError) as refused:
+                ask()
+            assert refused.value.response.headers["retry-after"] == "17"
 
 
 def test_what_is_flagged_is_what_is_not_safe() -> None:
