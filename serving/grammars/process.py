@@ -86,12 +86,16 @@ class CompilerProcess:
         assert process.stdout is not None
         until_s = time.monotonic() + MAX_WAIT_S
         answer = b""
+        # Not select, which knows no descriptor beyond 1023: a server of many connections has more.
+        poll = select.poll()
+        poll.register(process.stdout, select.POLLIN)
         try:
             left = memoryview(asked + b"\n")
             while left:
                 left = left[process.stdin.write(left) or 0 :]
             while not answer.endswith(b"\n"):
-                is_there, _, _ = select.select([process.stdout], [], [], until_s - time.monotonic())
+                left_s = max(until_s - time.monotonic(), 0)
+                is_there = poll.poll(left_s * 1000)
                 read = os.read(process.stdout.fileno(), READ_BYTES) if is_there else b""
                 if not read:
                     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +15,7 @@ import pytest_asyncio
 from foundation.errors import InvalidRequest
 from serving.engine.constraints import WORN_TOKENS, Constraint, GrammarVocabulary
 from serving.grammars.grammars import Grammars
+from serving.grammars.process import CompilerProcess
 from serving.grammars.source import MAX_SOURCE_BYTES, GrammarSource
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -140,3 +142,24 @@ async def test_what_is_too_long_is_not_looked_at() -> None:
     with pytest.raises(InvalidRequest) as caught:
         GrammarSource("regex", "a" * (MAX_SOURCE_BYTES + 1))
     assert caught.value.code == "grammar_too_large"
+
+
+async def test_a_server_of_many_connections_tries_grammars_too(
+    grammar_vocabulary: GrammarVocabulary,
+) -> None:
+    """Descriptors from 1024 on are none for `select`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    try:
+        while held[-1] < 1024:
+            held.append(os.dup(held[0]))
+        process = CompilerProcess(grammar_vocabulary)
+        try:
+            assert process.grammar(WORDS)
+        finally:
+            process.close()
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
