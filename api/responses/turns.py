@@ -30,7 +30,7 @@ from .request import CreateResponse, InputOfResponse
 Json = dict[str, Any]
 
 MAX_STORED_BYTES = 2 * 1024 * 1024
-"""Of a request's own items."""
+"""Of a request's own items, and of what the response tells of the request."""
 _NAMES = {
     "messages": "input",
     "max_completion_tokens": "max_output_tokens",
@@ -60,12 +60,6 @@ async def read(wiring: Wiring, caller: Caller, value: Json) -> Turn:
     request = validate(CreateResponse, value)
     request.check()
     given, said = await said_to(wiring, caller, request)
-    if request.is_stored and (num_bytes := len(orjson.dumps(given))) > MAX_STORED_BYTES:
-        raise InvalidRequest(
-            f"An input of {num_bytes} bytes is too large to be stored; at most {MAX_STORED_BYTES} bytes are. Send "
-            "'store': false.",
-            param="store",
-        )
     body = {
         "id": new_id("resp_", 40),
         "object": "response",
@@ -78,6 +72,12 @@ async def read(wiring: Wiring, caller: Caller, value: Json) -> Turn:
         "usage": None,
         **request.told(targets.model_name(value)),
     }
+    if request.is_stored and (num_bytes := len(orjson.dumps([given, body]))) > MAX_STORED_BYTES:
+        raise InvalidRequest(
+            f"A request of {num_bytes} bytes is too large to be stored; at most {MAX_STORED_BYTES} bytes are. Send "
+            "'store': false.",
+            param="store",
+        )
     return Turn(request, given, said, body)
 
 
@@ -95,7 +95,19 @@ async def said_to(
         before = await wiring.database.read(
             conversations.all_items, caller.project_id, request.conversation_id
         )
+        _check_ids({item["id"] for item in before}, given)
     return given, messages.of_items(request.instructions, [*before, *given])
+
+
+def _check_ids(known: set[str], given: list[Item]) -> None:
+    """Raises InvalidRequest for an item that the conversation has already, before it costs an answer."""
+    for index, item in enumerate(given):
+        if item["id"] in known:
+            raise InvalidRequest(
+                f"Item '{item['id']}' is in the conversation already. Send only what is new in 'input'.",
+                param=f"input[{index}].id",
+            )
+        known.add(item["id"])
 
 
 async def ask(

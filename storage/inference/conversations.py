@@ -14,6 +14,8 @@ from storage.database import Base, CreatedAt, Json
 
 MAX_ITEMS = 10_000
 """Of one conversation."""
+MAX_BYTES = 8 * 1024 * 1024
+"""Of its items together: each response reads all of them."""
 
 
 class ConversationNotFound(NotFound):
@@ -102,12 +104,19 @@ def add_items(
     """Raises ConversationNotFound, and InvalidRequest for one too many or an id that is taken."""
     get(session, project_id, conversation_id, is_to_change=True)
     of_conversation = ConversationItemRow.conversation_id == conversation_id
-    count = session.scalar(select(func.count()).where(of_conversation)) or 0
-    if count + len(items) > MAX_ITEMS:
-        raise InvalidRequest(
-            f"A conversation holds at most {MAX_ITEMS} items; '{conversation_id}' has {count} already.",
-            param="items",
-        )
+    size = func.coalesce(func.sum(func.octet_length(ConversationItemRow.item_json)), 0)
+    count, num_bytes = session.execute(select(func.count(), size).where(of_conversation)).one()
+    written = [orjson.dumps(item) for item in items]
+    for what, num, num_more, most in (
+        ("items", count, len(items), MAX_ITEMS),
+        ("bytes", num_bytes, sum(map(len, written)), MAX_BYTES),
+    ):
+        if num + num_more > most:
+            raise InvalidRequest(
+                f"A conversation holds at most {most} {what}; '{conversation_id}' has {num} already, and these are "
+                f"{num_more}. Delete some of its items, or begin another conversation.",
+                param="items",
+            )
     ids = [item["id"] for item in items]
     taken = set(
         session.scalars(
@@ -119,12 +128,10 @@ def add_items(
             raise InvalidRequest(
                 f"Item '{item_id}' is in the conversation already.", param=f"items[{index}].id"
             )
-    for item in items:
+    for item_id, item_json in zip(ids, written, strict=True):
         session.add(
             ConversationItemRow(
-                conversation_id=conversation_id,
-                id=item["id"],
-                item_json=orjson.dumps(item).decode(),
+                conversation_id=conversation_id, id=item_id, item_json=item_json.decode()
             )
         )
         # One after the other, so that their positions are in this order.

@@ -21,6 +21,8 @@ KEPT_FOR = timedelta(days=30)
 """As long as OpenAI keeps them."""
 MAX_CHAIN = 1000
 """So many responses may go on from each other."""
+MAX_CHAIN_BYTES = 8 * 1024 * 1024
+"""Of them together, with all that they tell of their requests."""
 SILENT_FOR = timedelta(seconds=30)
 UNFINISHED = ("queued", "in_progress")
 
@@ -119,7 +121,17 @@ def items_up_to(session: Session, project_id: str, response_id: str) -> list[Jso
             first.c.depth <= MAX_CHAIN,
         )
     )
-    query = select(ResponseRow).join(chain, chain.c.id == ResponseRow.id)
+    of_chain = chain.c.id == ResponseRow.id
+    size = func.octet_length(ResponseRow.input_json) + func.octet_length(ResponseRow.body_json)
+    num_bytes = session.scalar(select(func.sum(size)).join_from(chain, ResponseRow, of_chain)) or 0
+    # Before any of it is in memory.
+    if num_bytes > MAX_CHAIN_BYTES:
+        raise InvalidRequest(
+            f"Response '{response_id}' and those before it are {num_bytes} bytes, and at most {MAX_CHAIN_BYTES} can be "
+            "gone on from. Begin anew, with what is still needed in 'input'.",
+            param="previous_response_id",
+        )
+    query = select(ResponseRow).join(chain, of_chain)
     rows = list(session.scalars(query.order_by(chain.c.depth.desc())))
     if not rows:
         raise PreviousResponseNotFound(response_id)

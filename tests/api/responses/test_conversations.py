@@ -74,11 +74,24 @@ def test_a_conversation_is_renamed_and_deleted(client: openai.OpenAI) -> None:
         client.responses.create(model=MODEL, input="x", conversation=conversation.id)
 
 
-def test_one_that_is_full_takes_no_more(
-    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+def test_what_it_has_already_is_refused_before_it_costs_an_answer(
+    client: openai.OpenAI, backend: FakeBackend
 ) -> None:
-    monkeypatch.setattr(conversations, "MAX_ITEMS", 3)
+    given: Any = [{"role": "user", "content": text, "id": f"msg_{text}"} for text in "ab"]
+    conversation = client.conversations.create(items=given[:1])
+    for repeated, place in ((given[::-1], 1), (given[1:] * 2, 1)):
+        with pytest.raises(openai.BadRequestError, match="in the conversation already") as refused:
+            client.responses.create(model=MODEL, input=repeated, conversation=conversation.id)
+        assert refused.value.param == f"input[{place}].id"
+    assert backend.requests == []
+
+
+@pytest.mark.parametrize(("limit", "most"), [("MAX_ITEMS", 3), ("MAX_BYTES", 400)])
+def test_one_that_is_full_takes_no_more(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
+) -> None:
+    monkeypatch.setattr(conversations, limit, most)
     conversation = client.conversations.create(items=[{"role": "user", "content": "x"}] * 2)
-    with pytest.raises(openai.BadRequestError, match="at most 3 items"):
+    with pytest.raises(openai.BadRequestError, match=f"at most {most} "):
         client.responses.create(model=MODEL, input="x", conversation=conversation.id)
     assert len(client.conversations.items.list(conversation.id).data) == 2

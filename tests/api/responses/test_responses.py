@@ -7,6 +7,7 @@ import pytest
 from openai.types.responses import ResponseFunctionToolCall
 from pydantic import BaseModel
 
+from storage.inference import responses
 from tests.api.gateway.fake_backend import FakeBackend, refusal
 from tests.api.stack import Api, Tenant
 
@@ -99,6 +100,17 @@ def test_a_response_goes_on_from_another(client: openai.OpenAI, backend: FakeBac
     client.responses.delete(first.id)
     with pytest.raises(openai.BadRequestError, match=first.id) as refused:
         client.responses.create(model=MODEL, input="Four", previous_response_id=third.id)
+    assert refused.value.param == "previous_response_id"
+
+
+def test_what_goes_on_from_much_is_refused_before_it_is_read(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = client.responses.create(model=MODEL, input="x" * 2000)
+    monkeypatch.setattr(responses, "MAX_CHAIN_BYTES", 4000)
+    second = client.responses.create(model=MODEL, input="y", previous_response_id=first.id)
+    with pytest.raises(openai.BadRequestError, match="at most 4000 can be gone on from") as refused:
+        client.responses.create(model=MODEL, input="z", previous_response_id=second.id)
     assert refused.value.param == "previous_response_id"
 
 
@@ -292,6 +304,7 @@ def test_a_schema_goes_on_as_a_chats(client: openai.OpenAI, backend: FakeBackend
             "resp_none",
         ),
         ({"model": MODEL, "input": "x" * (2**21 + 1)}, "store", "too large"),
+        ({"model": MODEL, "input": "x", "user": "x" * 2**21}, "store", "too large"),
         ({"model": MODEL, "input": "x", "max_output_tokens": 0}, "max_output_tokens", "0"),
     ],
 )
