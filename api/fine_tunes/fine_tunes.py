@@ -16,8 +16,9 @@ from api.files.files import FileObject
 from api.fine_tuning import job_stream
 from api.fine_tuning import jobs as fine_tuning_jobs
 from api.fine_tuning.events import Stream
-from api.fine_tuning.job_stream import JobStream, Mark, Place
+from api.fine_tuning.job_stream import Mark, Place
 from api.fine_tuning.jobs import StartingPoint
+from api.fine_tuning.stream_seats import SeatedStream
 from api.gateway.event_stream import MEDIA_TYPE
 from api.idempotency import CreatesOnce
 from api.requests import bodies
@@ -153,7 +154,7 @@ async def list_fine_tune_events(
         fine_tune = await wiring.database.run(_retrieve, caller.project_id, fine_tune_id)
         return FineTuneEventList(data=fine_tune.events)
     place, seat = await job_stream.begin(wiring, caller, _place, caller.project_id, fine_tune_id)
-    return JobStream(_chunks(wiring, caller.project_id, place), seat)
+    return SeatedStream(_chunks(wiring, caller.project_id, place), seat)
 
 
 def _create(

@@ -20,7 +20,8 @@ from storage.jobs.events import EventRow
 
 from . import job_stream
 from .event import FineTuningJobEvent
-from .job_stream import JobStream, Mark, Place
+from .job_stream import Mark, Place
+from .stream_seats import SeatedStream
 
 PLAIN_QUERY = re.compile(rb"(?:after=([\w-]+)(?:&|$))?(?:limit=(\d{1,3}))?")
 
@@ -92,7 +93,7 @@ async def list_events(
     place, seat = await job_stream.begin(
         wiring, caller, _place, caller.project_id, fine_tuning_job_id, last_event_id or after
     )
-    return JobStream(_chunks(wiring, place), seat)
+    return SeatedStream(_chunks(wiring, place), seat)
 
 
 def _place(session: Session, project_id: str, job_id: str, after: str | None) -> Place:

@@ -7,16 +7,13 @@ the connection ends; a slow one falls back to reading pages from the database.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Concatenate, ParamSpec
 
-from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
-from starlette.types import Receive, Scope, Send
 
-from api.gateway.event_stream import MEDIA_TYPE
 from api.wiring import Wiring
 from foundation.errors import InvalidRequest
 from storage.jobs import events, jobs
@@ -117,7 +114,7 @@ async def begin(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> tuple[Place, Seat]:
-    """Where the stream begins, and its seat, which a JobStream releases. Raises TooManyStreams,
+    """Where the stream begins, and its seat, which a SeatedStream releases. Raises TooManyStreams,
     Unavailable and what `find` raises.
     """
     seat = wiring.stream_seats.take(caller)
@@ -127,19 +124,3 @@ async def begin(
     except BaseException:
         seat.release()
         raise
-
-
-class JobStream(StreamingResponse):
-    """Ends when the client goes away."""
-
-    media_type = MEDIA_TYPE
-
-    def __init__(self, chunks: AsyncIterator[bytes], seat: Seat) -> None:
-        super().__init__(chunks, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
-        self._seat = seat
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._seat.release()

@@ -1,11 +1,15 @@
 """How many streams of events may be open: of one key, of one project, of all.
 
-A stream costs a connection for as long as its job lasts, so nobody may have all of them.
+A stream costs a connection for as long as what it tells of lasts, a job or a response, so nobody may have all of them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import AsyncIterator
+
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from foundation.errors import LuthierError, Unavailable
 from storage.organization.api_keys import Caller
@@ -41,7 +45,7 @@ class StreamSeats:
             if counts[holder] >= maximum:
                 raise TooManyStreams(
                     f"Too many streams of events are open for {whose}: at most {maximum} may be. "
-                    "Close some of them, or poll the events without 'stream'.",
+                    "Close some of them, or ask again and again without 'stream'.",
                     code="rate_limit_exceeded",
                 )
         return Seat(self, caller)
@@ -68,3 +72,19 @@ class Seat:
         if self._is_taken:
             self._is_taken = False
             self._seats._count(self._caller, -1)
+
+
+class SeatedStream(StreamingResponse):
+    """Events, in a seat. Ends when the client goes away."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, chunks: AsyncIterator[bytes], seat: Seat) -> None:
+        super().__init__(chunks, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        self._seat = seat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._seat.release()

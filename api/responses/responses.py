@@ -6,11 +6,12 @@ import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 from api import errors
 from api.auth import ProjectCaller
+from api.fine_tuning.stream_seats import Seat, SeatedStream
 from api.gateway import event_stream, inference
 from api.gateway.disconnects import unless_disconnected
 from api.gateway.exchange import Refused
@@ -23,15 +24,15 @@ from storage.inference import responses
 from storage.organization.api_keys import Caller
 
 from . import background, streams, turns
-from .background import MAX_OF_PROJECT, STOPPED
+from .background import MAX_OF_PROJECT, STOPPED, WRITE_EVERY_S
 from .request import InputOfResponse
 from .turns import Turn
 from .unfolding import UnfoldingResponse, failed
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
-LOOK_EVERY_S = 0.5
-"""At a response that somebody waits for."""
+FIRST_PAUSE_S = 0.25
+"""Between two looks at a response that somebody waits for; each is twice as long, up to that between two writings."""
 
 Json = dict[str, Any]
 
@@ -79,10 +80,16 @@ async def create_response(request: Request, caller: ProjectCaller, wiring: Wired
         )
         is_streaming = turn.request.stream is True
         if turn.request.background:
-            await _start(wiring, caller, turn)
-            if is_streaming:
-                return _followed(wiring, project_id, turn.id)
-            return JSONResponse(turn.body)
+            if not is_streaming:
+                await _start(wiring, caller, turn)
+                return JSONResponse(turn.body)
+            seat = wiring.stream_seats.take(caller)
+            try:
+                await _start(wiring, caller, turn)
+            except BaseException:
+                seat.release()
+                raise
+            return _followed(wiring, project_id, turn.id, seat)
         asking = turns.ask(
             wiring,
             caller,
@@ -153,7 +160,8 @@ async def retrieve_response(
     project_id = caller.project_id or ""
     body = await _look(wiring, project_id, response_id)
     if stream:
-        return _followed(wiring, project_id, response_id, starting_after)
+        seat = wiring.stream_seats.take(caller)
+        return _followed(wiring, project_id, response_id, seat, starting_after)
     return JSONResponse(body)
 
 
@@ -201,21 +209,24 @@ async def list_input_items(
 
 
 def _followed(
-    wiring: Wiring, project_id: str, response_id: str, starting_after: int | None = None
-) -> StreamingResponse:
+    wiring: Wiring,
+    project_id: str,
+    response_id: str,
+    seat: Seat,
+    starting_after: int | None = None,
+) -> SeatedStream:
     """The events of a stored response, as soon as it has ended."""
 
     async def ended() -> Json:
+        pause_s = FIRST_PAUSE_S
         while True:
             body = await _look(wiring, project_id, response_id)
             if body["status"] not in responses.UNFINISHED:
                 return body
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, WRITE_EVERY_S)
 
-    events = streams.replayed(ended, starting_after=starting_after)
-    return StreamingResponse(
-        events, media_type=event_stream.MEDIA_TYPE, headers=dict(streams.HEADERS)
-    )
+    return SeatedStream(streams.replayed(ended, starting_after=starting_after), seat)
 
 
 async def _look(wiring: Wiring, project_id: str, response_id: str) -> Json:

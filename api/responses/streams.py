@@ -91,8 +91,23 @@ async def replayed(
     body: Callable[[], Awaitable[Json]], *, starting_after: int | None
 ) -> AsyncIterator[bytes]:
     """The events of a stored response, when it has ended. The last one comes in any case: it has the whole response,
-    also for who has seen more events than a response has that is there already."""
-    response = await body()
+    also for who has seen more events than a response has that is there already. If there is no more to be told of it,
+    an error is the only event."""
+    try:
+        response = await body()
+    except (LuthierError, *FAILED) as error:
+        log.warning("response.lost", error=repr(error))
+        told = error if isinstance(error, LuthierError) else LuthierError(SERVER_ERROR)
+        yield _written(
+            {
+                "type": "error",
+                "sequence_number": 0,
+                "code": told.code or told.type,
+                "message": told.message,
+                "param": told.param,
+            }
+        )
+        return
     events = list(UnfoldingResponse(response).replay(response))
     for event in _behind(events, starting_after):
         yield _written(event)

@@ -24,19 +24,18 @@ from tests.api.stack import Api, Tenant, free_port, running, running_api, wait_u
 
 from .fake_backend import FakeBackend
 
+MODEL = "tiny-random"
 MESSAGES: Any = [{"role": "user", "content": "Hello?"}]
 
 
 @contextmanager
-def gateway(api: Api, *backends: FakeBackend, dead: int = 0) -> Iterator[Api]:
+def gateway(api: Api, *backends: FakeBackend, dead: int = 0, **settings: Any) -> Iterator[Api]:
     """The api in front of these backends, and of some that do not answer."""
     with ExitStack() as stack:
         urls = [stack.enter_context(running(backend.app())) for backend in backends]
         urls += [f"http://127.0.0.1:{free_port()}" for _ in range(dead)]
-        settings = api.settings.replace(
-            backends={"tiny-random": tuple(urls)}, internal_key="internal"
-        )
-        yield stack.enter_context(running_api(settings))
+        settings = {"backends": {MODEL: tuple(urls)}, "internal_key": "internal", **settings}
+        yield stack.enter_context(running_api(api.settings.replace(**settings)))
 
 
 def ask(client: openai.OpenAI, model: str = "tiny-random", **options: Any) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import openai
@@ -11,10 +9,11 @@ import pytest
 from fastapi.responses import JSONResponse
 
 from api.gateway.moderation import CATEGORIES, Judgement
-from tests.api.stack import Api, Tenant, running, running_api, wait_until
+from tests.api.stack import Api, Tenant, wait_until
 
 from .fake_backend import FakeBackend
 from .test_classifications import classifier
+from .test_inference import gateway
 from .test_metering import sums
 
 LABELS = ("safe", "harassment", "hate", "spam")
@@ -31,14 +30,6 @@ def judged(text: str) -> dict[str, float]:
     return next((shares for word, shares in SHARES.items() if word in text), SHARES["fine"])
 
 
-@contextmanager
-def front(api: Api, backend: FakeBackend, **settings: Any) -> Iterator[Api]:
-    with ExitStack() as stack:
-        url = stack.enter_context(running(backend.app()))
-        changed = {"backends": {"tiny-random": (url,)}, "internal_key": "internal", **settings}
-        yield stack.enter_context(running_api(api.settings.replace(**changed)))
-
-
 def bind(client: openai.OpenAI, model: str) -> None:
     body = {"alias": "omni-moderation-latest", "model": model}
     client.post("/luthier/aliases", body=body, cast_to=object)
@@ -50,7 +41,7 @@ def guard(client: openai.OpenAI, **on: bool) -> Any:
 
 def test_texts_are_judged_in_openai_s_form(api: Api, tenant: Tenant) -> None:
     model, backend = classifier(api, tenant, texts=LABELS), FakeBackend(judge=judged)
-    with front(api, backend) as running, running.client(tenant) as client:
+    with gateway(api, backend) as running, running.client(tenant) as client:
         bind(client, model.name)
         reply = client.moderations.create(input=["hate", "mixed", "fine"])
         assert reply.id.startswith("modr-")
@@ -84,7 +75,7 @@ def test_texts_are_judged_in_openai_s_form(api: Api, tenant: Tenant) -> None:
 
 def test_without_a_classifier_it_is_told_how_to_make_one(api: Api, tenant: Tenant) -> None:
     backend = FakeBackend(judge=judged)
-    with front(api, backend) as running, running.client(tenant) as client:
+    with gateway(api, backend) as running, running.client(tenant) as client:
         for refused in (
             lambda: client.moderations.create(input="x"),
             lambda: client.moderations.create(input="x", model="text-moderation-latest"),
@@ -109,8 +100,8 @@ def test_the_operator_names_one_for_all_projects(api: Api, tenant: Tenant) -> No
     theirs = classifier(api, api.tenant(), texts=[" Safe", " violence"], head=True)
     shares = {" Safe": 0.3, " violence": 0.7}
     backend = FakeBackend(judge=lambda _: shares)
-    options = {"moderation_model": theirs.name, "moderation_threshold": 0.8}
-    with front(api, backend, **options) as running, running.client(tenant) as client:
+    options: Any = {"moderation_model": theirs.name, "moderation_threshold": 0.8}
+    with gateway(api, backend, **options) as running, running.client(tenant) as client:
         reply = client.moderations.create(input="x")
         assert (reply.model, reply.results[0].flagged) == (theirs.name, False)
         assert reply.results[0].category_scores.violence == 0.7
@@ -146,7 +137,7 @@ def test_inputs_that_are_none_are_refused(
 
 def test_a_guard_refuses_what_users_write(api: Api, tenant: Tenant) -> None:
     model, backend = classifier(api, tenant, texts=LABELS), FakeBackend(judge=judged)
-    with front(api, backend) as running, running.client(tenant) as client:
+    with gateway(api, backend) as running, running.client(tenant) as client:
         bind(client, model.name)
         assert guard(client, input=True) == {
             "object": "luthier.guard",
@@ -187,7 +178,7 @@ def test_a_guard_refuses_what_users_write(api: Api, tenant: Tenant) -> None:
 
 def test_a_guard_withholds_what_a_model_answers(api: Api, tenant: Tenant) -> None:
     model, backend = classifier(api, tenant, texts=LABELS), FakeBackend(name="hate", judge=judged)
-    with front(api, backend) as running, running.client(tenant) as client:
+    with gateway(api, backend) as running, running.client(tenant) as client:
         bind(client, model.name)
         guard(client, output=True)
         reply = client.chat.completions.create(
@@ -225,7 +216,7 @@ def test_what_a_guard_judges_is_one_request_of_a_minute(api: Api, tenant: Tenant
     """Who has none left costs the classifier nothing, and no reply is lost for want of another."""
     model, backend = classifier(api, tenant, texts=LABELS), FakeBackend(judge=judged)
     with (
-        front(api, backend, requests_per_minute=1) as running,
+        gateway(api, backend, requests_per_minute=1) as running,
         running.client(tenant) as client,
     ):
         bind(client, model.name)
@@ -243,7 +234,7 @@ def test_what_an_inference_server_refuses_for_a_while_is_told_with_the_while(
     error = {"message": "Full.", "type": "requests", "param": None, "code": "rate_limit_exceeded"}
     full = JSONResponse({"error": error}, status_code=429, headers={"retry-after": "17"})
     model, backend = classifier(api, tenant, texts=LABELS), FakeBackend(answer=full)
-    with front(api, backend) as running, running.client(tenant) as client:
+    with gateway(api, backend) as running, running.client(tenant) as client:
         for ask in (
             lambda: client.moderations.create(input="fine", model=model.name),
             lambda: client.responses.create(model="tiny-random", input="fine"),

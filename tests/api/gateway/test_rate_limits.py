@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import openai
@@ -14,20 +13,10 @@ from api.gateway.rate_limits import RateLimited, RateLimits, _told, likely_token
 from embedded import ports
 from storage.organization import projects
 from storage.organization.api_keys import Caller
-from tests.api.stack import Api, Tenant, running, running_api
+from tests.api.stack import Api, Tenant
 
 from .fake_backend import FakeBackend, refusal
-from .test_inference import ask
-
-MODEL = "tiny-random"
-
-
-@contextmanager
-def limited(api: Api, backend: FakeBackend, **settings: Any) -> Iterator[Api]:
-    with running(backend.app()) as url:
-        changed = api.settings.replace(backends={MODEL: (url,)}, **settings)
-        with running_api(changed) as front:
-            yield front
+from .test_inference import MODEL, ask, gateway
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +26,7 @@ def backend() -> FakeBackend:
 
 @pytest.fixture(scope="module")
 def front(api: Api, backend: FakeBackend) -> Iterator[Api]:
-    with limited(api, backend, requests_per_minute=2, tokens_per_minute=600) as front:
+    with gateway(api, backend, requests_per_minute=2, tokens_per_minute=600) as front:
         yield front
 
 
@@ -123,7 +112,7 @@ def test_a_project_has_a_limit_of_its_own(front: Api) -> None:
 
 
 def test_nobody_is_limited_unless_it_is_said(api: Api) -> None:
-    with limited(api, FakeBackend()) as front, front.client(front.tenant()) as client:
+    with gateway(api, FakeBackend()) as front, front.client(front.tenant()) as client:
         raw = client.chat.completions.with_raw_response.create(
             model=MODEL, messages=[{"role": "user", "content": "x"}]
         )
@@ -133,7 +122,7 @@ def test_nobody_is_limited_unless_it_is_said(api: Api) -> None:
 def test_a_broker_that_does_not_answer_limits_nobody(api: Api) -> None:
     nowhere = f"redis://127.0.0.1:{ports.free()}/0"
     settings: Any = {"broker_url": nowhere, "requests_per_minute": 1}
-    with limited(api, FakeBackend(), **settings) as front, front.client(front.tenant()) as client:
+    with gateway(api, FakeBackend(), **settings) as front, front.client(front.tenant()) as client:
         for _ in range(2):
             ask(client)
 

@@ -141,3 +141,29 @@ def test_expired_ones_are_taken_away(api: Api, client: openai.OpenAI) -> None:
     client.responses.retrieve(kept.id)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(expired.id)
+
+
+def test_who_follows_has_a_seat_and_hears_of_an_end_without_a_response(
+    api: Api, tenant: Tenant
+) -> None:
+    backend = FakeBackend(is_endless=True)
+    # One key has half of a project's seats.
+    with gateway(api, backend, streams_per_project=2) as front, front.client(tenant) as client:
+        begun = client.responses.create(model=MODEL, input="Hello?", background=True)
+        with client.responses.retrieve(begun.id, stream=True) as events:
+            with pytest.raises(openai.RateLimitError, match="Too many streams of events"):
+                client.responses.retrieve(begun.id, stream=True)
+            with pytest.raises(openai.RateLimitError, match="Too many streams of events"):
+                client.responses.create(model=MODEL, input="x", background=True, stream=True)
+            with api.sessions() as session:
+                assert responses.count_unfinished(session, tenant.project_id) == 1
+            client.responses.delete(begun.id)
+            (event,) = events
+        assert event.type == "error"
+        assert begun.id in event.message
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(begun.id, stream=True)
+        # The seat was given back.
+        cancelled = client.responses.create(model=MODEL, input="x", background=True)
+        client.responses.cancel(cancelled.id)
+        assert list(client.responses.retrieve(cancelled.id, stream=True))
