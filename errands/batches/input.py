@@ -18,7 +18,8 @@ from storage.inference.batches import BatchRow
 from .lease import BatchLease
 
 PURPOSE = "batch"
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+RESPONSES = "/v1/responses"
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", RESPONSES)
 MAX_BYTES = 200 * 1024 * 1024
 MAX_LINES = 50_000
 MAX_CUSTOM_ID_CHARACTERS = 512
@@ -213,16 +214,19 @@ def _problem(
     if value["url"] != endpoint:
         text = f"The URL of this request does not match the batch's endpoint, {endpoint}."
         return "invalid_url", text, "url"
-    return _problem_of_body(body)
+    return _problem_of_body(body, endpoint)
 
 
-def _problem_of_body(body: object) -> tuple[str, str, str | None] | None:
+def _problem_of_body(body: object, endpoint: str) -> tuple[str, str, str | None] | None:
     if not isinstance(body, dict):
         return "invalid_request", "'body' must be an object.", "body"
     if not isinstance(body.get("model"), str) or not body["model"]:
         return "invalid_request", "'body.model' must be a model's name.", "body.model"
     if body.get("stream"):
         return "invalid_request", "A batch's request cannot be streamed.", "body.stream"
+    if endpoint == RESPONSES and body.get("background"):
+        text = "A batch's request is in the background as it is: leave 'background' out."
+        return "invalid_request", text, "body.background"
     # Numbers that were written shortly may have become longer.
     num_bytes = len(_encoded(body))
     if num_bytes > MAX_LONG_BODY_BYTES:

@@ -320,6 +320,11 @@ def test_input_file_that_cannot_be_a_batch_fails_it(scene: BatchScene) -> None:
         ("missing_required_parameter", "method", 8),
         ("invalid_custom_id", "custom_id", 9),
     ]
+    in_background = request("s")["body"] | {"background": True}
+    lines = [request("a", url="/v1/responses", body=in_background)]
+    assert problems(scene, lines, endpoint="/v1/responses") == [
+        ("invalid_request", "body.background", 1)
+    ]
     assert problems(scene, b'{"custom_id": \n[1]\n') == [
         ("invalid_json_line", None, 1),
         ("invalid_json_line", None, 2),
