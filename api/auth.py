@@ -27,8 +27,6 @@ API_KEY = "ApiKey"
 
 _bearer = HTTPBearer(auto_error=False, scheme_name=API_KEY, description="A project's API key.")
 
-"""The batch that a request is a line of; believed of an internal caller only."""
-
 _NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header "
     "using Bearer auth (i.e. Authorization: Bearer YOUR_KEY). An operator of this server can give "
