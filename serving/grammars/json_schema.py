@@ -57,6 +57,7 @@ def check(schema: Schema) -> None:
         if not isinstance(node, dict):
             raise SchemaRefused(path, None, "a schema is an object or a boolean")
         _clean(node)
+        _check_kinds(node, path)
         _check_keywords(node, path)
         values = node.get("enum")
         num_enum += len(values) if isinstance(values, list) else 0
@@ -80,6 +81,16 @@ def _clean(node: Schema) -> None:
         if isinstance(value, float) and value.is_integer():
             node[keyword] = int(value)
     formats.restate(node)
+
+
+def _check_kinds(node: Schema, path: Path) -> None:
+    """Of what grammars of calls are made of, before anybody else looks at it."""
+    for keyword, kind, wanted in (
+        ("properties", dict, "an object"),
+        ("required", list, "an array"),
+    ):
+        if keyword in node and not isinstance(node[keyword], kind):
+            raise SchemaRefused(path, keyword, f"it must be {wanted}")
 
 
 def _check_keywords(node: Schema, path: Path) -> None:

@@ -134,10 +134,12 @@ def _types(schema: Any) -> set[str]:
     """What a value may be; nothing if the schema does not say."""
     if not isinstance(schema, dict):
         return set()
+    # Nobody has checked it, unless calls are held to it.
     named = schema.get("type")
-    types = {named} if isinstance(named, str) else set(named or ())
+    types = {t for t in (named if isinstance(named, list) else [named]) if isinstance(t, str)}
     for key in ("anyOf", "oneOf"):
-        for one in schema.get(key) or ():
+        choices = schema.get(key)
+        for one in choices if isinstance(choices, list) else ():
             types |= _types(one)
     if not types and isinstance(schema.get("enum"), list):
         types = {"string" if isinstance(v, str) else "other" for v in schema["enum"]}

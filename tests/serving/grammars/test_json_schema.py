@@ -63,7 +63,8 @@ REFUSED: list[tuple[Schema, str]] = [
     (obj(**MANY, bad={"type": "string", "minLength": 3, "maxLength": 2}), "In context=('properties', 'bad'), 'minLength' is not permitted: Unsatisfiable"),
     (obj(a={"type": "objec"}), "In context=('properties', 'a'), 'type' is not permitted: Invalid type: objec"),
     (obj(a={"oneOf": [TEXT, {"type": "string", "maxLength": 3}]}), "In context=('properties', 'a'), 'oneOf' is not permitted: its alternatives may fit at once; use 'anyOf'"),
-    (obj(a={"properties": []}), "In context=('properties', 'a'), 'properties' is not permitted"),
+    (obj(a={"properties": []}), "In context=('properties', 'a'), 'properties' is not permitted: it must be an object"),
+    (obj(a={"required": 7}), "In context=('properties', 'a'), 'required' is not permitted: it must be an array"),
     (obj(a=3), "In context=('properties', 'a'), the schema is not permitted: a schema is an object or a boolean"),
     ({"type": "object", "minProperties": 2}, "'minProperties' is not permitted"),
 ]  # fmt: skip

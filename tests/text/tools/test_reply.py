@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from typing import Any
 
@@ -202,6 +203,32 @@ def test_one_call_is_all_where_they_may_not_be_parallel() -> None:
         f"Well. {call} So.",
     ):
         assert read(TAGS, [text], is_parallel=False) == ("", "Well.", [("f", ARGUMENTS)])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["string", "null", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "anyOf", "enum", "properties"]), inner, max_size=3
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(JSON, st.sampled_from(["x", "1", "null", "[1"]))
+def test_whatever_the_parameters_are_arguments_are_json(schema: Any, value: str) -> None:
+    """Nobody checks the schemas of tools that a model may call as it likes."""
+    offered = {"f": {"properties": {"a": schema}}, "g": schema}
+    reader = ReplyReader(TAGGED, offered)
+    told: list[ReplyDelta] = []
+    for name in offered:
+        text = f"<tool_call>\n<function={name}>\n<parameter=a>\n{value}\n</parameter>\n</function>"
+        told += reader.push(f"{text}\n</tool_call>")
+    for name, arguments in summed([*told, *reader.finish()])[2]:
+        assert name in offered
+        assert json.loads(arguments).keys() == {"a"}
 
 
 def test_calls_are_told_as_they_come() -> None:
