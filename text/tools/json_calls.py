@@ -6,20 +6,18 @@ whose reply is nothing but the call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from .deltas import Calls
 from .json_text import read_text, read_value
 from .source import Reading, Source
-from .writing import NOTHING, Writing, json_rule
+from .writing import NOTHING, ArgumentsAsJson, Writing
 
 ARGUMENTS = frozenset({"arguments", "parameters"})
 
 
 @dataclass(frozen=True)
-class JsonCalls:
+class JsonCalls(ArgumentsAsJson):
     openings: tuple[str, ...]
     """What stands before a call, or before a list of them."""
     closing: str
@@ -28,14 +26,6 @@ class JsonCalls:
     arguments_key: str = "arguments"
     is_list: bool = False
     writing: Writing = field(default=NOTHING, compare=False)
-
-    @property
-    def rules(self) -> tuple[str, ...]:
-        return ()
-
-    def arguments_rule(self, schema: Mapping[str, Any]) -> str:
-        """Lark: arguments that fit."""
-        return json_rule(schema)
 
     @property
     def bare_start(self) -> str:

@@ -6,20 +6,18 @@ So Mistral's newer models have them (`[TOOL_CALLS]name[ARGS]{...}`), DeepSeek's,
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from .deltas import Calls
 from .json_text import read_value
 from .source import Reading, Source
-from .writing import NOTHING, Writing, json_rule
+from .writing import NOTHING, ArgumentsAsJson, Writing
 
 _NAME = re.compile(r"[\w.-]*")
 
 
 @dataclass(frozen=True)
-class NamedCalls:
+class NamedCalls(ArgumentsAsJson):
     openings: tuple[str, ...]
     between: tuple[str, ...]
     """Between name and arguments; of two, a call's id stands between them."""
@@ -28,14 +26,6 @@ class NamedCalls:
     closing: str
     bare_start: str = ""
     writing: Writing = field(default=NOTHING, compare=False)
-
-    @property
-    def rules(self) -> tuple[str, ...]:
-        return ()
-
-    def arguments_rule(self, schema: Mapping[str, Any]) -> str:
-        """Lark: arguments that fit."""
-        return json_rule(schema)
 
     @property
     def markup(self) -> tuple[str, ...]:

@@ -31,5 +31,17 @@ def json_rule(schema: Mapping[str, Any]) -> str:
     return "%json " + json.dumps({**schema, "x-guidance": _JSON_OPTIONS}, ensure_ascii=False)
 
 
+class ArgumentsAsJson:
+    """Of forms whose arguments are an object of JSON."""
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        return ()
+
+    def arguments_rule(self, schema: Mapping[str, Any]) -> str:
+        """Lark: arguments that fit."""
+        return json_rule(schema)
+
+
 def lark_text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if text else ""
