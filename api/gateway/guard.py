@@ -86,7 +86,7 @@ class GuardedExchange(Exchange):
         return value
 
     async def _judgements(self, judge: Judge, texts: list[str]) -> list[Judgement]:
-        return await moderation.judge(
+        judgements, _ = await moderation.judge(
             self._wiring,
             self._caller,
             judge,
@@ -96,6 +96,7 @@ class GuardedExchange(Exchange):
             # What is judged has taken its share, and a reply that is there must not be lost for want of another.
             is_limited=False,
         )
+        return judgements
 
 
 async def _judge(wiring: Wiring, caller: Caller) -> Judge:
@@ -147,6 +148,7 @@ def _shown_of(choice: Json) -> str:
     if not isinstance(message, dict):
         return str(choice.get("text") or "")
     calls = [call.get("function") or {} for call in message.get("tool_calls") or ()]
+    calls.append(message.get("function_call") or {})
     texts = [message.get("reasoning_content"), message.get("content")]
     return "\n".join(filter(None, [*texts, *(call.get("arguments") for call in calls)]))
 

@@ -107,8 +107,11 @@ async def judge(
     request_id: str = "",
     is_batch: bool = False,
     is_limited: bool = True,
-) -> list[Judgement]:
-    """Raises LuthierError for whatever the inference server refuses, as for any of the project's requests."""
+) -> tuple[list[Judgement], dict[str, str]]:
+    """Of each text, and what a reply says of the request in headers.
+
+    Raises LuthierError for whatever the inference server refuses, as for any of the project's requests.
+    """
     body = {
         "model": by.target.name,
         "input": list(texts),
@@ -126,12 +129,14 @@ async def judge(
         is_limited=is_limited,
     )
     upstream = await exchange.send()
+    headers = exchange.headers
     try:
         reply = await exchange.whole(upstream)
     finally:
         await upstream.aclose()
     threshold = wiring.settings.moderation_threshold
-    return [_judgement(entry["probabilities"], threshold) for entry in reply["data"]]
+    found = [_judgement(entry["probabilities"], threshold) for entry in reply["data"]]
+    return found, headers
 
 
 def _find(session: Session, caller: Caller, name: str, of_operator: str) -> Judge:

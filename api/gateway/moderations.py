@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from api.auth import ProjectCaller
@@ -80,7 +80,7 @@ _BODY = {
 
 @router.post("", openapi_extra=_BODY)
 async def create_moderation(
-    request: Request, caller: ProjectCaller, wiring: Wired
+    request: Request, response: Response, caller: ProjectCaller, wiring: Wired
 ) -> ModerationList:
     project_id = caller.project_id
     async with wiring.large_bodies.turn(request, project_id):
@@ -92,7 +92,8 @@ async def create_moderation(
             judging = moderation.judge(
                 wiring, caller, judge, texts, request_id=request.state.request_id
             )
-            judgements = await unless_disconnected(request, judging)
+            judgements, headers = await unless_disconnected(request, judging)
+    response.headers.update(headers)
     return ModerationList(
         id=new_id("modr-"),
         model=judge.target.canonical_name,

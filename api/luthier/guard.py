@@ -53,14 +53,12 @@ async def set_guard(
     caller: ProjectCaller,
     wiring: Wired,
 ) -> Guard:
-    """From the next request on. There must be a classifier to guard by: without one, nothing would be let through."""
-    guards_input = caller.guards_input if body.input is None else body.input
-    guards_output = caller.guards_output if body.output is None else body.output
-    if guards_input or guards_output:
+    """From the next request on. Where it is put on there must be a classifier: without one, nothing would be let through."""
+    if body.input or body.output:
         await moderation.find(wiring, caller)
     row = await wiring.database.run(
         lambda session: projects.guard(
-            session, caller.project_id, guards_input=guards_input, guards_output=guards_output
+            session, caller.project_id, guards_input=body.input, guards_output=body.output
         )
     )
     return Guard(

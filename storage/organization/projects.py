@@ -96,11 +96,14 @@ def rename(session: Session, project_id: str, name: str | None) -> ProjectRow:
 
 
 def guard(
-    session: Session, project_id: str, *, guards_input: bool, guards_output: bool
+    session: Session, project_id: str, *, guards_input: bool | None, guards_output: bool | None
 ) -> ProjectRow:
-    """From the next request on."""
+    """From the next request on. None changes nothing."""
     row = get_active(session, project_id)
-    row.guards_input, row.guards_output = guards_input, guards_output
+    if guards_input is not None:
+        row.guards_input = guards_input
+    if guards_output is not None:
+        row.guards_output = guards_output
     session.flush()
     return row
 

@@ -195,7 +195,17 @@ def test_a_guard_withholds_what_a_model_answers(api: Api, tenant: Tenant) -> Non
         response = client.responses.create(model="tiny-random", input="fine")
         assert response.incomplete_details is not None
         assert (response.incomplete_details.reason, response.output_text) == ("content_filter", "")
-        backend.name = "anyone"
+        # What stands in a call is shown as well, in either form.
+        function = {"name": "f", "arguments": '"hate"'}
+        for delta in (
+            {"function_call": function},
+            {"tool_calls": [{"index": 0, "function": function}]},
+        ):
+            backend.deltas = [delta]
+            choice = client.chat.completions.create(model="tiny-random", messages=HELLO).choices[0]
+            assert choice.finish_reason == "content_filter"
+            assert (choice.message.function_call, choice.message.tool_calls) == (None, None)
+        backend.deltas, backend.name = None, "anyone"
         told = client.chat.completions.create(model="tiny-random", messages=HELLO).choices[0]
         assert told.message.content == "Hello from anyone with ünicode"
         # A guard that has lost its classifier lets nothing through.
@@ -208,6 +218,8 @@ def test_a_guard_withholds_what_a_model_answers(api: Api, tenant: Tenant) -> Non
         with pytest.raises(openai.BadRequestError, match="cannot judge what is safe") as lost:
             client.chat.completions.create(model="tiny-random", messages=HELLO)
         assert (lost.value.code, lost.value.param) == ("guard_without_classifier", None)
+        with pytest.raises(openai.BadRequestError, match="cannot judge what is safe"):
+            guard(client, input=True)
         assert guard(client, output=False)["model"] is None
         client.chat.completions.create(model="tiny-random", messages=HELLO)
 
@@ -216,16 +228,18 @@ def test_what_a_guard_judges_is_one_request_of_a_minute(api: Api, tenant: Tenant
     """Who has none left costs the classifier nothing, and no reply is lost for want of another."""
     model, backend = classifier(api, tenant, texts=LABELS), FakeBackend(judge=judged)
     with (
-        gateway(api, backend, requests_per_minute=1) as running,
+        gateway(api, backend, requests_per_minute=2) as running,
         running.client(tenant) as client,
     ):
         bind(client, model.name)
+        reply = client.moderations.with_raw_response.create(input="fine")
+        assert reply.headers["x-ratelimit-remaining-requests"] == "1"
         guard(client, input=True, output=True)
         client.chat.completions.create(model="tiny-random", messages=HELLO)
-        assert len(backend.requests) == 3
+        assert len(backend.requests) == 4
         with pytest.raises(openai.RateLimitError):
             client.chat.completions.create(model="tiny-random", messages=HELLO)
-        assert len(backend.requests) == 3
+        assert len(backend.requests) == 4
 
 
 def test_what_an_inference_server_refuses_for_a_while_is_told_with_the_while(
