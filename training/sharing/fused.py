@@ -67,9 +67,8 @@ def is_small(planned: Pass) -> bool:
 
 
 def make_together(passes: Sequence[Pass]) -> list[tuple[Pass, float]]:
-    """Make the first of the passes with as many of the others as it pays with. Gives them with their parts of the tokens.
-
-    None if it is better made alone. Every model is its plain self.
+    """Make the first of the passes with as many of the others as it pays with. Gives them with their parts of the tokens;
+    no pass where the first is better made alone. The model is its plain self before and behind.
     """
     together = chosen(passes)
     if len(together) < FEWEST_JOBS:
