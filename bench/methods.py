@@ -31,6 +31,7 @@ from training.messages import (
     CheckpointSaved,
     Dpo,
     Full,
+    Heartbeat,
     OutputLayers,
     Report,
     Start,
@@ -101,7 +102,7 @@ class Ours:
 
     def step(self, steps: Course) -> None:
         report: Report | None = None
-        while report is None or isinstance(report, CheckpointSaved | Alert):
+        while report is None or isinstance(report, CheckpointSaved | Alert | Heartbeat):
             wall_s, cpu_s = time.perf_counter(), time.process_time()
             report = next(self._reports)
         steps.wall_s.append(time.perf_counter() - wall_s)
