@@ -182,6 +182,10 @@ class Things:
         keys = self.client.admin.organization.projects.api_keys
         return next(iter(keys.list(made["project_id"]))).id
 
+    def _rate_limit_id(self, made: dict[str, str]) -> str:
+        limits = self.client.admin.organization.projects.rate_limits
+        return next(iter(limits.list_rate_limits(made["project_id"]))).id
+
     def _key_id(self, _: object) -> str:
         return self.client.admin.organization.admin_api_keys.create(name="x").id
 
