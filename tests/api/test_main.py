@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.api.gateway.fake_backend import FakeBackend
 from tests.api.stack import Api, Tenant, environment, free_port, process, running
@@ -46,6 +47,7 @@ def test_sigterm_ends_it_soon_even_while_a_stream_is_open(api: Api, tenant: Tena
     assert b'"event":"request"' in log
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_down_holds_no_job_up(api: Api, tenant: Tenant) -> None:
     nowhere = f"redis://127.0.0.1:{free_port()}/0"
     with (

@@ -48,6 +48,7 @@ def s3_client(endpoint: str, secret_key: str) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_s3_server_starts_as_told_and_gets_its_bucket(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     port = ports.free()
@@ -82,6 +83,7 @@ def test_s3_server_starts_as_told_and_gets_its_bucket(tmp_path: Path) -> None:
         s3.close()
 
 
+@pytest.mark.slow
 def test_broker_starts_with_its_file_and_asks_for_the_password(tmp_path: Path) -> None:
     port = ports.free()
     file = config("valkey", tmp_path / "valkey.conf")

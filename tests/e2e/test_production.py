@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.e2e import jobs
 from tests.e2e.stack import serving
 from tests.factories import colour_rows
 
 
+@pytest.mark.slow
 def test_a_job_on_postgres_valkey_and_s3(
     tmp_path: Path, database_url: str, broker_url: str, s3_url: str
 ) -> None:

@@ -56,6 +56,7 @@ def test_end_of_stdin_stops_the_server(tmp_path: Path) -> None:
     assert child.wait(5) == 0
 
 
+@pytest.mark.slow
 def test_server_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     child = process.spawn(launch(tmp_path, MULE))
     processes.wait_for((tmp_path / "up").exists)

@@ -187,6 +187,7 @@ def test_trainer_that_never_says_a_word_hangs(
         hear_to_the_end(it)
 
 
+@pytest.mark.slow
 def test_log_is_kept_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "MAX_LOG_BYTES", 10)
     log_file = tmp_path / "logs" / "trainer.log"

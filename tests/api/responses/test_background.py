@@ -8,6 +8,8 @@ import pytest
 from openai.types.responses import Response
 from sqlalchemy import update
 
+from api.responses import background
+from api.responses import responses as routes
 from storage.inference import responses
 from storage.inference.responses import ResponseRow
 from tests.api.gateway.fake_backend import FakeBackend
@@ -15,6 +17,14 @@ from tests.api.gateway.test_inference import gateway
 from tests.api.stack import Api, Tenant
 
 from .test_responses import MODEL, TEXT
+
+
+@pytest.fixture(autouse=True)
+def is_hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked at every few seconds is looked at at once."""
+    monkeypatch.setattr(background, "WRITE_EVERY_S", 0.1)
+    monkeypatch.setattr(background, "FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr(routes, "FIRST_PAUSE_S", 0.05)
 
 
 def ended(client: openai.OpenAI, response: Response) -> Response:

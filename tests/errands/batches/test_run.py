@@ -147,6 +147,7 @@ def test_process_killed_at_every_crash_point_in_turn_answers_each_line_once(
     assert scene.chunk_keys() == []
 
 
+@pytest.mark.slow
 def test_process_that_is_killed_is_replaced_and_asks_only_for_what_is_missing(
     scene: BatchScene,
 ) -> None:

@@ -63,6 +63,7 @@ def test_an_adapter_comes_with_card_and_manifest_and_loads_in_peft(scene: Transf
     assert json.loads((folder / "manifest.json").read_text())["artifact"]["kind"] == "lora"
 
 
+@pytest.mark.slow
 def test_a_merged_model_is_made_by_the_process_that_knows_models(scene: TransferScene) -> None:
     folder = exported(scene, "gguf", "q8_0")
     name = "model-q8_0.gguf"

@@ -194,6 +194,7 @@ def test_a_fully_tuned_model_leaves_as_gguf(base_path: Path, tmp_path: Path) -> 
     torch.testing.assert_close(from_gguf(tmp_path / "m.gguf"), expected, atol=0.01, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_the_default_base_s_vocabulary_is_the_one_that_its_gguf_had(
     smollm_path: Path, smollm_gguf: Path
 ) -> None:
