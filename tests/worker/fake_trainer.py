@@ -145,7 +145,8 @@ class Run:
 
     def have_an_accident(self) -> None:
         if self.step == SCRIPT.get("hang_at"):
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this thread: sent to the process, it finds another one, and this one runs on until that is awake.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         if self.step == SCRIPT.get("stuck_at"):
             threading.Event().wait()
         if self.step == SCRIPT.get("ask_at"):

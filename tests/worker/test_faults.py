@@ -165,7 +165,7 @@ def test_failed_trainer_is_replaced_before_the_next_attempt(
     assert scene.row(job_id).status == "succeeded"
 
 
-@pytest.mark.parametrize("accident", [pytest.param("hang_at", marks=pytest.mark.slow), "stuck_at"])
+@pytest.mark.parametrize("accident", ["hang_at", "stuck_at"])
 def test_trainer_that_hangs_is_killed_and_the_job_goes_on(
     scene: Scene, finished: Scene, monkeypatch: pytest.MonkeyPatch, accident: str
 ) -> None:
@@ -301,7 +301,6 @@ def test_worker_told_to_end_makes_a_checkpoint_and_lets_go(
     assert_as_if_nothing_broke(scene, job_id, finished)
 
 
-@pytest.mark.slow
 def test_worker_told_to_end_does_not_wait_for_a_trainer_that_does_not_listen(
     scene: Scene, finished: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
