@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .lora import LoraLinear
+from .places import place_of, put_module
 
 
 class Segment(NamedTuple):
@@ -57,20 +58,15 @@ def fused(model: nn.Module, segments: Sequence[Segment]) -> Iterator[None]:
     for start, end, layers in segments:
         for name, lora in layers.items():
             by_name.setdefault(name, []).append((start, end, lora))
-    places = {name: _place(model, name) for name in by_name}
-    originals = {name: getattr(owner, attribute) for name, (owner, attribute) in places.items()}
-    for name, (owner, attribute) in places.items():
-        setattr(owner, attribute, FusedLinear(originals[name], by_name[name]))
+    places = {name: place_of(model, name) for name in by_name}
+    originals: dict[str, Any] = {name: model.get_submodule(name) for name in by_name}
+    for name, place in places.items():
+        put_module(FusedLinear(originals[name], by_name[name]), place)
     try:
         yield
     finally:
-        for name, (owner, attribute) in places.items():
-            setattr(owner, attribute, originals[name])
-
-
-def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    owner, _, attribute = name.rpartition(".")
-    return model.get_submodule(owner), attribute
+        for name, place in places.items():
+            put_module(originals[name], place)
 
 
 class _FusedFunction(torch.autograd.Function):

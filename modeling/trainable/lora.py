@@ -20,6 +20,7 @@ from modeling.noise import Dropout
 
 from . import trainable
 from .lora_products import AdaptedWeight, products
+from .places import place_of, put_module
 from .trainable import Beginning, PackedRow
 
 
@@ -88,7 +89,7 @@ class LoraTrainable:
         self._config = AdapterConfig(rank, alpha, target_modules, use_rslora=use_rslora)
         self._modules = attach(model, rank, alpha, target_modules, seed, use_rslora=use_rslora)
         # Found once: it is set aside whenever another job may have a turn.
-        self._places = {name: _place(model, name) for name in self._modules}
+        self._places = {name: place_of(model, name) for name in self._modules}
         self.parameters = {
             f"{name}.{side}": parameter
             for name, module in self._modules.items()
@@ -117,11 +118,11 @@ class LoraTrainable:
             yield
         finally:
             for name, lora in self._modules.items():
-                _put(lora, self._places[name])
+                put_module(lora, self._places[name])
 
     def detach(self) -> None:
         for name, lora in self._modules.items():
-            _put(lora.base, self._places[name])
+            put_module(lora.base, self._places[name])
 
     def artifact(self, base_model: str) -> Artifact:
         config = dataclasses.replace(self._config, base_model_name_or_path=base_model)
@@ -160,7 +161,7 @@ def attach(
         lora = LoraLinear(linear, rank, scale)
         initial = initial_A(seed, name, rank, linear.in_features)
         lora.lora_A.data.copy_(initial)
-        _put(lora, _place(model, name))
+        put_module(lora, place_of(model, name))
         modules[name] = lora
     return modules
 
@@ -168,7 +169,7 @@ def attach(
 def detach(model: nn.Module) -> None:
     """Puts the plain linear layers back, the very objects that `attach` took out."""
     for name, lora in _attached(model):
-        _put(lora.base, _place(model, name))
+        put_module(lora.base, place_of(model, name))
 
 
 def initial_A(seed: int, module_name: str, rank: int, in_features: int) -> Tensor:
@@ -209,14 +210,3 @@ def set_weights(modules: Mapping[str, LoraLinear], adapter: LoadedAdapter) -> No
 
 def _attached(model: nn.Module) -> list[tuple[str, LoraLinear]]:
     return [(name, m) for name, m in model.named_modules() if isinstance(m, LoraLinear)]
-
-
-def _place(model: nn.Module, name: str) -> tuple[dict[str, nn.Module | None], str]:
-    """Where the module of that name is: among its parent's children, and as which of them."""
-    parent_name, _, child_name = name.rpartition(".")
-    return model.get_submodule(parent_name)._modules, child_name
-
-
-def _put(module: nn.Module, place: tuple[dict[str, nn.Module | None], str]) -> None:
-    children, name = place
-    children[name] = module

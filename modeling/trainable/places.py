@@ -1,4 +1,4 @@
-"""Where a model has its parameters, and other ones in these places for a time."""
+"""Where a model has its parameters and modules, and other ones in these places for a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import nn
 
 Place = tuple[nn.Module, str]
-"""A module, and what it calls the parameter."""
+"""A module, and what it calls the parameter or module."""
 
 
 class Overlay:
@@ -47,15 +47,22 @@ def tied_places(model: nn.Module) -> dict[str, list[Place]]:
     places: dict[str, list[Place]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         first = first_names.setdefault(id(parameter), name)
-        places.setdefault(first, []).append(_place(model, name))
+        places.setdefault(first, []).append(place_of(model, name))
     return places
 
 
 def places_of(model: nn.Module, names: Collection[str]) -> dict[str, list[Place]]:
     """The parameters of these names, each untied from any other."""
-    return {name: [_place(model, name)] for name in names}
+    return {name: [place_of(model, name)] for name in names}
 
 
-def _place(model: nn.Module, name: str) -> Place:
+def place_of(model: nn.Module, name: str) -> Place:
+    """Of the parameter or module that has this name in the model."""
     owner, _, attribute = name.rpartition(".")
     return model.get_submodule(owner), attribute
+
+
+def put_module(module: nn.Module, place: Place) -> None:
+    owner, name = place
+    # As in `Overlay`: an attribute that is set is checked.
+    owner._modules[name] = module
