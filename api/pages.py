@@ -35,3 +35,15 @@ class PageWithIds(Page[T], Generic[T]):
 def ends(ids: Sequence[str]) -> dict[str, str | None]:
     """`first_id` and `last_id` of a page."""
     return {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
+
+
+def places(
+    ids: Sequence[str], *, after: str | None, limit: int, descending: bool
+) -> tuple[list[int], bool]:
+    """Of a list that is there as a whole, the places of those that are on the page, and whether there are more."""
+    order = list(range(len(ids)))
+    if descending:
+        order.reverse()
+    if after is not None:
+        order = order[order.index(ids.index(after)) + 1 :] if after in ids else []
+    return order[:limit], 0 < limit < len(order)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 from sqlalchemy.orm import Session
 
 from api.auth import ProjectCaller
-from api.pages import After, PageWithIds, ends, limit
+from api.pages import After, PageWithIds, ends, limit, places
 from api.requests import bodies, metadata_filter
 from api.requests.fields import Metadata
 from api.requests.validation import validate
@@ -218,18 +218,11 @@ async def list_stored_messages(
 ) -> PageWithIds[StoredMessage]:
     """The messages of the request, in the order in which they were sent."""
     row = await wiring.database.run(stored_completions.get, caller.project_id, completion_id)
-    messages = [
-        StoredMessage.from_message(message, f"{completion_id}-{index}")
-        for index, message in enumerate(row.messages)
-    ]
-    if order == "desc":
-        messages.reverse()
-    ids = [message.id for message in messages]
-    if after is not None:
-        messages = messages[ids.index(after) + 1 :] if after in ids else []
-    page = messages[:limit]
+    messages = row.messages
+    ids = [f"{completion_id}-{index}" for index in range(len(messages))]
+    wanted, has_more = places(ids, after=after, limit=limit, descending=order == "desc")
     return PageWithIds(
-        data=page,
-        has_more=0 < limit < len(messages),
-        **ends([message.id for message in page]),
+        data=[StoredMessage.from_message(messages[place], ids[place]) for place in wanted],
+        has_more=has_more,
+        **ends([ids[place] for place in wanted]),
     )

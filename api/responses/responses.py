@@ -15,7 +15,7 @@ from api.fine_tuning.stream_seats import Seat, SeatedStream
 from api.gateway import event_stream, inference
 from api.gateway.disconnects import unless_disconnected
 from api.gateway.exchange import Refused
-from api.pages import After, PageWithIds, ends, limit
+from api.pages import After, PageWithIds, ends, limit, places
 from api.requests.validation import validate
 from api.wiring import Wired, Wiring
 from foundation.errors import InvalidRequest
@@ -197,15 +197,10 @@ async def list_input_items(
             responses.items_up_to, caller.project_id, row.previous_response_id
         )
         shown = before + shown
-    if order == "desc":
-        shown.reverse()
     ids = [item["id"] for item in shown]
-    if after is not None:
-        shown = shown[ids.index(after) + 1 :] if after in ids else []
-    page = [ShownItem(**item) for item in shown[:limit]]
-    return PageWithIds(
-        data=page, has_more=0 < limit < len(shown), **ends([item.id for item in page])
-    )
+    wanted, has_more = places(ids, after=after, limit=limit, descending=order == "desc")
+    page = [ShownItem(**shown[place]) for place in wanted]
+    return PageWithIds(data=page, has_more=has_more, **ends([item.id for item in page]))
 
 
 def _followed(
