@@ -11,9 +11,6 @@ import argparse
 import multiprocessing
 import os
 import random
-import re
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -27,21 +24,15 @@ from modeling import importer
 from storage.models.base_models import Catalogue
 from text.chat_template import ChatTemplate
 from training.messages import (
-    Heartbeat,
-    Ready,
-    Report,
     Start,
     Started,
     StepMetrics,
     TrainConfig,
-    decode_report,
-    encode,
 )
 from worker.job.prepare import READ_BYTES
 
 from .train import BASE, WORDS, bench_config
-
-MB = 1_000_000
+from .trainer_process import MB, peak_mb, trainer
 
 
 @dataclass(frozen=True)
@@ -82,29 +73,14 @@ def train(base_path: Path, folder: Path, num_mb: int, num_steps: int) -> Result:
         training_set=str(chats.with_suffix("")),
         output_dir=str(folder),
     )
-    with subprocess.Popen(
-        [sys.executable, "-m", "training"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-
-        def next_report() -> Report:
-            assert process.stdout
-            while isinstance(report := decode_report(process.stdout.readline()), Heartbeat):
-                pass
-            return report
-
-        while not isinstance(next_report(), Ready):
-            pass
-        process.stdin.write(encode(start))
-        process.stdin.flush()
-        if not isinstance(started := next_report(), Started):
+    with trainer() as running:
+        running.start(start)
+        if not isinstance(started := running.next_report(), Started):
             raise SystemExit(f"the job did not start: {started}")
         for _ in range(num_steps):
-            if not isinstance(metrics := next_report(), StepMetrics):
+            if not isinstance(metrics := running.next_report(), StepMetrics):
                 raise SystemExit(f"the job ended early: {metrics}")
-        training_mb = peak_mb(process.pid)
-        process.kill()
+        training_mb = running.peak_mb
     return Result(reading_s, started.num_examples, reading_mb, training_mb)
 
 
@@ -122,12 +98,6 @@ def read(chats: Path, config: TrainConfig) -> float:
             method="supervised",
         )
     return peak_mb(os.getpid())
-
-
-def peak_mb(pid: int) -> float:
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert peak
-    return int(peak[1]) * 1024 / MB
 
 
 def main() -> None:

@@ -10,84 +10,22 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from modeling import importer
 from storage.models.base_models import Catalogue
 from training.messages import (
-    Exit,
-    Failed,
     Finished,
-    Heartbeat,
-    Ready,
-    Report,
     Start,
     Started,
     StepMetrics,
     TrainConfig,
-    decode_report,
-    encode,
 )
 
-from .memory import MB, peak_mb
 from .train import BASE, bench_config, chat, write_rows
-
-RESIDENT_BYTES = 8 << 30
-
-
-class Trainer:
-    """The process, and what it reports of its jobs."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.pid = process.pid
-        self._process = process
-        while not isinstance(self.next_report(), Ready):
-            pass
-
-    def start(self, start: Start) -> None:
-        self._send(start)
-
-    def next_report(self) -> Report:
-        assert self._process.stdout
-        while isinstance(report := decode_report(self._process.stdout.readline()), Heartbeat):
-            pass
-        if isinstance(report, Failed):
-            raise SystemExit(f"a job failed: {report}")
-        return report
-
-    def train(self, *starts: Start) -> None:
-        """Jobs at a time, until all have ended."""
-        for start in starts:
-            self.start(start)
-        num_ended = 0
-        while num_ended < len(starts):
-            num_ended += isinstance(self.next_report(), Finished)
-
-    def end(self) -> None:
-        self._send(Exit())
-        self._process.wait(60)
-
-    def _send(self, command: Start | Exit) -> None:
-        assert self._process.stdin
-        self._process.stdin.write(encode(command))
-        self._process.stdin.flush()
-
-
-@contextmanager
-def trainer() -> Iterator[Trainer]:
-    command = [sys.executable, "-m", "training", "--resident-bytes", str(RESIDENT_BYTES)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        try:
-            yield (running := Trainer(process))
-            running.end()
-        finally:
-            process.kill()
+from .trainer_process import MB, TrainerProcess, trainer
 
 
 def job(name: str, config: TrainConfig, rows: Path, folder: Path) -> Start:
@@ -95,7 +33,7 @@ def job(name: str, config: TrainConfig, rows: Path, folder: Path) -> Start:
     return Start(job_id=name, config=config, training_set=str(rows), output_dir=str(folder / name))
 
 
-def seconds_to_steps(running: Trainer, start: Start) -> list[float]:
+def seconds_to_steps(running: TrainerProcess, start: Start) -> list[float]:
     """From `Started` to the first step, and what each later one takes."""
     running.start(start)
     while not isinstance(running.next_report(), Started):
@@ -130,10 +68,10 @@ def main() -> None:
         rows = write_rows(folder / "rows", config, [chat(chance) for _ in range(arguments.rows)])
         with trainer() as one:
             one.train(job("alone", config, rows, folder))
-            one_mb = peak_mb(one.pid)
+            one_mb = one.peak_mb
         with trainer() as two:
             two.train(*(job(name, config, rows, folder) for name in ("first", "second")))
-            two_mb = peak_mb(two.pid)
+            two_mb = two.peak_mb
             late = config.model_copy(update={"batch_size": arguments.small_batch_size})
             took_s = seconds_to_steps(two, job("late", late, rows, folder))
     print(
