@@ -64,8 +64,13 @@ class Api:
             api_keys.create(session, key, kind="admin", name="Tests", project_id=None)
         return key
 
-    def client(self, tenant: Tenant) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=tenant.key, max_retries=0)
+    def client(self, tenant: Tenant, *, admin_key: str | None = None) -> openai.OpenAI:
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1",
+            api_key=tenant.key,
+            admin_api_key=admin_key,
+            max_retries=0,
+        )
 
     def http(self, tenant: Tenant | None = None) -> httpx.Client:
         return httpx.Client(

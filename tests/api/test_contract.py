@@ -200,12 +200,7 @@ def things(api: Api) -> Iterator[Things]:
         )
         with running_api(settings) as front:
             tenant = front.tenant()
-            client = openai.OpenAI(
-                base_url=f"{front.url}/v1",
-                api_key=tenant.key,
-                admin_api_key=front.admin_key(),
-                max_retries=0,
-            )
+            client = front.client(tenant, admin_key=front.admin_key())
             with client:
                 yield Things(front, tenant, client, hooks)
 

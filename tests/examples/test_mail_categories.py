@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dataset.labels import Labels
-from dataset.validation import validate
 from examples import tickets
 from examples.mail_categories import rule
-from text.chat_template import ChatTemplate
+
+from .labelled import labels_of
 
 
 @pytest.mark.parametrize("split", rule.SPLITS)
@@ -19,21 +18,8 @@ def test_the_files_are_what_the_rule_makes_and_a_base_can_learn_from_them(
 ) -> None:
     content = (rule.FOLDER / f"{split}.jsonl").read_bytes()
     assert content == rule.text(split).encode()
-    labels = Labels()
-    counted = validate(
-        [content],
-        tmp_path / split,
-        ChatTemplate.load(smollm_path),
-        max_seq_len=512,
-        role="training",
-        file_id="file-X",
-        method="classification",
-        labels=labels,
-    )
-    assert counted.num_examples == len(content.splitlines())
-    assert (counted.num_too_long, counted.num_left_out) == (0, 0)
+    labels = labels_of(content, smollm_path, tmp_path / split)
     assert set(labels.classes) == set(tickets.FIELDS["category"])
-    assert labels.once == {}
 
 
 def test_no_mail_is_in_both_files() -> None:

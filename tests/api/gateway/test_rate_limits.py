@@ -88,12 +88,7 @@ def test_what_was_refused_or_broke_off_gives_its_tokens_back(
 
 def test_a_project_has_a_limit_of_its_own(front: Api) -> None:
     tenant = front.tenant()
-    client = openai.OpenAI(
-        base_url=f"{front.url}/v1",
-        api_key=tenant.key,
-        admin_api_key=front.admin_key(),
-        max_retries=0,
-    )
+    client = front.client(tenant, admin_key=front.admin_key())
     limits = client.admin.organization.projects.rate_limits
     (limit,) = limits.list_rate_limits(tenant.project_id)
     assert (limit.max_requests_per_1_minute, limit.max_tokens_per_1_minute) == (2, 600)
