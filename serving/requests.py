@@ -87,6 +87,8 @@ Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = StrictBool
 Text = Annotated[str, Field(strict=True)]
+Name = Annotated[str, Field(strict=True, min_length=1, max_length=64, pattern=r"^[\w-]+$")]
+"""Of a function or a schema."""
 Penalty = Annotated[Number, Field(ge=-2, le=2)]
 NumTokens = Annotated[Whole, Field(ge=0)]
 Stop = Annotated[str | list[str], one_of("a string or an array of strings", is_text, are_texts)]

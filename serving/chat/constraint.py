@@ -121,11 +121,7 @@ class HeldReply:
         try:
             json_schema.check(schema)
         except SchemaRefused as error:
-            raise InvalidRequest(
-                f"Invalid {self.content.noun} for {self.content.what}: {error}",
-                param=self.content.param,
-                code="invalid_json_schema",
-            ) from None
+            raise self.content.refusal(error) from None
         return f"%json {orjson.dumps({**schema, 'x-guidance': JSON_OPTIONS}).decode()}"
 
 

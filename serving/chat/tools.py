@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from foundation.errors import InvalidRequest
 from serving.requests import (
     Flag,
+    Name,
     Text,
     UnsupportedParameter,
     Wire,
@@ -21,7 +22,6 @@ from serving.requests import (
 
 MAX_TOOLS = 128
 
-Name = Annotated[str, Field(strict=True, min_length=1, max_length=64, pattern=r"^[\w-]+$")]
 Choice = Annotated[str | Wire, one_of("a string or an object", is_text, is_object)]
 
 

@@ -12,25 +12,23 @@ from llguidance import LLParserLimits, LLTokenizer
 MAX_REASON_CHARS = 400
 MAX_LINE_CHARS = 80
 
-# By these a mask costs 10 ms, in the worst of cases 100, and what a grammar keeps of its lexer some tens of megabytes.
-LIMITS = LLParserLimits(
-    initial_lexer_fuel=300_000,
-    step_lexer_fuel=100_000,
-    step_max_items=20_000,
-    max_lexer_states=500_000,
-    max_items_in_row=2_000,
-    verbose_errors=False,
-)
+
+def _limits(*, max_items_in_row: int) -> LLParserLimits:
+    """By these a mask costs 10 ms, in the worst of cases 100, and what a grammar keeps of its lexer some tens of megabytes."""
+    return LLParserLimits(
+        initial_lexer_fuel=300_000,
+        step_lexer_fuel=100_000,
+        step_max_items=20_000,
+        max_lexer_states=500_000,
+        max_items_in_row=max_items_in_row,
+        verbose_errors=False,
+    )
+
+
+LIMITS = _limits(max_items_in_row=2_000)
 # Of a grammar that somebody wrote: an ambiguous one costs the square of its items at each token. In a grammar of
 # JSON nothing is ambiguous, but an object of many optional properties has as many items.
-WRITTEN_LIMITS = LLParserLimits(
-    initial_lexer_fuel=300_000,
-    step_lexer_fuel=100_000,
-    step_max_items=20_000,
-    max_lexer_states=500_000,
-    max_items_in_row=400,
-    verbose_errors=False,
-)
+WRITTEN_LIMITS = _limits(max_items_in_row=400)
 
 
 def limits_of(kind: str, *, is_ours: bool) -> LLParserLimits:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
-from foundation.errors import InvalidRequest
 from serving.engine.constraints import Constraint, GrammarRefused, GrammarVocabulary
 from serving.engine.grammar_limits import limits_of
 from serving.text_threads import SHORT_BYTES, TextThreads
@@ -61,11 +60,7 @@ class Grammars:
             # A client that goes away must not take it away from the others who wait for it.
             return await asyncio.shield(task)
         except GrammarRefused as error:
-            raise InvalidRequest(
-                f"Invalid {source.noun} for {source.what}: {error}",
-                param=source.param,
-                code="invalid_grammar" if source.kind != "json_schema" else "invalid_json_schema",
-            ) from None
+            raise source.refusal(error) from None
 
     def close(self) -> None:
         self._threads.close()

@@ -7,11 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from foundation.errors import InvalidRequest
-from serving.requests import Flag, GenerationRequest, Text, Wire, at_most
+from serving.requests import Flag, GenerationRequest, Name, Text, Wire, at_most
 
 from .source import GrammarSource
-
-Name = Annotated[str, Field(strict=True, min_length=1, max_length=64, pattern=r"^[\w-]+$")]
 
 MAX_FIELDS = 8
 """Of an object of Luthier's own: more than it has, so that a few misspelt ones are all told of."""

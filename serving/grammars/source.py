@@ -57,6 +57,14 @@ class GrammarSource:
             self.kind
         ]
 
+    def refusal(self, reason: object) -> InvalidRequest:
+        """What a request hears of a source that cannot be compiled."""
+        return InvalidRequest(
+            f"Invalid {self.noun} for {self.what}: {reason}",
+            param=self.param,
+            code="invalid_json_schema" if self.kind == "json_schema" else "invalid_grammar",
+        )
+
     @cached_property
     def digest(self) -> bytes:
         return hashlib.sha256(f"{self.kind} {self.is_ours}\n{self.text}".encode()).digest()
