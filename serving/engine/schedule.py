@@ -97,7 +97,8 @@ class Scheduler:
         # Many projects with a chat each are no crowd beside a leader: each gets its token.
         shared_tokens = max(self._limits.shared_tokens, len(others))
         step_tokens = self.budget.tokens(len(self.places.running))
-        shares = fair_shares(demands, min(shared_tokens, step_tokens - 1))
+        weights = {p: self._turns.weight(p) for p in others}
+        shares = fair_shares(demands, min(shared_tokens, step_tokens - 1), weights)
         rest = step_tokens - sum(shares.values())
         return [(by_project[p], share) for p, share in [(lead, rest), *shares.items()]]
 

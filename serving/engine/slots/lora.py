@@ -87,6 +87,14 @@ class AdapterSlots:
     def loaded_ids(self) -> list[str]:
         return [adapter.id for adapter in self._adapters if adapter is not None]
 
+    @property
+    def num_free(self) -> int:
+        """Slots that nobody uses."""
+        return self._num_users.count(0)
+
+    def num_users(self, slot: int) -> int:
+        return self._num_users[slot]
+
     def find(self, adapter_id: str) -> int | None:
         """The adapter's slot, if it is in one."""
         for slot, adapter in enumerate(self._adapters):

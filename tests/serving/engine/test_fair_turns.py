@@ -5,99 +5,15 @@ from __future__ import annotations
 import random
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig
 
-from modeling import tiny_random
 from serving.engine.fair_turns import FairTurns, fair_shares
-from serving.engine.kv.cache import KvCache
-from serving.engine.kv.pool import PAGE_TOKENS, KvPool
 from serving.engine.limits import Limits
-from serving.engine.schedule import Scheduler, Work
-from serving.engine.sequence import Generate, Sequence
-from serving.engine.slots.lora import Adapter, AdapterSlots
 from serving.engine.step_budget import MIN_PROMPT_TOKENS, SHARED_FOR_S
-from tests.serving.parts import one_step, prompt_of
+from tests.serving.engine.load import Load, num_tokens
+from tests.serving.parts import prompt_of
 from text.tokenizer import Tokenizer
-
-CONFIG = LlamaConfig(
-    hidden_size=2, num_attention_heads=1, num_key_value_heads=1, num_hidden_layers=1
-)
-
-
-class Slots(AdapterSlots):
-    """Slots without layers."""
-
-    def __init__(self, num_slots: int) -> None:
-        self._layers = {}
-        self._num_users = [0] * num_slots
-        self._adapters = [None] * num_slots
-        self._order = list(range(num_slots))
-        self.num_slots = num_slots
-
-
-class Load:
-    """Sequences of several projects on one scheduler."""
-
-    def __init__(
-        self, tokenizer: Tokenizer, *, num_pages: int = 100, limits: Limits | None = None
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.now_s = 0.0
-        pool = KvPool(
-            CONFIG,
-            size_bytes=num_pages * PAGE_TOKENS * 16,
-            dtype=torch.float32,
-            device=torch.device("cpu"),
-        )
-        self.max_seq_len = min(2048, pool.num_tokens)
-        self.scheduler = Scheduler(
-            KvCache(pool),
-            Slots(2),
-            limits or Limits(),
-            max_seq_len=self.max_seq_len,
-            clock=lambda: self.now_s,
-        )
-
-    def add(
-        self, project: str, prompt: list[int], *, max_tokens: int = 8, adapter_id: str | None = None
-    ) -> Sequence:
-        adapter = None if adapter_id is None else Adapter(adapter_id, {})
-        request = Generate(prompt=prompt, adapter=adapter, cache_salt=project)
-        sequence = Sequence(request, max_tokens, self.tokenizer, lambda _: None)
-        self.scheduler.places.add(sequence)
-        return sequence
-
-    def step(self) -> list[Work]:
-        return one_step(self.scheduler)
-
-    def timed_step(self, token_s: float) -> int:
-        """A step on a machine that takes so long for each token; gives the number of its tokens."""
-        num_tokens = sum(w.chunk.end - w.chunk.start for w in self.step())
-        self.now_s += num_tokens * token_s
-        self.scheduler.note_step(num_tokens, num_tokens * token_s)
-        return num_tokens
-
-    def run(self, max_steps: int) -> int:
-        """Steps until all is done; fails beyond `max_steps`."""
-        for num_steps in range(max_steps):
-            if not self.scheduler.places.all_sequences():
-                return num_steps
-            self.step()
-        raise AssertionError(f"{len(self.scheduler.places.all_sequences())} sequences never end")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    path = tmp_path_factory.mktemp("base")
-    tiny_random.write(path)
-    return Tokenizer.load(path)
-
-
-def num_tokens(work: list[Work], project: str) -> int:
-    return sum(w.chunk.end - w.chunk.start for w in work if w.sequence.project == project)
 
 
 @settings(max_examples=150, deadline=None)
@@ -121,6 +37,7 @@ def test_every_load_ends_however_small_the_pool(
             prompt,
             max_tokens=max_tokens,
             adapter_id=draw.choice((None, "a", "b", "c")),
+            weight=draw.choice((1, 5)),
         )
         total += length + max_tokens
     load.run(20 * total)
@@ -270,3 +187,15 @@ def test_a_pause_saves_up_no_turns() -> None:
 )
 def test_shares(demands: dict[str, int], total: int, shares: dict[str, int]) -> None:
     assert fair_shares(demands, total) == shares
+
+
+@pytest.mark.parametrize(
+    ("demands", "total", "shares"),
+    [
+        ({"a": 90, "b": 90}, 12, {"a": 9, "b": 3}),
+        ({"a": 4, "b": 90}, 12, {"a": 4, "b": 8}),
+        ({"b": 90, "c": 90, "a": 90}, 3, {"b": 1, "c": 1, "a": 1}),
+    ],
+)
+def test_shares_by_weight(demands: dict[str, int], total: int, shares: dict[str, int]) -> None:
+    assert fair_shares(demands, total, {"a": 3, "b": 1, "c": 1}) == shares
