@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from foundation.crash_points import crash_point
 from modeling.artifacts import kinds
 from modeling.artifacts.artifact import Artifact, ArtifactError
 
@@ -124,8 +125,10 @@ def save(
         _sync(file)
     for directory in (unfinished / ARTIFACT, unfinished / _STATE.parent, unfinished):
         _sync(directory)
+    crash_point("before_checkpoint_rename")
     unfinished.rename(path)
     _sync(path.parent)
+    crash_point("after_checkpoint_rename")
 
 
 def load(path: Path, *, config: TrainConfig, base_config: PretrainedConfig) -> Checkpoint:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dataset.examples import Example
 from dataset.tokenized import Dataset
+from foundation.crash_points import crash_point
 from modeling.artifacts.artifact import ArtifactError
 
 from . import batches, memory, standing
@@ -215,6 +216,7 @@ class Course:
             lambda: self.program.update(step, examples, rate, self._check_stop)
         )
         step_time_s = time.perf_counter() - started_s
+        crash_point("after_update")
         self.cursor = Cursor(
             step=step,
             epoch=batches.epoch_of(step, num_examples, batch_size),

@@ -8,7 +8,8 @@ from dataset.labels import MAX_LABELS
 
 from .numbers import auto_or, is_number
 
-MAX_CLASS_WEIGHT = 1000.0
+MIN_CLASS_WEIGHT, MAX_CLASS_WEIGHT = 0.001, 1000.0
+"""What hardly counts is still a number to the trainer, which has 32 bits for it."""
 MAX_BETAS = 10
 MAX_BETA = 100.0
 _MAX_LABEL_CHARS = 1000
@@ -18,7 +19,9 @@ def _are_class_weights(value: Any) -> bool:
     if not isinstance(value, dict):
         return bool(value == "balanced")
     weights = value.values()
-    are_within = all(is_number(weight) and 0 < weight <= MAX_CLASS_WEIGHT for weight in weights)
+    are_within = all(
+        is_number(weight) and MIN_CLASS_WEIGHT <= weight <= MAX_CLASS_WEIGHT for weight in weights
+    )
     return 0 < len(value) <= MAX_LABELS and are_within and all(map(_is_label, value))
 
 
@@ -35,7 +38,7 @@ def _are_betas(value: Any) -> bool:
 ClassWeights = Annotated[
     str | dict[str, float],
     auto_or(
-        f"'balanced' or an object of a weight above 0, {MAX_CLASS_WEIGHT:g} at most, for each label",
+        f"'balanced' or an object of a weight from {MIN_CLASS_WEIGHT:g} to {MAX_CLASS_WEIGHT:g} for each label",
         _are_class_weights,
     ),
 ]

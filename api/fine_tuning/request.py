@@ -31,6 +31,8 @@ MAX_LEARNING_RATE_MULTIPLIER = 100.0
 """The automatic rate is 1e-4 to 1e-3 for any width of model. Sweeps find the best one within a factor of 4 of
 it and most runs diverging from 3e-3 on, so a hundred times is far behind all that learns; yet AdamW, which moves a
 weight by about the rate in a step, cannot leave the numbers that sampling can bear."""
+MIN_IPO_BETA = 0.005
+"""That is 100 nats a token, of which no two answers of a model that works are apart."""
 _SUFFIX = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -87,7 +89,6 @@ def _auto_or_below(end: float) -> BeforeValidator:
 class DpoHyperparameters(Hyperparameters):
     """OpenAI's is `beta`."""
 
-    beta: Annotated[Literal["auto"] | float, auto_or_above(0, 2)] = "auto"
     loss_type: Annotated[
         str,
         auto_or(
@@ -95,12 +96,25 @@ class DpoHyperparameters(Hyperparameters):
             lambda value: value in ("dpo", "ipo", "simpo", "orpo"),
         ),
     ] = "auto"
+    beta: Annotated[Literal["auto"] | float, auto_or_above(0, 2)] = "auto"
     label_smoothing: Annotated[Literal["auto"] | float, _auto_or_below(0.5)] = "auto"
     """The share of pairs that are taken to be the wrong way round."""
     gamma: Annotated[Literal["auto"] | float, _auto_or_below(20)] = "auto"
     """By how much the preferred answer's reward shall lead."""
     sft_weight: Annotated[Literal["auto"] | float, _auto_or_below(10)] = "auto"
     """How much writing the preferred answer counts besides."""
+
+    @field_validator("beta")
+    @classmethod
+    def _is_a_lead_that_there_is(cls, value: object, info: ValidationInfo) -> object:
+        if value == "auto" or info.data.get("loss_type") != "ipo" or float(value) >= MIN_IPO_BETA:  # type: ignore[arg-type]
+            return value
+        raise PydanticCustomError(
+            "hyperparameter",
+            "expected {least} or more with the loss_type 'ipo', which asks for a lead of 1 / (2 beta) nats a token, but got "
+            "{got} instead.",
+            {"least": MIN_IPO_BETA, "got": repr(value)},
+        )
 
     @field_validator("label_smoothing", "gamma", "sft_weight")
     @classmethod

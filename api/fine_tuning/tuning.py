@@ -16,9 +16,10 @@ from storage.models.artifacts import (
     MIN_PREFIX_TOKENS,
 )
 
-from .numbers import auto_or, auto_or_above, auto_or_whole
+from .numbers import auto_or, auto_or_whole, is_number
 
-MAX_ALPHA = 4096.0
+MIN_ALPHA, MAX_ALPHA = 0.01, 4096.0
+"""An adapter that grows has its weights scaled by the ratio of two alphas, and they stay numbers of 32 bits."""
 MAX_PREFIX_TOKENS = 512
 MAX_BLOCKS = 1024
 """What bounds it is how many the base has (`fit.py`)."""
@@ -54,7 +55,13 @@ class AskedTuning(BaseModel):
     model_config = ConfigDict(extra="allow")
     type: Literal["lora", "prefix", "output_layers", "full"]
     rank: Annotated[Literal["auto"] | int, auto_or_whole(MAX_ADAPTER_RANK)] = "auto"
-    alpha: Annotated[Literal["auto"] | float, auto_or_above(0, MAX_ALPHA)] = "auto"
+    alpha: Annotated[
+        Literal["auto"] | float,
+        auto_or(
+            f"a number between {MIN_ALPHA:g} and {MAX_ALPHA:g}",
+            lambda value: is_number(value) and MIN_ALPHA <= value <= MAX_ALPHA,
+        ),
+    ] = "auto"
     targets: Annotated[Literal["auto"] | list[str], BeforeValidator(_targets)] = "auto"
     """The last names of the layers that get an adapter."""
     rslora: Annotated[Literal["auto"] | bool, _AUTO_OR_FLAG] = "auto"

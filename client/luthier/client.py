@@ -10,6 +10,7 @@ from openai import OpenAI
 
 from .adapters import Adapters
 from .aliases import Aliases
+from .classifications import Classifications
 from .exports import Exports
 from .imports import Imports
 from .jobs import Jobs
@@ -54,6 +55,11 @@ class Luthier(OpenAI):
     def adapters(self) -> Adapters:
         """The weights of tuned models."""
         return Adapters(self)
+
+    @cached_property
+    def classifications(self) -> Classifications:
+        """Labels of texts, with probabilities."""
+        return Classifications(self)
 
     @cached_property
     def exports(self) -> Exports:

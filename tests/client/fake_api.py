@@ -274,6 +274,32 @@ def _add_model_routes(app: FastAPI, api: FakeApi) -> None:
         words = f"You said {body['messages'][-1]['content']}".split(" ")
         return StreamingResponse(_stream(words), media_type="text/event-stream")
 
+    @app.post("/v1/luthier/classifications", response_model=None)
+    def classify(body: Object) -> Object | Response:
+        api.requests.append(("classifications", body))
+        if body["model"] not in api.models:
+            return error(404, f"The model `{body['model']}` does not exist")
+        texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+        return {
+            "object": "list",
+            "model": MODEL,
+            "data": list(map(_judged, *zip(*enumerate(texts), strict=True))),
+            "usage": {},
+        }
+
+
+def _judged(index: int, text: str) -> Object:
+    """Whoever is late is angry."""
+    label = "angry" if "late" in text else "calm"
+    shares = {"angry": 0.25, "calm": 0.25, label: 0.75}
+    return {
+        "object": "classification",
+        "index": index,
+        "label": label,
+        "probability": 0.75,
+        "probabilities": shares,
+    }
+
 
 def _stream(words: list[str]) -> Iterator[str]:
     for number, word in enumerate(words):

@@ -1,7 +1,8 @@
 """Several jobs on one trainer: a step of one, then a step of another, and small steps of several together.
 
 Turns are fair by share, which is a job's project: whose jobs have had the least of the trainer's time is next, and
-within a share the job that has had least. So a short job waits for a step of a long one, not for its end.
+within a share the job that has had least. So a short job waits for a step of a long one, not for its end. What comes before a
+job's first report, the load of a base above all, is nobody's.
 
 A job may stand at a pass that others could make with it. When its turn comes it waits for those that have had hardly more of
 the trainer than it; what they make together counts for each by its tokens. So who has few jobs
@@ -30,6 +31,7 @@ class _Turn:
     share: str
     reports: Generator[Pass | Report]
     served_s: float = 0.0
+    has_begun: bool = False
     standing: Pass | None = None
     """The pass that it is about to make."""
     has_stood: bool = False
@@ -113,7 +115,10 @@ class Turns:
     def _next_item(self, job: _Turn) -> Pass | Report:
         began_s = self._clock()
         item = next(job.reports)
-        self._charge(job, self._clock() - began_s)
+        # Whoever comes first loads the base for all: charged for that, it would be left to catch up alone.
+        if job.has_begun:
+            self._charge(job, self._clock() - began_s)
+        job.has_begun = True
         if isinstance(item, Finished | Failed):
             self._remove(job)
         return item

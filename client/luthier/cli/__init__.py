@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import aliases, bases, chat, files, jobs, models, reproduce, serve, transfers
+from . import aliases, bases, chat, classify, files, jobs, models, reproduce, serve, transfers
 from .errors import OneLineErrors
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 app.add_typer(aliases.app, name="aliases")
 app.command("chat")(chat.chat)
+app.command("classify")(classify.classify)
 app.command("reproduce")(reproduce.reproduce)
 app.command("export")(transfers.export)
 app.command("verify")(transfers.verify)

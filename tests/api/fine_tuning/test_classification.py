@@ -45,11 +45,17 @@ def test_what_was_asked_is_shown_again_and_the_rest_is_auto(client: openai.OpenA
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("class_weights", "even", "expected 'auto' or 'balanced' or an object of a weight above 0"),
+        (
+            "class_weights",
+            "even",
+            "expected 'auto' or 'balanced' or an object of a weight from 0.001 to",
+        ),
         ("class_weights", {}, "but got {}"),
         ("class_weights", {"a\0": 1}, "for each label, but got {'a\\x00': 1}"),
         ("class_weights", {"a" * 1001: 1}, "for each label, but got {'aaa"),
         ("class_weights", {"a": 0}, "but got {'a': 0}"),
+        # It would be 0 to the trainer, and a batch of such examples none.
+        ("class_weights", {"a": 1e-60}, "but got {'a': 1e-60}"),
         ("class_weights", {"a": "1"}, "but got {'a': '1'}"),
         ("n_classes", 1, "an integer between 2 and 100"),
         ("n_classes", 101, "but got 101"),

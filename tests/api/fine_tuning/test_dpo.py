@@ -54,6 +54,11 @@ def test_what_was_not_asked_is_auto(client: openai.OpenAI) -> None:
         ({"beta": 0}, "beta", "expected 'auto' or a number above 0, 2 at most, but got 0 instead"),
         ({"beta": 2.1}, "beta", "but got 2.1"),
         (
+            {"loss_type": "ipo", "beta": 1e-30},
+            "beta",
+            "expected 0.005 or more with the loss_type 'ipo', which asks for a lead of 1 / (2 beta) nats a token",
+        ),
+        (
             {"loss_type": "kto"},
             "loss_type",
             "expected 'auto' or 'dpo', 'ipo', 'simpo' or 'orpo', but got 'kto'",

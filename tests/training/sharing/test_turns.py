@@ -6,6 +6,8 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.training import jobs
 from training.messages import (
     CheckpointSaved,
@@ -32,7 +34,8 @@ class Clock:
 def job(
     clock: Clock, name: str, step_s: float, num_steps: int, told: list[str]
 ) -> Generator[Report]:
-    """Its last step is a report of its end."""
+    """Its last step is a report of its end. What comes before the first one is a turn of its own."""
+    yield Heartbeat()
     for step in range(1, num_steps + 1):
         clock.now_s += step_s
         told.append(name)
@@ -61,7 +64,7 @@ def test_a_share_of_many_jobs_has_the_time_of_a_share_of_one() -> None:
     for name in ("a1", "a2", "a3"):
         turns.add("a", job(clock, name, 1.0, 1000, told))
     turns.add("b", job(clock, "b1", 1.0, 1000, told))
-    for _ in range(60):
+    for _ in range(4 + 60):
         turns.next_report()
     assert Counter(told) == {"a1": 10, "a2": 10, "a3": 10, "b1": 30}
 
@@ -75,7 +78,7 @@ def test_who_comes_later_has_no_time_to_make_up_for() -> None:
     turns.add("a", job(clock, "late", 1.0, 1000, told))
     turns.add("b", job(clock, "other", 1.0, 1000, told))
     del told[:]
-    for _ in range(40):
+    for _ in range(2 + 40):
         turns.next_report()
     assert Counter(told) == {"early": 10, "late": 10, "other": 20}
 
@@ -85,7 +88,8 @@ def test_a_job_that_is_over_is_closed_and_gone() -> None:
     turns = Turns(clock)
     reports = job(clock, "only", 1.0, 2, told)
     turns.add("a", reports)
-    turns.next_report()
+    for _ in range(2):
+        turns.next_report()
     assert not turns.is_empty
     assert isinstance(turns.next_report(), Finished)
     assert turns.is_empty
@@ -178,8 +182,9 @@ class Planned:
 
 
 def sharing(clock: Clock, name: str, told: list[str]) -> Generator[Any]:
-    """One pass a step, which takes PASS_S alone."""
+    """One pass a step, which takes PASS_S alone, and hardly anything to plan."""
     while True:
+        clock.now_s += PASS_S / 1000
         planned = Planned()
         yield planned
         if not planned.is_made:
@@ -212,6 +217,26 @@ def test_jobs_of_all_shares_stand_together() -> None:
         turns.next_report()
     assert set(sizes[20:]) == {8}
     assert set(Counter(told).values()) <= {17, 18, 19, 20, 21, 22, 23}
+
+
+@pytest.mark.parametrize("num_shares", [1, 8])
+def test_jobs_whose_starts_take_long_stand_together_from_the_first_pass_on(num_shares: int) -> None:
+    """The first one loads the base, and the others are slow to begin, each in its own way: nobody catches up alone."""
+    clock, told, sizes = Clock(), list[str](), list[int]()
+    turns = turns_together(clock, sizes, cost_of_more_s=0.1)
+
+    def beginning(name: str, took_s: float) -> Generator[Any]:
+        clock.now_s += took_s
+        yield Heartbeat()
+        yield from sharing(clock, name, told)
+
+    for number in range(8):
+        took_s = 20.0 if number == 0 else 1 / number
+        turns.add(str(number % num_shares), beginning(str(number), took_s))
+    for _ in range(8 + 8 * 5):
+        turns.next_report()
+    assert sizes == [8] * 5
+    assert set(Counter(told).values()) == {5}
 
 
 def test_a_share_of_one_job_is_not_held_up_by_one_of_many() -> None:
