@@ -99,7 +99,7 @@ def files_of(saved: CheckpointSaved) -> dict[str, bytes]:
 
 def heard(job: Start, killer: Killer) -> Iterator[Report]:
     """What is told until the job ends or is killed, which it may be behind every report before anybody hears of it."""
-    for report in jobs.run(job, killer):  # type: ignore[arg-type]
+    for report in jobs.run(job, killer):
         killer()
         yield report
 

@@ -100,7 +100,7 @@ def test_a_job_whose_processes_are_killed_at_random_comes_out_as_if_they_were_no
     assert scene.row(whole).status == "succeeded", scene.row(whole).error
     killed = create(scene, **CASES[case])
     chance = random.Random(case)
-    where = []
+    where: list[str] = []
     while len(where) < NUM_KILLS and scene.row(killed).status != "succeeded":
         where.append(killed_once(scene, chance))
     free_leases_of_dead(worker, JobRow)
