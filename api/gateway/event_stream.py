@@ -25,6 +25,9 @@ log = structlog.get_logger()
 MEDIA_TYPE = "text/event-stream"
 DONE = b"[DONE]"
 MAX_EVENT_BYTES = 16 * 1024 * 1024
+BROKE = "The model's reply broke off. Please try again."
+_ERROR = b'data: {"error":'
+"""How an inference server tells that there will be no end."""
 
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 
@@ -87,17 +90,31 @@ async def values(upstream: httpx.Response) -> AsyncIterator[Json]:
 
 
 async def watched(upstream: httpx.Response, watcher: Watcher) -> AsyncIterator[bytes]:
-    """The events, each complete. A stream that breaks ends with an error event, as OpenAI's do."""
+    """The events, each complete. A stream that breaks, or ends before its end, ends with an error event, as
+    OpenAI's do."""
+    is_over = False
     try:
         async for event in events(upstream.aiter_raw()):
-            if event.removeprefix(b"data:").strip() == DONE:
+            is_done = event.removeprefix(b"data:").strip() == DONE
+            is_over = is_over or is_done or event.startswith(_ERROR)
+            if is_done:
                 await watcher.all_seen()
             shown = _show(event, watcher)
             if shown:
                 yield shown + b"\n\n"
-    except (httpx.HTTPError, EventTooLong, *FAILED) as error:
+        if not is_over:
+            log.warning("stream.broke", error="it ended early")
+            yield _event(BROKE)
+    except (httpx.HTTPError, EventTooLong) as error:
         log.warning("stream.broke", error=repr(error))
-        yield b"data: " + orjson.dumps(LuthierError(SERVER_ERROR).body()) + b"\n\n"
+        yield _event(BROKE)
+    except FAILED as error:
+        log.warning("stream.not_kept", error=repr(error))
+        yield _event(SERVER_ERROR)
+
+
+def _event(message: str) -> bytes:
+    return b"data: " + orjson.dumps(LuthierError(message).body()) + b"\n\n"
 
 
 class EventTooLong(Exception):

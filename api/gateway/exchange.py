@@ -8,6 +8,7 @@ computed is counted also where nobody waits for the end; the client gets chunks 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ from api.wiring import Wiring
 from foundation.errors import LuthierError, Unavailable
 from storage.organization.api_keys import Caller
 
-from . import event_stream, metering, rate_limits, stored_completions
+from . import entrance, event_stream, metering, rate_limits, stored_completions
 from .assembled_completion import AssembledCompletion, AssembledText
 from .rate_limits import Taken
 from .stored_completions import Keeping
@@ -30,7 +31,6 @@ log = structlog.get_logger()
 CHAT_PATH = "/v1/chat/completions"
 TEXT_PATH = "/v1/completions"
 CLASSIFY_PATH = "/v1/luthier/classifications"
-_BROKE = "The model's reply broke off. Please try again."
 
 Json = dict[str, Any]
 
@@ -76,7 +76,8 @@ class Exchange:
         self._taken: Taken | None = None
 
     async def send(self) -> httpx.Response:
-        """The reply's head. Raises RateLimited, and what `Backends.send` raises. Called once: what was sent is not kept."""
+        """The reply's head; a refusal for want of room is whole, and held back. Raises RateLimited, and what
+        `Backends.send` raises. Called once: what was sent is not kept."""
         content, self._content = self._content, b""
         headers = dict(self.target.headers)
         if self._request_id:
@@ -87,12 +88,16 @@ class Exchange:
             )
         try:
             await self._admit()
-            return await self._wiring.backends.send(
+            upstream = await self._wiring.backends.send(
                 self.target.base_model, self.target.key, self._path, content, headers
             )
+            if upstream.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+                await _read_and_close(upstream)
+                await entrance.hold_back()
         except BaseException:
             self._settle()
             raise
+        return upstream
 
     async def _admit(self) -> None:
         """Raises LuthierError for a request that shall not be answered."""
@@ -159,20 +164,22 @@ class Exchange:
             raise Unavailable("The model did not answer in time.", status=504) from None
         except (httpx.TransportError, event_stream.EventTooLong) as error:
             log.warning("backend.reply_broke", error=repr(error))
-            raise Unavailable(_BROKE) from None
+            raise Unavailable(event_stream.BROKE) from None
 
     async def _assemble(self, upstream: httpx.Response) -> Json:
         async for event in event_stream.values(upstream):
             event = self._renamed(event)
             if "error" in event:
                 error = event["error"]
-                raise LuthierError(**error if isinstance(error, dict) else {"message": _BROKE})
+                raise LuthierError(
+                    **error if isinstance(error, dict) else {"message": event_stream.BROKE}
+                )
             self._assembled.add(event)
             if isinstance(event.get("usage"), dict):
                 self._usage = event["usage"]
         if not self._assembled.is_complete:
             log.warning("backend.reply_broke", error="the stream ended early")
-            raise Unavailable(_BROKE)
+            raise Unavailable(event_stream.BROKE)
         return self._assembled.body()
 
     def see(self, event: Json) -> Json | None:
@@ -251,6 +258,17 @@ class Exchange:
             message = message.replace(self.target.wire_model, self.target.name)
             return {"error": {"message": message, **kept}}
         return value
+
+
+async def _read_and_close(upstream: httpx.Response) -> None:
+    """So that nothing stays open, whoever waits no longer."""
+    try:
+        await upstream.aread()
+    except httpx.TransportError as error:
+        log.warning("backend.reply_broke", error=repr(error))
+        raise Unavailable(event_stream.BROKE) from None
+    finally:
+        await upstream.aclose()
 
 
 class Refused(Unavailable):

@@ -7,7 +7,6 @@ only ever hears of bases and adapter ids.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -23,7 +22,7 @@ from foundation.headers import BATCH
 from foundation.invalid_parameters import refuse_large_objects
 from storage.organization.api_keys import Caller
 
-from . import entrance, event_stream, targets
+from . import event_stream, targets
 from .disconnects import unless_disconnected
 from .exchange import CHAT_PATH, CLASSIFY_PATH, TEXT_PATH, Refused
 from .guard import GuardedExchange
@@ -125,8 +124,6 @@ async def pass_on(
             # Nothing but what is to be sent remains of it.
             del body
             upstream = await unless_disconnected(request, exchange.send())
-            if upstream.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-                await entrance.hold_back()
     headers = exchange.headers
     if exchange.is_streaming and event_stream.is_stream(upstream):
         return event_stream.RelayedStream(upstream, exchange, headers)

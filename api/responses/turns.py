@@ -12,7 +12,7 @@ import httpx
 import orjson
 from sqlalchemy.orm import Session
 
-from api.gateway import entrance, inference, targets
+from api.gateway import inference, targets
 from api.gateway.exchange import CHAT_PATH, Exchange
 from api.gateway.guard import GuardedExchange
 from api.requests.validation import validate
@@ -141,8 +141,6 @@ async def ask(
                 upstream = await exchange.send()
             except InvalidRequest as error:
                 raise renamed(error) from None
-            if upstream.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-                await entrance.hold_back()
         if upstream.status_code == HTTPStatus.OK:
             return exchange, upstream
         refusal = await _refusal(exchange, upstream)

@@ -33,6 +33,8 @@ class FakeBackend:
     """The stream is sent in pieces of this many bytes."""
     breaks_after: int | None = None
     """The connection breaks after this many events."""
+    ends_after: int | None = None
+    """It is closed in good order after so many."""
     is_frozen: bool = False
     """Nothing is answered, and what has been begun goes on."""
     is_unable_to_unload: bool = False
@@ -112,8 +114,12 @@ class FakeBackend:
         return ["Hello", " from", f" {self.name}", " with", " ünicode"]
 
     async def _stream(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
+        num_sent = 0
         try:
             async for piece in self._pieces(body):
+                if num_sent == self.ends_after:
+                    return
+                num_sent += 1
                 yield piece
         except asyncio.CancelledError:
             self.num_cancelled += 1

@@ -2,17 +2,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import httpx
 import openai
 import pytest
 from fastapi.responses import JSONResponse
 
 from api.gateway import entrance
+from api.gateway.backends import Backends
 from api.gateway.entrance import MAX_OF_PROJECT
+from api.gateway.exchange import CHAT_PATH, Exchange
+from api.gateway.targets import Target
+from api.wiring import Wiring
+from storage.organization.api_keys import Caller
 from tests.api.gateway.fake_backend import FakeBackend
 from tests.api.gateway.test_inference import ask, gateway
 from tests.api.stack import Api, wait_until
@@ -64,3 +71,44 @@ def test_who_is_refused_leaves_one_after_the_other(
         for each in waiting:
             with pytest.raises(openai.RateLimitError):
                 each.result(timeout=30)
+
+
+async def test_a_client_that_goes_away_while_it_is_held_back_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    is_held, body = asyncio.Event(), Body(b'{"error": {"message": "no room"}}')
+
+    async def hold_back() -> None:
+        is_held.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(entrance, "hold_back", hold_back)
+    transport = httpx.MockTransport(lambda _: httpx.Response(429, stream=body))
+    async with httpx.AsyncClient(transport=transport) as http:
+        backends = Backends(http, {"base": ("http://backend",)}, "")
+        exchange = Exchange(
+            cast(Wiring, SimpleNamespace(backends=backends)),
+            Caller("key", "project", "proj_a", "org", "acme"),
+            Target("base", "base", "base", "base", "proj_a"),
+            {"model": "base", "messages": []},
+            path=CHAT_PATH,
+            is_limited=False,
+        )
+        sending = asyncio.create_task(exchange.send())
+        await asyncio.wait_for(is_held.wait(), 10)
+        assert body.is_closed
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+
+
+class Body(httpx.AsyncByteStream):
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.is_closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self.content
+
+    async def aclose(self) -> None:
+        self.is_closed = True

@@ -128,7 +128,15 @@ def test_malformed_stream_options_are_the_backend_s_to_refuse(api: Api, tenant: 
 def test_a_stream_that_breaks_ends_with_an_error_event(api: Api, tenant: Tenant) -> None:
     with gateway(api, FakeBackend(breaks_after=2)) as front, front.client(tenant) as client:
         stream = ask(client, stream=True)
-        with pytest.raises(openai.APIError, match="The server had an error"):
+        with pytest.raises(openai.APIError, match="reply broke off"):
+            list(stream)
+
+
+def test_a_stream_that_ends_too_early_is_no_whole_one(api: Api, tenant: Tenant) -> None:
+    """As of an inference server that was told to stop in the middle of it."""
+    with gateway(api, FakeBackend(ends_after=2)) as front, front.client(tenant) as client:
+        stream = ask(client, stream=True)
+        with pytest.raises(openai.APIError, match="reply broke off"):
             list(stream)
 
 
