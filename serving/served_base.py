@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from foundation.errors import LuthierError, ModelNotFound
+from foundation.errors import InvalidRequest, LuthierError, ModelNotFound
 from modeling.artifacts import classifier, lora, prefix
 from modeling.artifacts import head as head_files
 from modeling.base import choose_device, choose_precision, load_base
@@ -29,6 +30,7 @@ from serving.engine.sequence import Delta, Generate, Pool
 from serving.engine.slots.lora import Adapter
 from serving.engine.vocabulary import Vocabulary
 from storage.blobs.blobs import BlobStore
+from storage.models import strengths
 from storage.models.base_models import BaseModel
 from text.chat_template import ChatTemplate
 from text.tokenizer import Tokenizer
@@ -66,6 +68,18 @@ class ServedModel:
             return cls(thread, loaded.adapter, loaded.head)
         return cls(thread, loaded)
 
+    def at(self, strength: float) -> ServedModel:
+        """Raises InvalidRequest for what has no strength."""
+        if strength == 1:
+            return self
+        if self.head is not None or not isinstance(self.adapter, Adapter):
+            raise InvalidRequest(
+                "Only models of the kind 'lora' can be asked for at a strength.", param="model"
+            )
+        # Of nothing there is nothing to put into a slot.
+        adapter = dataclasses.replace(self.adapter, strength=strength) if strength else None
+        return ServedModel(self.thread, adapter)
+
 
 @dataclass
 class ServedBase:
@@ -99,12 +113,23 @@ class ServedBase:
         kind: str = lora.KIND,
         project: str = "",
     ) -> ServedModel:
-        """What `model` names, loaded if need be.
+        """What `model` names, loaded if need be: the base, an artifact's id, or that with a strength.
 
-        Raises `ModelNotFound`, and what `AdapterCache.get` and `WholeModels.get` raise.
+        Raises `ModelNotFound`, `InvalidRequest`, and what `AdapterCache.get` and `WholeModels.get` raise.
         """
         if model in self.names:
             return ServedModel(self.thread)
+        artifact_id, text = strengths.split(model)
+        try:
+            strength = 1.0 if text is None else strengths.parse(text)
+        except ValueError:
+            raise ModelNotFound(model) from None
+        found = await self._find(artifact_id, sha256, size_bytes, kind, project)
+        return found.at(strength)
+
+    async def _find(
+        self, model: str, sha256: str | None, size_bytes: int | None, kind: str, project: str
+    ) -> ServedModel:
         if not is_adapter_id(model):
             raise ModelNotFound(model)
         if sha256 is not None and size_bytes is not None:

@@ -17,7 +17,8 @@ import structlog
 
 from api import errors
 from api.wiring import Wiring
-from foundation.errors import LuthierError, Unavailable
+from foundation.errors import InvalidRequest, LuthierError, Unavailable
+from storage.models import strengths
 from storage.organization.api_keys import Caller
 
 from . import entrance, event_stream, metering, rate_limits, stored_completions
@@ -243,6 +244,13 @@ class Exchange:
             log.error("backend.misbehaved", status=status, body=upstream.text[:500])
             raise LuthierError(errors.SERVER_ERROR)
         value = self._renamed(value)
+        if status == HTTPStatus.NOT_FOUND and self.target.is_dialled:
+            raise InvalidRequest(
+                f"The inference server of '{self.target.base_model}' knows no strengths, as vLLM does not: ask for "
+                f"{strengths.split(self.target.canonical_name)[0]}, or have it served by Luthier's own.",
+                param="model",
+                code="strength_not_served",
+            )
         if status != 200:
             raise Refused(value["error"], status, upstream.headers)
         return value
@@ -255,7 +263,9 @@ class Exchange:
         if isinstance(error, dict):
             message = str(error.get("message", ""))
             kept = {key: error.get(key) for key in ("type", "param", "code")}
-            message = message.replace(self.target.wire_model, self.target.name)
+            wire_model = self.target.wire_model
+            for theirs in dict.fromkeys((wire_model, strengths.split(wire_model)[0])):
+                message = message.replace(theirs, self.target.name)
             return {"error": {"message": message, **kept}}
         return value
 

@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 from api.wiring import Wiring
 from foundation.errors import InvalidRequest, NotFound
 from foundation.headers import ARTIFACT_BYTES, ARTIFACT_KIND, ARTIFACT_SHA256, CACHE_SALT
-from storage.models import aliases, artifacts, models
+from storage.models import aliases, artifacts, dialled, models, strengths
 from storage.models.artifacts import ArtifactRow
 from storage.models.base_models import BaseModel, Catalogue
+from storage.models.dialled import DialledModel
 from storage.models.models import ModelRow
 from storage.organization.api_keys import Caller
 
@@ -27,18 +28,20 @@ class Target:
     name: str
     """As the request has it."""
     canonical_name: str
-    """Without aliases: the base's id or the tuned model's name."""
+    """Without aliases: the base's id or the tuned model's name, with its strength if it has one."""
     base_model: str
     wire_model: str
-    """What the inference server calls it: the base's id or the artifact's."""
+    """What the inference server calls it: the base's id or the artifact's, with the strength likewise."""
     key: str
     """Requests with the same key go to the same server, as long as it is up."""
     headers: dict[str, str] = field(default_factory=dict)
+    is_dialled: bool = False
+    """It is a tuned model at a strength."""
 
 
 async def resolve(wiring: Wiring, caller: Caller, name: str, *, is_to_write: bool = True) -> Target:
     """Raises NotFound, with the same text for another project's model as for none, and InvalidRequest for one
-    of a kind that is not served, or writes nothing though it is to."""
+    of a kind that is not served, or writes nothing though it is to, and for a strength that it cannot have."""
     salt = {CACHE_SALT: caller.project_id}
     catalogue = wiring.catalogue()
     base, found = catalogue.get(name), None
@@ -52,7 +55,7 @@ async def resolve(wiring: Wiring, caller: Caller, name: str, *, is_to_write: boo
             f"The model `{name}` does not exist or you do not have access to it.",
             code="model_not_found",
         )
-    model, artifact = found
+    model, artifact = found.model, found.artifact
     if artifact.kind not in artifacts.SERVED_KINDS:
         raise InvalidRequest(
             f"The model `{name}` is of the kind '{artifact.kind}', which the inference servers cannot "
@@ -68,16 +71,18 @@ async def resolve(wiring: Wiring, caller: Caller, name: str, *, is_to_write: boo
             param="model",
             code="model_not_servable",
         )
-    return of_artifact(name, model, artifact, caller)
+    return of_artifact(name, model, artifact, caller, found.strength)
 
 
-def of_artifact(name: str, model: ModelRow, artifact: ArtifactRow, caller: Caller) -> Target:
+def of_artifact(
+    name: str, model: ModelRow, artifact: ArtifactRow, caller: Caller, strength: float = 1.0
+) -> Target:
     """A tuned model, for whom its project or the operator lets use it."""
     return Target(
         name,
-        model.name,
+        strengths.name_at(model.name, strength),
         model.base_model,
-        artifact.id,
+        strengths.name_at(artifact.id, strength),
         artifact.id,
         {
             CACHE_SALT: caller.project_id,
@@ -85,17 +90,22 @@ def of_artifact(name: str, model: ModelRow, artifact: ArtifactRow, caller: Calle
             ARTIFACT_BYTES: str(artifact.size_bytes),
             ARTIFACT_KIND: artifact.kind,
         },
+        is_dialled=strength != 1,
     )
 
 
 def _look_up(
     session: Session, project_id: str, name: str, catalogue: Catalogue
-) -> tuple[BaseModel | None, tuple[ModelRow, ArtifactRow] | None]:
-    """What the project calls by the name: a tuned model, else a base by the project's alias."""
+) -> tuple[BaseModel | None, DialledModel | None]:
+    """What the project calls by the name: a tuned model, else a base by the project's alias, else a tuned model at
+    a strength."""
     found = models.find(session, project_id, name)
     if found is not None:
-        return None, found
-    return aliases.find_base(session, project_id, name, catalogue), None
+        return None, DialledModel(*found)
+    base = aliases.find_base(session, project_id, name, catalogue)
+    if base is not None:
+        return base, None
+    return None, dialled.find(session, project_id, name, catalogue)
 
 
 def model_name(body: dict[str, Any]) -> str:

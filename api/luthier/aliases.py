@@ -21,7 +21,7 @@ from api.pages import After, Page, limit
 from api.requests import bodies
 from api.wiring import Wired
 from foundation.errors import InvalidRequest, ModelNotFound
-from storage.models import aliases, models
+from storage.models import aliases, dialled, models, strengths
 from storage.models.aliases import AliasRow
 from storage.models.base_models import Catalogue
 
@@ -48,7 +48,7 @@ class ModelAlias(BaseModel):
     object: Literal["model.alias"] = "model.alias"
     alias: str
     model: str
-    """The base's id or the tuned model's name."""
+    """The base's id or the tuned model's name, with its strength if it has one."""
     created_at: int
     """When the alias was last bound."""
 
@@ -94,8 +94,10 @@ async def delete_alias(alias: str, caller: ProjectCaller, wiring: Wired) -> Alia
 
 
 def _bind(session: Session, project_id: str, body: BindAlias, catalogue: Catalogue) -> AliasRow:
-    named = models.find(session, project_id, body.alias)
-    is_model = named is not None and named[0].name == body.alias
+    # A tuned model's name at a strength is as much its own.
+    plain, _ = strengths.split(body.alias)
+    named = models.find(session, project_id, body.alias) or models.find(session, project_id, plain)
+    is_model = named is not None and named[0].name in (body.alias, plain)
     if is_model or catalogue.get(body.alias) is not None:
         kind = "tuned model" if is_model else "base model"
         raise InvalidRequest(
@@ -105,7 +107,10 @@ def _bind(session: Session, project_id: str, body: BindAlias, catalogue: Catalog
         )
     base = aliases.find_base(session, project_id, body.model, catalogue)
     found = models.find(session, project_id, body.model)
-    if base is None and found is None:
+    if base is not None or found is not None:
+        target = base.id if base is not None else found[0].name if found is not None else ""
+        return aliases.bind(session, project_id, body.alias, target)
+    at_strength = dialled.find(session, project_id, body.model, catalogue)
+    if at_strength is None:
         raise ModelNotFound(body.model)
-    target = base.id if base is not None else found[0].name if found is not None else ""
-    return aliases.bind(session, project_id, body.alias, target)
+    return aliases.bind(session, project_id, body.alias, at_strength.name)

@@ -17,7 +17,7 @@ from api.blobs import delete_blobs
 from api.wiring import Wired
 from foundation.errors import ModelNotFound, ModelNotServed, NotFound, PermissionDenied
 from foundation.settings import Settings
-from storage.models import aliases, artifacts, models, transfers
+from storage.models import aliases, artifacts, dialled, models, transfers
 from storage.models.artifacts import ArtifactRow
 from storage.models.base_models import Catalogue
 from storage.models.models import ModelRow
@@ -101,6 +101,9 @@ def _retrieve(
     found = models.find(session, project_id, name)
     if found is not None:
         return Model.from_row(found[0], name=name)
+    at_strength = dialled.find(session, project_id, name, catalogue)
+    if at_strength is not None:
+        return Model.from_row(at_strength.model, name=name)
     target = aliases.target(session, project_id, name)
     if target is not None:
         raise NotFound(

@@ -215,7 +215,7 @@ class Places:
 
     def _lacks_slot(self, sequence: Sequence) -> bool:
         """Its adapter is in none."""
-        return sequence.lora is not None and self._slots.find(sequence.lora.id) is None
+        return sequence.lora is not None and self._slots.find(sequence.lora) is None
 
     def _share(self, sequences: list[Sequence]) -> float:
         """What a project's sequences hold of places, memory or slots, as a multiple of its share by weight."""

@@ -141,8 +141,8 @@ class Sequence:
 
     @property
     def key(self) -> CacheKey:
-        adapter = self.request.adapter
-        return CacheKey(None if adapter is None else adapter.id, self.request.cache_salt)
+        adapter, strength = self.request.adapter, 1.0 if self.lora is None else self.lora.strength
+        return CacheKey(None if adapter is None else adapter.id, self.request.cache_salt, strength)
 
     @property
     def project(self) -> str:

@@ -24,7 +24,7 @@ class AliasRow(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     alias: Mapped[str] = mapped_column(primary_key=True)
     model: Mapped[str]
-    """A base's id or a tuned model's name, never another alias."""
+    """A base's id or a tuned model's name, maybe at a strength, never another alias."""
     created_at: Mapped[CreatedAt]
     """When it was last bound."""
 

@@ -19,6 +19,8 @@ PEFT_KINDS = frozenset({"lora", "prefix", "classifier"})
 """Kinds that PEFT has a format for."""
 MERGEABLE_KINDS = frozenset({"lora", "output_layers", "full"})
 """Kinds that are a change of the base's weights."""
+DIALLED_KINDS = frozenset({"lora"})
+"""Kinds that can be asked for at a strength (`storage.models.strengths`)."""
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The last names of the layers that an adapter can reach."""
 MAX_ADAPTER_RANK = 512

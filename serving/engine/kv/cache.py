@@ -2,7 +2,7 @@
 
 A row holds the keys and values of one token sequence. Finished rows are kept, least recently used out
 first. A new sequence reuses the longest prefix that it shares with any row of the *same key*: the
-adapter's id and a salt. Rows of different keys share nothing, for an adapter changes every key and
+adapter's id, its strength and a salt. Rows of different keys share nothing, for an adapter changes every key and
 value, and a tenant must not learn from timing what another one asked.
 
 A long shared prefix is referred to, not copied: the new row's region begins behind it, and attention
@@ -31,6 +31,8 @@ MIN_AWAITED_TOKENS = 64
 class CacheKey(NamedTuple):
     adapter_id: str | None
     salt: str
+    strength: float = 1.0
+    """Of the adapter."""
 
 
 @dataclass(eq=False)

@@ -24,6 +24,20 @@ class Adapter:
     id: str
     pairs: Mapping[str, Pair]
     """By the name of a linear layer in the base, for fused layers that of the first."""
+    strength: float = 1.0
+    """What is added to the base, as a multiple of what was trained. The pairs are without it."""
+
+    @property
+    def key(self) -> tuple[str, float]:
+        """Of a slot: at another strength it is another adapter."""
+        return self.id, self.strength
+
+    def pair(self, name: str) -> Pair | None:
+        """What a layer's slot is to hold."""
+        pair = self.pairs.get(name)
+        if pair is None or self.strength == 1:
+            return pair
+        return pair[0], pair[1] * self.strength
 
     @property
     def size_bytes(self) -> int:
@@ -95,16 +109,16 @@ class AdapterSlots:
     def num_users(self, slot: int) -> int:
         return self._num_users[slot]
 
-    def find(self, adapter_id: str) -> int | None:
-        """The adapter's slot, if it is in one."""
-        for slot, adapter in enumerate(self._adapters):
-            if adapter is not None and adapter.id == adapter_id:
+    def find(self, adapter: Adapter) -> int | None:
+        """Its slot, if it is in one."""
+        for slot, held in enumerate(self._adapters):
+            if held is not None and held.key == adapter.key:
                 return slot
         return None
 
     def acquire(self, adapter: Adapter) -> int | None:
         """A slot that holds the adapter until `release`; None while all slots are in use by others."""
-        slot = self.find(adapter.id)
+        slot = self.find(adapter)
         if slot is None:
             slot = next((s for s in self._order if not self._num_users[s]), None)
             if slot is None:
@@ -119,14 +133,12 @@ class AdapterSlots:
         self._num_users[slot] -= 1
 
     def unload(self, adapter_id: str) -> bool:
-        """Empty the adapter's slot. False if sequences still use it."""
-        slot = self.find(adapter_id)
-        if slot is None:
-            return True
-        if self._num_users[slot]:
-            return False
-        self._load(slot, None)
-        return True
+        """Empty the adapter's slots, of whatever strength. False if sequences still use one."""
+        slots = [s for s, held in enumerate(self._adapters) if held and held.id == adapter_id]
+        for slot in slots:
+            if not self._num_users[slot]:
+                self._load(slot, None)
+        return not any(self._num_users[slot] for slot in slots)
 
     def set_runs(self, runs: Sequence[SlotRun]) -> None:
         """Say which tokens of the coming step belong to which slot."""
@@ -136,7 +148,7 @@ class AdapterSlots:
         # Whatever goes wrong on the way, nobody finds an adapter of which some layers are missing.
         self._adapters[slot] = None
         for name, layer in self._layers.items():
-            layer.put(slot, adapter.pairs.get(name) if adapter is not None else None)
+            layer.put(slot, adapter.pair(name) if adapter is not None else None)
         self._adapters[slot] = adapter
 
 

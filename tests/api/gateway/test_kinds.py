@@ -177,6 +177,37 @@ def test_moderation_says_what_the_classifier_does(
         assert result.flagged == (expected["safe"] <= 0.5)
 
 
+def test_a_model_at_a_strength_lies_between_its_base_and_itself(
+    front: Api, tenant: Tenant, base_path: Path, tmp_path: Path
+) -> None:
+    folder = write_adapter(base_path, tmp_path / "lora")
+    model = front.tuned_model(tenant, tar_of(folder)).name
+    config, layers = lora.load(folder, load_model(base_path, "sdpa").config)
+    halved = {name: (a, b / 2, scale) for name, (a, b, scale) in layers.items()}
+    lora.write(tmp_path / "half", lora.of_layers(config, halved))
+    ids = prompt_of(40)
+    expected = expected_logprobs(base_path, tmp_path / "half", lora.KIND, ids)
+    with front.client(tenant) as client:
+
+        def written(name: str) -> str:
+            completion = client.completions.create(
+                model=name, prompt=ids, max_tokens=16, temperature=0
+            )
+            assert completion.model == name
+            return completion.choices[0].text
+
+        reply = client.completions.create(
+            model=f"{model}@0.5", prompt=ids, max_tokens=0, echo=True, logprobs=0
+        )
+        assert reply.choices[0].logprobs is not None
+        assert (reply.choices[0].logprobs.token_logprobs or [])[1:] == pytest.approx(
+            expected, abs=2e-5
+        )
+        assert written(f"{model}@0") == written(BASE.id)
+        assert written(f"{model}@1") == written(model)
+        assert len({written(f"{model}@{s}") for s in (0, 0.5, 1, 1.5)}) == 4
+
+
 def test_what_is_downloaded_computes_what_is_served(
     front: Api, tenant: Tenant, base_path: Path, tmp_path: Path
 ) -> None:
