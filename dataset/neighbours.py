@@ -5,11 +5,15 @@ Words of scripts without spaces are pairs of characters. Whoever imports this wa
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 
 import bm25s
 import numpy as np
+
+# It tells whoever listens what it is about to do.
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 _WORD = re.compile(r"\w+")
 _NO_SPACES = re.compile(

@@ -24,6 +24,8 @@ log = structlog.get_logger()
 
 TRANSFER_SLOTS = 1
 """Exports read and write gigabytes, and compute: one at a time."""
+REPORT_SLOTS = 1
+"""Reports ask models for an hour, and must not be felt by those who ask them, too."""
 SLOTS = 12
 """Tasks at a time."""
 _OF_MODELS = ("modeling", "torch", "gguf")

@@ -1,4 +1,4 @@
-"""The errands' sweeps ring for batches and transfers, and blobs that no batch needs any more are taken away."""
+"""The errands' sweeps ring for batches, transfers and reports, and blobs that no batch needs any more are taken away."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from errands.batches import output as batch_output
 from storage import queue
 from storage.inference.batches import BatchRow
 from storage.models.transfers import TransferRow
+from storage.reports.reports import ReportRow
 from storage.rounds import Rounds
 from storage.sweep import Sweep
 
@@ -15,8 +16,10 @@ from .errands import BATCH_SLOTS, Errands
 
 _LOCK = 7_021_530_914
 MAX_TRANSFER_RINGS = 4
-_KINDS = (BatchRow, TransferRow)
+MAX_REPORT_RINGS = 4
+_KINDS = (BatchRow, TransferRow, ReportRow)
 _TRANSFERS_LOCK = 7_021_530_918
+_REPORTS_LOCK = 7_021_530_920
 
 
 def of_batches(errands: Errands) -> Sweep:
@@ -29,8 +32,17 @@ def of_transfers(errands: Errands) -> Sweep:
     )
 
 
+def of_reports(errands: Errands) -> Sweep:
+    return _sweep(errands, ReportRow, queue.RUN_REPORT, limit=MAX_REPORT_RINGS, lock=_REPORTS_LOCK)
+
+
 def _sweep(
-    errands: Errands, table: type[BatchRow | TransferRow], task: str, *, limit: int, lock: int
+    errands: Errands,
+    table: type[BatchRow | TransferRow | ReportRow],
+    task: str,
+    *,
+    limit: int,
+    lock: int,
 ) -> Sweep:
     return Sweep(
         errands,

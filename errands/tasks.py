@@ -7,6 +7,7 @@ from typing import Any
 from celery import signals
 
 from errands.batches import run as batch_run
+from errands.reports import run as report_run
 from errands.transfers import run as transfer_run
 from foundation.errors import LuthierError
 from foundation.settings import Settings
@@ -44,6 +45,11 @@ def run_transfer(transfer_id: str) -> None:
     transfer_run.run(_Process.errands, transfer_id)
 
 
+@queue.app.task(name=queue.RUN_REPORT, max_retries=0)
+def run_report(report_id: str) -> None:
+    report_run.run(_Process.errands, report_id)
+
+
 @signals.worker_init.connect
 def _open(**_: Any) -> None:
     try:
@@ -55,7 +61,11 @@ def _open(**_: Any) -> None:
         raise SystemExit(str(error)) from error
     check_schema(errands.engine)
     _Process.errands = errands
-    _Process.sweeps = (sweep.of_batches(errands), sweep.of_transfers(errands))
+    _Process.sweeps = (
+        sweep.of_batches(errands),
+        sweep.of_transfers(errands),
+        sweep.of_reports(errands),
+    )
     _Process.cleanup = BatchCleanup(errands)
     _Process.webhooks = Webhooks(
         errands.sessions, errands.vault, allow_private=errands.settings.webhook_allow_private

@@ -197,6 +197,12 @@ class Settings(EnvironmentSettings):
     """Of bases that a trainer keeps in memory between jobs."""
     batch_concurrency: int = Field(8, ge=1, le=1000)
     """How many lines of batches one errands process has at the inference servers at a time."""
+    reports: Literal["auto", "full", "off"] = "auto"
+    """What a job's report is like where the job does not say."""
+    report_budget: float = Field(1.5, ge=0, le=1000)
+    """For how long a report may ask models, as a multiple of its job's time, a minute in any case."""
+    report_concurrency: int = Field(4, ge=1, le=64)
+    """How many of a report's questions are at the inference servers at a time."""
     result_file_encoding: Literal["base64", "plain"] = "base64"
     """`base64` as api.openai.com answers, or `plain`."""
     connections_per_address: int = Field(512, ge=1, le=10_000)

@@ -12,9 +12,10 @@ from celery import Celery
 RUN_JOB = "worker.run_job"
 RUN_BATCH = "worker.run_batch"
 RUN_TRANSFER = "worker.run_transfer"
+RUN_REPORT = "worker.run_report"
 TRAIN_QUEUE = "train"
 ERRANDS_QUEUE = "errands"
-"""What needs no trainer: batches, deliveries of webhooks, exports and imports."""
+"""What needs no trainer: batches, deliveries of webhooks, exports and imports, reports."""
 MAX_RINGS = 256
 """Messages that may wait for workers of jobs: more workers than that are not idle at a time."""
 KEY_PREFIX = "luthier:"

@@ -16,6 +16,7 @@ from .models import (  # noqa: F401
     transfers,
 )
 from .organization import api_keys, projects, service_accounts, usage  # noqa: F401
+from .reports import parts, reports  # noqa: F401
 from .webhooks import deliveries, webhooks  # noqa: F401
 
 metadata = Base.metadata

@@ -17,6 +17,7 @@ from storage.files import files, upload_parts, uploads
 from storage.inference import responses, stored_completions
 from storage.jobs import jobs
 from storage.models import artifacts, transfers
+from storage.reports import reports
 from storage.rounds import Rounds
 from worker.job import publish
 
@@ -82,6 +83,7 @@ class Cleanup(Rounds):
             ("files/", files.known_keys),
             ("uploads/", upload_parts.known_keys),
             (transfers.BLOB_PREFIX, transfers.known_keys),
+            (reports.BLOB_PREFIX, reports.known_keys),
         ):
             for keys in _batches(self._blobs.list(prefix)):
                 with self._sessions() as session:

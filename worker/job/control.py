@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dataset.metrics import DEFAULT_METRIC, is_lower_better
+from storage.reports.reports import Depth
 from training.messages import EarlyStopping, TrainConfig
 
 Json = Mapping[str, Any]
@@ -79,6 +80,7 @@ def shown(hyperparameters: Mapping[str, Any], config: TrainConfig) -> dict[str, 
         "keep": asked.get("keep", "last"),
         "best_metric": best_metric(hyperparameters),
         "probes": asked.get("probes"),
+        "report": asked.get("report"),
     }
     return {"luthier": {name: value for name, value in values.items() if value is not None}}
 
@@ -86,6 +88,18 @@ def shown(hyperparameters: Mapping[str, Any], config: TrainConfig) -> dict[str, 
 def probes(hyperparameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The prompts that the model is asked while it learns."""
     return list(_asked(hyperparameters).get("probes") or ())
+
+
+def report(hyperparameters: Mapping[str, Any], depth: Depth) -> tuple[Depth, dict[str, Any]]:
+    """How deep the job's report goes, `depth` where it does not say, and what else was asked of it."""
+    asked = _asked(hyperparameters).get("report")
+    if isinstance(asked, str):
+        return _DEPTHS[asked], {}
+    rest = dict(asked or {})
+    return _DEPTHS[rest.pop("depth", depth)], rest
+
+
+_DEPTHS: dict[str, Depth] = {"auto": "auto", "full": "full", "off": "off"}
 
 
 def _asked(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from foundation.crash_points import crash_point
 from foundation.errors import LuthierError
-from storage import leases
+from storage import leases, queue
 from storage.blobs.blobs import BlobStore
 from storage.files import files
 from storage.ids import new_id
@@ -19,11 +19,12 @@ from storage.jobs import checkpoints, events, jobs, pauses
 from storage.jobs.jobs import JobRow
 from storage.models import models
 from storage.models.artifacts import SERVED_KINDS, ArtifactRow
+from storage.reports import reports
 from worker.endings import JobFailed, Setback
 from worker.lease import Lease
 from worker.worker import Worker
 
-from . import final_model, publish, result_file
+from . import control, final_model, publish, result_file
 
 PREFETCH_S = 1.0
 FIRST_RETRY_S = 0.0
@@ -65,7 +66,7 @@ def succeed(worker: Worker, lease: Lease) -> None:
     if found is not None:
         _prefetch(worker, found[1])
 
-    def write(session: Session) -> str:
+    def write(session: Session) -> tuple[str, str | None]:
         name = final_model.name(session, job, final)
         files.create(
             session,
@@ -86,13 +87,26 @@ def succeed(worker: Worker, lease: Lease) -> None:
         events.add(session, job.id, "model", "New fine-tuned model created", data={})
         text = "The job has successfully completed"
         events.add(session, job.id, "succeeded", text, data={})
-        return name
+        return name, _add_report(session, worker, job)
 
     crash_point("before_succeed")
-    name = lease.end(write)
+    name, report_id = lease.end(write)
     crash_point("after_succeed")
+    if report_id is not None:
+        queue.run_errand(queue.RUN_REPORT, report_id)
     remove_resume_blobs(worker.blobs, job.id)
     log.info("job.succeeded", job_id=job.id, model=name)
+
+
+def _add_report(session: Session, worker: Worker, job: JobRow) -> str | None:
+    """The id of what the errands will make, if anything."""
+    depth, asked = control.report(job.hyperparameters, worker.settings.reports)
+    # The old API has no place where it could be read.
+    if depth == "off" or job.legacy is not None:
+        return None
+    return reports.create(
+        session, project_id=job.project_id, job_id=job.id, depth=depth, asked=asked
+    ).id
 
 
 def fail(worker: Worker, lease: Lease, error: JobFailed) -> None:
