@@ -157,6 +157,11 @@ class TransferNotFound(NotFound):
         super().__init__(f"No such {kind}: {transfer_id}", param="id")
 
 
+class ForecastNotFound(NotFound):
+    def __init__(self, forecast_id: str) -> None:
+        super().__init__(f"No such forecast: {forecast_id}", param="id")
+
+
 class UploadNotFound(NotFound):
     def __init__(self, upload_id: str) -> None:
         super().__init__(f"No such Upload object: {upload_id}", param="id")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,6 +108,20 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 def _aliases(value: object) -> object:
     return dict(_pairs(value)) if isinstance(value, str) else value
+
+
+def _prices(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    prices = {}
+    for name, text in _pairs(value):
+        try:
+            prices[name] = float(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a number") from None
+        if not 0 <= prices[name] < math.inf:
+            raise ValueError(f"{text!r} is not a price")
+    return prices
 
 
 def _backends(value: object) -> object:
@@ -215,6 +230,14 @@ class Settings(EnvironmentSettings):
     """How many requests for inference a project may send, unless it has a limit of its own; 0: as many as it likes."""
     tokens_per_minute: int = Field(0, ge=0)
     """How many tokens, read and written, a project may use; likewise."""
+    token_prices: Annotated[Mapping[str, float], NoDecode, BeforeValidator(_prices)] = Field(
+        default_factory=dict
+    )
+    """What forecasts say that a million trained tokens cost, by base: `smollm2-135m-instruct=0.4,*=2`; `*` is any other."""
+    hour_price: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Likewise an hour of training."""
+    currency: str = Field("USD", pattern=r"^[A-Za-z]{1,12}$")
+    """Of both."""
     webhook_allow_private: bool = False
     """Whether webhooks may go to addresses of the inside, and without TLS."""
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from . import idempotency_keys  # noqa: F401
 from .database import Base
 from .files import files, upload_parts, uploads  # noqa: F401
-from .inference import batch_chunks, batches, stored_completions  # noqa: F401
+from .forecasts import forecasts, hosts  # noqa: F401
+from .inference import (  # noqa: F401
+    batch_chunks,
+    batches,
+    conversations,
+    responses,
+    stored_completions,
+)
 from .jobs import checkpoints, events, jobs  # noqa: F401
 from .models import (  # noqa: F401
     aliases,

@@ -19,6 +19,7 @@ from worker.job.run import run
 
 from . import sweep
 from .cleanup import Cleanup
+from .presence import Presence
 from .worker import Worker
 
 log = structlog.get_logger()
@@ -37,6 +38,7 @@ class _Process:
     worker: Worker
     sweep: Sweep
     cleanup: Cleanup
+    presence: Presence
 
 
 @queue.app.task(name=queue.RUN_JOB, max_retries=0)
@@ -70,12 +72,14 @@ def _open(**_: Any) -> None:
     _Process.worker = worker
     _Process.sweep = sweep.of_jobs(worker)
     _Process.cleanup = Cleanup(worker.sessions, worker.blobs)
+    _Process.presence = Presence(worker.sessions, worker.name)
 
 
 @signals.worker_ready.connect
 def _begin(**_: Any) -> None:
     _Process.sweep.start()
     _Process.cleanup.start()
+    _Process.presence.start()
 
 
 @signals.worker_shutting_down.connect
@@ -83,6 +87,7 @@ def _stop(**_: Any) -> None:
     # In a signal handler: only raise flags.
     _Process.sweep.stop()
     _Process.cleanup.stop()
+    _Process.presence.stop()
     _Process.worker.stop()
 
 

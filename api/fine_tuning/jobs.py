@@ -66,6 +66,8 @@ class FineTuningJob(BaseModel):
     eval_id: None = None
     fine_tuned_model: str | None
     finished_at: int | None
+    forecast: Annotated[Json | None, Field(exclude_if=lambda told: told is None)] = None
+    """What it will take; OpenAI's API does not have it. Whole at `/v1/luthier/forecasts/{id}`."""
     hyperparameters: Json
     integrations: list[Json]
     metadata: dict[str, str] | None
@@ -96,6 +98,7 @@ class FineTuningJob(BaseModel):
             estimated_finish=seconds(row.estimated_finish),
             fine_tuned_model=row.fine_tuned_model,
             finished_at=seconds(row.finished_at),
+            forecast=row.forecast,
             hyperparameters=row.hyperparameters,
             integrations=row.integrations or [],
             metadata=row.metadata_,

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from foundation.errors import InvalidRequest, JobNotFound
 from storage import leases, pages
 from storage.database import Base, CreatedAt, Int64, Json, Timestamp
+from storage.forecasts import forecasts
 from storage.leases import Claim, Leased, LostLease
 from storage.webhooks import webhooks
 
@@ -76,6 +77,8 @@ class JobRow(Leased, Base):
     estimated_finish: Mapped[Timestamp | None]
     data_sha256: Mapped[Json | None]
     """Of the files that it was given, by the fields that name them; None where an earlier version made it."""
+    forecast: Mapped[Json | None]
+    """The gist of the job's forecast (`storage.forecasts`), once its files are validated."""
     trained_tokens: Mapped[Int64 | None]
     fine_tuned_model: Mapped[str | None]
     result_files: Mapped[list[str]] = mapped_column(default=list)
@@ -109,6 +112,18 @@ def create(session: Session, row: JobRow) -> JobRow:
     session.flush()
     events.add(session, row.id, "created", f"Created fine-tuning job: {row.id}", data={})
     return row
+
+
+def asked(row: JobRow) -> Json:
+    """All that what it will do depends on, as forecasts keep it."""
+    names = ("model", "base_model", "init_artifact_id", "training_file", "validation_file")
+    return {
+        **{name: getattr(row, name) for name in names},
+        "method": row.method,
+        "hyperparameters": row.hyperparameters,
+        "tuning": row.tuning,
+        "seed": row.seed,
+    }
 
 
 def get(session: Session, project_id: str, job_id: str, *, is_legacy: bool = False) -> JobRow:
@@ -219,6 +234,7 @@ def _end(
         **values,
     )
     if row is not None:
+        forecasts.ended(session, row.id, status, events.last_metrics(session, row.id))
         webhooks.record(session, row.project_id, _WEBHOOK_EVENTS[status], row.id)
     return row
 

@@ -27,6 +27,7 @@ class Architecture:
     head_parameters: int
     parameters_of_target: Mapping[str, int]
     """Of the linear layers of one block, by their last names."""
+    num_heads: int = 1
 
     @classmethod
     def read(cls, config: Mapping[str, Any], family: str) -> Architecture:
@@ -61,6 +62,7 @@ class Architecture:
                 "up_proj": hidden * inner,
                 "down_proj": inner * hidden,
             },
+            num_heads=heads,
         )
 
 

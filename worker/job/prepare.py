@@ -18,18 +18,21 @@ from foundation.errors import BlobCorrupt, BlobMissing
 from storage.blobs import archive
 from storage.files import files
 from storage.files.files import FileRow
-from storage.jobs import events
+from storage.forecasts import forecasts, making
+from storage.forecasts.hosts import Host
+from storage.ids import new_id
+from storage.jobs import events, jobs
 from storage.models import artifacts
-from storage.models.architecture import Architecture
 from storage.models.base_models import BaseModel
 from text.chat_template import ChatTemplate
-from training.messages import Start, Trainable, TrainConfig
+from training.messages import Start, Trainable
 from worker import bases
 from worker.endings import JobFailed, Setback
 from worker.lease import Lease
 from worker.worker import Worker
 
-from . import classes, control, resolve, resume, room, trainables
+from . import classes, control, planning, resolve, resume, room, trainables
+from .planning import Planned, Reading
 
 READ_BYTES = 1 << 16
 """Between two looks at whether the work may go on: tokenising takes about a second for a megabyte."""
@@ -61,26 +64,23 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
     base = _base(worker, lease)
     base_path = worker.bases.path(base, lambda: worker.check(lease))
     # Another attempt goes by what was found and decided then.
-    decided = job.train_config and resolve.from_json(job.train_config, base_path=str(base_path))
-    asked_len = control.max_seq_len(job.hyperparameters, base.max_seq_len)
+    decided = (
+        resolve.from_json(job.train_config, base_path=str(base_path)) if job.train_config else None
+    )
     begun = _fetch_init_artifact(worker, lease, folder)
-    kept = trainables.num_virtual_tokens(
-        job.tuning, begun.trainable if begun else None, base.max_seq_len
-    )
-    max_seq_len = decided.max_seq_len if decided else min(asked_len, base.max_seq_len - kept)
-    method = decided.method if decided else resolve.method_of(job.method, job.hyperparameters)
+    changed = begun.trainable if begun else None
+    asked = jobs.asked(job)
+    reading = planning.reading(asked, base, changed, decided)
     template = bases.read_template(base, base_path)
-    statistics: dict[Role, Statistics] = {}
-    labels = classes.labels_of(method, begun.trainable if begun else None)
-    for role, row in rows.items():
-        overlap = resolve.overlap_of(method, role, max_seq_len)
-        statistics[role] = _read(
-            worker, lease, row, role, folder, template, max_seq_len, overlap, labels
-        )
+    statistics = {
+        role: _read(worker, lease, row, role, folder, template, reading)
+        for role, row in rows.items()
+    }
     crash_point("after_validation")
-    train_config = decided or _resolve(
-        lease, statistics["training"], labels, base, base_path, max_seq_len, begun
-    )
+    if not decided:
+        found = planning.planned(asked, reading, statistics, folder, base, base_path, changed)
+        _decide(worker, lease, found, reading.labels)
+    train_config = decided or found.resolved.config
     output = folder / "checkpoints"
     output.mkdir()
     resume_from = resume.fetch(worker.blobs, lease, folder)
@@ -128,9 +128,7 @@ def _read(
     role: Role,
     folder: Path,
     template: ChatTemplate,
-    max_seq_len: int,
-    overlap: int | None,
-    labels: Labels | None,
+    reading: Reading,
 ) -> Statistics:
     """Validate a file and tokenise it into a folder that is named after its role."""
     local = folder / f"{role}.rows"
@@ -143,12 +141,12 @@ def _read(
             _told_chunks(worker, lease, local, role),
             folder / role,
             template,
-            max_seq_len=max_seq_len,
+            max_seq_len=reading.max_seq_len,
             role=role,
             file_id=row.id,
             method=lease.job.method,
-            overlap=overlap,
-            labels=labels,
+            overlap=reading.overlap(role),
+            labels=reading.labels,
             reader=reader_of(row.filename),
         )
     except InvalidFile as error:
@@ -220,40 +218,10 @@ def _fetch_init_artifact(worker: Worker, lease: Lease, folder: Path) -> _Begun |
     return _Begun(unpacked, trainables.of_artifact(row.kind, row.spec, unpacked))
 
 
-def _resolve(
-    lease: Lease,
-    statistics: Statistics,
-    labels: Labels | None,
-    base: BaseModel,
-    base_path: Path,
-    max_seq_len: int,
-    begun: _Begun | None,
-) -> TrainConfig:
-    job = lease.job
-    try:
-        architecture = Architecture.read(bases.read_config(base, base_path), base.family)
-    except (KeyError, TypeError, ValueError) as error:
-        message = f"The base model {base.id} cannot be tuned: its config.json lacks {error}"
-        raise Setback(message, code="server_error") from error
-    resolved = resolve.resolve(
-        method=job.method,
-        hyperparameters=job.hyperparameters,
-        tuning=job.tuning,
-        num_examples=statistics.num_examples,
-        num_tokens=statistics.num_tokens,
-        num_supervised_tokens=statistics.num_supervised_tokens,
-        architecture=architecture,
-        base_model=job.base_model,
-        base_path=str(base_path),
-        max_seq_len=max_seq_len,
-        seed=job.seed,
-        init_artifact=begun.trainable if begun else None,
-    )
-    trainable = resolved.config.trainable
-    is_merged = begun is not None and trainables.merges(begun.trainable, trainable)
-    room.check(trainable, architecture, begun.trainable if begun and is_merged else None)
-    if labels is not None:
-        resolved = classes.with_labels(resolved, labels)
+def _decide(worker: Worker, lease: Lease, found: Planned, labels: Labels | None) -> None:
+    """Keep what was found in the job's row, with its forecast."""
+    job, resolved, shape = lease.job, found.resolved, found.plan.shape
+    room.check(resolved.config.trainable, shape, found.merged, longest=found.plan.longest)
     numbers = {
         "n_epochs": resolved.config.n_epochs,
         "batch_size": resolved.config.batch_size,
@@ -262,10 +230,24 @@ def _resolve(
         **resolved.config.method.model_dump(include=set(job.hyperparameters)),
         **control.shown(job.hyperparameters, resolved.config),
     }
+    with worker.sessions() as session:
+        prices = making.Prices.of(worker.settings)
+        forecast = making.make(session, found.plan, [Host.here()], prices)
+    forecast_id, result = new_id(forecasts.ID_PREFIX), forecast["result"]
 
     def write(session: Session) -> None:
         if labels is not None:
             classes.tell(session, lease, resolved.config.method, labels)
+        forecasts.attach(
+            session,
+            forecast_id,
+            project_id=job.project_id,
+            job_id=job.id,
+            asked=jobs.asked(job),
+            values=forecast,
+        )
+        text = f"Forecast: {result['text']}"
+        events.add(session, job.id, "forecast", text, data={"forecast": result})
         text = "Files validated, moving job to queued state"
         events.add(session, job.id, "validated", text, data={})
 
@@ -275,9 +257,9 @@ def _resolve(
         train_config=resolved.to_json(),
         hyperparameters={**job.hyperparameters, **numbers},
         tuning=job.tuning and trainables.told(resolved.config.trainable),
+        forecast=making.gist(forecast_id, result),
     )
     crash_point("after_config")
-    return resolved.config
 
 
 def _tell(lease: Lease, key: str, text: str) -> None:

@@ -25,6 +25,8 @@ _IN_TEXT = {
 """The values that an event's text tells, and how it calls them."""
 _OF_THE_RUN = ("total_steps", "num_tokens")
 _SMOOTHING = 0.1
+MEASURED_STEPS = 10
+"""From so many on they say themselves how long the others will take."""
 
 
 def text(metrics: StepMetrics) -> str:
@@ -57,9 +59,12 @@ def _finite(value: float) -> float | None:
 
 
 class Pace:
-    """How long the steps take, the recent ones counting most."""
+    """How long the steps take, the recent ones counting most; of the first ones the job's forecast says more."""
 
-    def __init__(self) -> None:
+    def __init__(self, forecast_s: float | None = None) -> None:
+        """`forecast_s` is what all steps were said to take together."""
+        self._forecast_s = forecast_s
+        self._num_measured = 0
         self._step_time_s: float | None = None
 
     def remaining_s(self, metrics: StepMetrics) -> float:
@@ -67,4 +72,8 @@ class Pace:
         taken = metrics.step_time_s
         before = taken if self._step_time_s is None else self._step_time_s
         self._step_time_s = before + _SMOOTHING * (taken - before)
-        return self._step_time_s * (metrics.total_steps - metrics.step)
+        self._num_measured += 1
+        num_left = metrics.total_steps - metrics.step
+        if self._forecast_s is not None and self._num_measured < MEASURED_STEPS:
+            return self._forecast_s * num_left / metrics.total_steps
+        return self._step_time_s * num_left

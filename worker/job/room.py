@@ -4,58 +4,49 @@ from __future__ import annotations
 
 from foundation import memory
 from foundation.memory import gigabytes
+from storage.forecasts.memory import BASE_BYTES, least_bytes, num_trained, would_fit
 from storage.models.architecture import Architecture
-from training.messages import Classifier, Full, Lora, OutputLayers, Prefix, Trainable
+from training.messages import Classifier, Full, Lora, OutputLayers, Trainable
 from worker.endings import JobFailed
 
-from .defaults import DEFAULTS
-
-BASE_BYTES = 2
-"""Of a parameter that does not train, at least: bf16."""
-ADDED_BYTES = 16
-"""Of a parameter beside the base: itself, its gradient and two moments, in fp32."""
-COPIED_BYTES = 18
-"""Of a parameter of the base: a copy that is computed with besides."""
+from .trainables import told
 
 
 def check(
-    trainable: Trainable, architecture: Architecture, merged: Trainable | None = None
+    trainable: Trainable,
+    architecture: Architecture,
+    merged: Trainable | None = None,
+    *,
+    longest: int = 0,
 ) -> None:
     """Raises JobFailed for a job that cannot fit on this machine, however its examples are cut.
 
-    `merged` is what of the base the tuned model changes that is merged first.
+    `merged` is what of the base the tuned model changes that is merged first; `longest` the tokens of the largest example.
     """
     total = memory.total_bytes()
     if total is None or memory.has_gpu():
         return
-    needed = needed_bytes(trainable, architecture, merged)
+    tuning, besides = told(trainable), _merged_bytes(trainable, architecture, merged)
+    needed = least_bytes(architecture, tuning, longest) + besides
     if needed <= total:
         return
-    num_trained = _num_trained(trainable, architecture)
-    others: list[Trainable] = [
-        OutputLayers(num_blocks=1),
-        Lora(rank=DEFAULTS["supervised"].min_rank, alpha=1.0, target_modules=()),
-        Prefix(num_virtual_tokens=2),
-    ]
     where = "" if merged is None else " that begins with the base"
-    fitting = [
-        f"{other.kind} ({gigabytes(needed_bytes(other, architecture))} and more)"
-        for other in others
-        if needed_bytes(other, architecture) <= total
-    ]
-    mend = f"the tuning {' or '.join(fitting)}{where}" if fitting else "a smaller base"
+    # Without what is merged, for a job that begins with the base merges nothing.
+    mends = would_fit(architecture, tuning, total if merged else total - besides, longest)
     num_merged = _num_merged(merged, trainable, architecture)
     copy = ""
     if num_merged:
         copy = f"a copy of {num_merged / 1e6:.1f} million for what is merged into them, "
     if _writes_whole(merged, trainable):
         copy += "the whole model that is published, "
+    if longest:
+        copy += f"what blocks read of an example of {longest} tokens, "
     raise JobFailed(
         "out_of_memory",
         f"The job cannot fit into the worker's memory. It needs at least {gigabytes(needed)}: the base of "
         f"{architecture.num_parameters / 1e6:.0f} million parameters, {copy}and weights, gradients and moments of the "
-        f"{num_trained / 1e6:.1f} million that the tuning {trainable.kind} trains. The worker has "
-        f"{gigabytes(total)}. What would fit: {mend}.",
+        f"{num_trained(architecture, tuning) / 1e6:.1f} million that the tuning {trainable.kind} trains. The worker has "
+        f"{gigabytes(total)}. What would fit: {' or '.join(mends)}{where}.",
         "tuning",
     )
 
@@ -64,10 +55,14 @@ def needed_bytes(
     trainable: Trainable, architecture: Architecture, merged: Trainable | None = None
 ) -> int:
     """A bound from below: nothing of what is computed counts."""
-    each = COPIED_BYTES if isinstance(trainable, Full | OutputLayers) else ADDED_BYTES
-    needed = BASE_BYTES * architecture.num_parameters
-    needed += each * _num_trained(trainable, architecture)
-    needed += BASE_BYTES * _num_merged(merged, trainable, architecture)
+    least = least_bytes(architecture, told(trainable))
+    return least + _merged_bytes(trainable, architecture, merged)
+
+
+def _merged_bytes(
+    trainable: Trainable, architecture: Architecture, merged: Trainable | None
+) -> int:
+    needed = BASE_BYTES * _num_merged(merged, trainable, architecture)
     if _writes_whole(merged, trainable):
         needed += BASE_BYTES * architecture.num_parameters
     return needed
@@ -94,16 +89,3 @@ def _num_merged(merged: Trainable | None, trainable: Trainable, architecture: Ar
         case Full():
             return architecture.num_parameters - trained * architecture.parameters_per_block
     return 0
-
-
-def _num_trained(trainable: Trainable, architecture: Architecture) -> int:
-    match trainable:
-        case Lora(rank=rank) | Classifier(rank=rank):
-            return rank * architecture.parameters_per_rank
-        case Prefix(num_virtual_tokens=number):
-            return number * architecture.parameters_per_virtual_token
-        case OutputLayers(num_blocks=number, train_head=trains_head):
-            head = architecture.head_parameters if trains_head else 0
-            return number * architecture.parameters_per_block + head
-        case Full():
-            return architecture.num_parameters

@@ -16,6 +16,7 @@ from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from foundation.crash_points import crash_point
+from storage.forecasts import forecasts
 from storage.jobs import events
 from storage.leases import LostLease, Stopped
 from training.messages import (
@@ -33,13 +34,15 @@ from training.messages import (
     StepMetrics,
     Stop,
 )
+from worker import environment
 from worker.aside import is_small
 from worker.endings import JobFailed, Paused, Setback, UnusableState
 from worker.lease import Lease
 from worker.trainer import Trainer, TrainerDied
+from worker.trainer_memory import TrainerMemory
 from worker.worker import Worker
 
-from . import environment, progress, publish, wandb_runs
+from . import progress, publish, wandb_runs
 
 POLL_S = 0.25
 STOP_S = 6.0
@@ -87,7 +90,9 @@ class _Supervision:
         self._worker = worker
         self._lease = lease
         self._start = start
-        self._pace = progress.Pace()
+        self._forecast_s = forecast_s = (lease.job.forecast or {}).get("seconds", {}).get("p50")
+        self._pace = progress.Pace(forecast_s)
+        self._memory = TrainerMemory(self.trainer.pid)
         self._is_finished = False
         """The trainer is done with the job."""
         self._state = Path(start.resume_from) if start.resume_from else None
@@ -105,6 +110,7 @@ class _Supervision:
             while not self._is_finished:
                 reports = self.trainer.receive(POLL_S, self._start.job_id)
                 self._is_finished = any(isinstance(r, Finished | Failed) for r in reports)
+                self._memory.look()
                 self._lease.check()
                 for group in _by_kind(reports):
                     self._handle(group)
@@ -171,6 +177,7 @@ class _Supervision:
         self.step = self._state_step = started.step
 
         def write(session: Session) -> None:
+            forecasts.started(session, started.job_id)
             events.add(session, started.job_id, "started", "Fine-tuning job started")
             for warning in started.warnings:
                 events.warn(session, started.job_id, warning)
@@ -181,13 +188,22 @@ class _Supervision:
             "num_examples": started.num_examples,
             "environment": environment.read(),
         }
-        self._lease.write(write, status="running", train_config=train_config)
+        finish = None
+        if self._forecast_s is not None and started.total_steps:
+            left_s = self._forecast_s * (1 - started.step / started.total_steps)
+            finish = func.clock_timestamp() + timedelta(seconds=left_s)
+        self._lease.write(
+            write, status="running", train_config=train_config, estimated_finish=finish
+        )
         crash_point("after_start")
 
     def _record_steps(self, steps: list[StepMetrics]) -> None:
         remaining_s = [self._pace.remaining_s(metrics) for metrics in steps][-1]
+        grown_bytes = self._memory.grown()
 
         def write(session: Session) -> None:
+            if grown_bytes is not None:
+                forecasts.saw_memory(session, steps[-1].job_id, grown_bytes)
             for metrics in steps:
                 events.add(
                     session,
