@@ -26,7 +26,7 @@ FORGETS = 0.9
 MIN_BEFORE = 3
 """Jobs that a forecast goes by before its error is taken for one of forecasts."""
 _ROUNDS = 4
-_TRUST = (0.02, 0.02, 0.005)
+_TRUST = (0.004, 0.004, 0.001)
 """How much what was known before counts, beside a job that was measured: the start, a step, a token."""
 _Costs = tuple[float, float, float]
 

@@ -44,7 +44,7 @@ def test_without_a_job_it_is_what_was_known_and_one_job_is_met() -> None:
 def test_costs_are_found_and_none_is_below_zero() -> None:
     found = fit(jobs(60, noise=0.02), BEFORE)
     for job in jobs(20, noise=0, seed=1):
-        assert found.seconds(job.work) == pytest.approx(job.seconds, rel=0.1)
+        assert found.seconds(job.work) == pytest.approx(job.seconds, rel=0.15)
     # A machine without a start's costs, seen through noise.
     slow = [RunThrough(j.work, 0.02 * j.work.parts[2]) for j in jobs(30, noise=0)]
     assert min(fit(slow, BEFORE).costs) >= 0
