@@ -83,6 +83,16 @@ async def of_organization(caller: Annotated[Caller, Depends(authenticate)]) -> C
     return caller
 
 
+def check_owner(caller: Caller, what: str) -> None:
+    """Raises PermissionDenied: `what` is not for everybody who has a key of the project."""
+    if not caller.is_owner:
+        raise PermissionDenied(
+            f"You have insufficient permissions for this operation: {what} needs a key of a service account with the "
+            "role 'owner' (an admin key gives it: POST /v1/organization/projects/{project_id}/service_accounts/{id}), "
+            "or one that the operator made."
+        )
+
+
 ProjectCaller = Annotated[Caller, Depends(of_project)]
 """The caller by a project's key; everything that the request touches is this project's."""
 

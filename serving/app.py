@@ -198,12 +198,9 @@ async def create_chat_completion(
 ) -> Response:
     body.check_supported()
     served.thread.check_room(headers.cache_salt, body.n or 1)
-    prompt, held = await _state(request).texts.run(
+    prompt, held, shown_ids = await _state(request).texts.run(
         headers.cache_salt,
-        lambda: (
-            body.prompt(served.template, max_seq_len=served.engine.max_seq_len),
-            body.held_reply(served.template),
-        ),
+        partial(body.read, served.template, max_seq_len=served.engine.max_seq_len),
         # It has been read, so this does not wait.
         size_bytes=len(await request.body()),
     )
@@ -214,7 +211,6 @@ async def create_chat_completion(
         vocab_size=served.engine.vocab_size,
         num_logprobs=body.num_logprobs,
     )
-    shown_ids = body.shown_ids(served.template)
     deltas = served.generate(
         model.thread,
         [

@@ -31,6 +31,9 @@ from .rendering import Renderer, Rendering, Tools
 from .tokenizer import Position, Tokenizer
 from .tools.dialect import Dialect, definitions
 
+NO_THOUGHTS = {"enable_thinking": False, "thinking": False}
+"""What templates are told, by either name, whose model shall not think."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenizedExample:
@@ -56,16 +59,27 @@ class _Part:
 class ChatTemplate:
     """A base model's chat template with its tokenizer. Safe to share between threads."""
 
-    def __init__(self, source: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, source: str, tokenizer: Tokenizer, *, may_think: bool = True) -> None:
         self.source = source
         self.tokenizer = tokenizer
-        variables = {"bos_token": "", "eos_token": "", **tokenizer.names}
+        told = {} if may_think else NO_THOUGHTS
+        variables: dict[str, str | bool] = {
+            "bos_token": "",
+            "eos_token": "",
+            **tokenizer.names,
+            **told,
+        }
         self.renderer = Renderer(source, variables)
 
     @classmethod
     def load(cls, path: Path, *, document_end: str | None = None) -> ChatTemplate:
         """Reads template and tokenizer of the base folder `path`. Raises `ChatTemplateError`."""
         return cls(_read_source(path), Tokenizer.load(path, document_end=document_end))
+
+    @cached_property
+    def without_thoughts(self) -> ChatTemplate:
+        """As it has the model answer at once; the same again, where it knows no such thing."""
+        return ChatTemplate(self.source, self.tokenizer, may_think=False)
 
     @cached_property
     def dialect(self) -> Dialect:

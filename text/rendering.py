@@ -43,7 +43,7 @@ class Rendering:
 class Renderer:
     """A chat template without a tokenizer. Safe to share between threads."""
 
-    def __init__(self, source: str, variables: Mapping[str, str]) -> None:
+    def __init__(self, source: str, variables: Mapping[str, str | bool]) -> None:
         """`variables` are what templates know besides the messages, such as bos_token."""
         self._variables = dict(variables)
         environment = _environment()

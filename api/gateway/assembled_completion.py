@@ -1,7 +1,8 @@
-"""A streamed completion put together again, as it would have come without streaming."""
+"""A streamed completion put together again, as it would have come without streaming; and the other way round."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 Json = dict[str, Any]
@@ -9,6 +10,25 @@ Json = dict[str, Any]
 _HEAD = ("id", "created", "model", "system_fingerprint", "service_tier")
 # What of a chunk's choice is joined to what came before; all else says the same each time, or comes once.
 _JOINED = frozenset({"delta", "text", "logprobs"})
+
+
+def chunks(completion: Json) -> Iterator[Json]:
+    """A whole completion as a stream of it: what each choice says in one chunk, its end in another, the usage in the last."""
+    is_chat = completion["object"] == AssembledCompletion.kind
+    head = completion | ({"object": "chat.completion.chunk"} if is_chat else {})
+    for choice in completion["choices"]:
+        for part in _parts_of_chat(choice) if is_chat else (choice,):
+            yield {**head, "choices": [part]}
+    yield {**head, "choices": []}
+
+
+def _parts_of_chat(choice: Json) -> Iterator[Json]:
+    delta = dict(choice["message"])
+    if delta.get("tool_calls"):
+        delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(delta["tool_calls"])]
+    said = {name: value for name, value in choice.items() if name != "message"}
+    yield {**said, "delta": delta, "finish_reason": None}
+    yield {**said, "delta": {}, "logprobs": None}
 
 
 class AssembledCompletion:

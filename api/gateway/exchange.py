@@ -66,11 +66,8 @@ class Exchange:
         options = body.get("stream_options")
         self._stream_options = options if isinstance(options, dict) else {}
         self._keeping = Keeping.of(body) if path == CHAT_PATH else None
-        self._assembled = (
-            AssembledCompletion(has_logprobs=body.get("logprobs") is True)
-            if path == CHAT_PATH
-            else AssembledText()
-        )
+        self._has_logprobs = body.get("logprobs") is True
+        self._assembled = self._unassembled()
         self._usage: object = None
         self._content = self._content_of(body)
         self._likely_tokens = rate_limits.likely_tokens(body, len(self._content))
@@ -99,6 +96,12 @@ class Exchange:
             self._settle()
             raise
         return upstream
+
+    def _unassembled(self) -> AssembledCompletion:
+        """Nothing has come yet."""
+        if self._path == CHAT_PATH:
+            return AssembledCompletion(has_logprobs=self._has_logprobs)
+        return AssembledText()
 
     async def _admit(self) -> None:
         """Raises LuthierError for a request that shall not be answered."""
@@ -176,8 +179,7 @@ class Exchange:
                     **error if isinstance(error, dict) else {"message": event_stream.BROKE}
                 )
             self._assembled.add(event)
-            if isinstance(event.get("usage"), dict):
-                self._usage = event["usage"]
+            self._note(event)
         if not self._assembled.is_complete:
             log.warning("backend.reply_broke", error="the stream ended early")
             raise Unavailable(event_stream.BROKE)
@@ -190,8 +192,7 @@ class Exchange:
             return event
         if self._keeping is not None:
             self._assembled.add(event)
-        if isinstance(event.get("usage"), dict):
-            self._usage = event["usage"]
+        self._note(event)
         wanted = self._stream_options
         if wanted.get("include_usage"):
             if event.get("choices") and not wanted.get("continuous_usage_stats"):
@@ -199,6 +200,11 @@ class Exchange:
             return event
         is_only_usage = event.pop("usage", None) is not None and not event.get("choices")
         return None if is_only_usage else event
+
+    def _note(self, event: Json) -> None:
+        """What has been computed so far counts, whoever sees the rest."""
+        if isinstance(event.get("usage"), dict):
+            self._usage = event["usage"]
 
     async def all_seen(self) -> None:
         """The stream has come to its end: what is to be kept is kept before the client hears so."""

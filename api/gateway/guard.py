@@ -1,8 +1,9 @@
 """A guard before a project's inference, where its settings say so: what users write, and what models answer, is judged first.
 
-Judged are the messages of the role `user` of a chat and the prompts of completions, and of replies that are not streamed all
-that is shown. A request that is not safe is refused; a reply that is not becomes OpenAI's: a refusal, with the
-`finish_reason` content_filter. Without a classifier to go by nothing is let through.
+Judged are the messages of the role `user` of a chat and the prompts of completions, and of replies all that is shown. A
+request that is not safe is refused; a reply that is not becomes OpenAI's: a refusal, with the `finish_reason`
+content_filter. Nothing of a streamed one is shown before all of it has been judged. Without a classifier to go by nothing
+is let through.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
+
 from api.wiring import Wiring
 from foundation.errors import InvalidRequest
 from storage.organization.api_keys import Caller
 
-from . import moderation
+from . import event_stream, moderation
 from .exchange import CHAT_PATH, TEXT_PATH, Exchange
+from .judged_stream import JudgedStream
 from .moderation import Judge, Judgement
 from .targets import Target
 
@@ -55,6 +59,19 @@ class GuardedExchange(Exchange):
                 code=CODE,
             )
 
+    async def send(self) -> httpx.Response:
+        upstream = await super().send()
+        if self.is_streaming and self._judges_output and event_stream.is_stream(upstream):
+            judged = JudgedStream(upstream, self._unassembled(), self._note, self._shown)
+            return httpx.Response(
+                200, headers={"content-type": event_stream.MEDIA_TYPE}, stream=judged
+            )
+        return upstream
+
+    @property
+    def _judges_output(self) -> bool:
+        return self._caller.guards_output and self._path in _READ_OF
+
     async def _admit(self) -> None:
         asked, self._asked = self._asked, {}
         if not asked:
@@ -71,7 +88,7 @@ class GuardedExchange(Exchange):
                 )
 
     async def _shown(self, value: Json) -> Json:
-        if not self._caller.guards_output or self._path not in _READ_OF:
+        if not self._judges_output:
             return value
         choices = [choice for choice in value.get("choices", ()) if _shown_of(choice)]
         if not choices:

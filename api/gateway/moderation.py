@@ -33,7 +33,9 @@ OPENAIS_MODELS = (
     "text-moderation-stable",
     "text-moderation-007",
 )
-"""Whichever of them is asked for, it is the one classifier. The first is its alias in a project."""
+"""Whichever of them is asked for, it is the one classifier."""
+GUARDS_ALIAS = OPENAIS_MODELS[0]
+"""A project's own name for it."""
 CATEGORIES = (
     "harassment",
     "harassment/threatening",
@@ -54,7 +56,7 @@ SAFE = "safe"
 _HOW = (
     "To make one, train a model with the method 'classification' on texts with the label 'safe' and others such as "
     "'harassment' (`python -m examples.moderation` does it in minutes, with a data set), and bind the alias "
-    f"'{OPENAIS_MODELS[0]}' to it (POST /v1/luthier/aliases). The operator can name one for all projects with "
+    f"'{GUARDS_ALIAS}' to it (POST /v1/luthier/aliases). The operator can name one for all projects with "
     "LUTHIER_MODERATION_MODEL."
 )
 
@@ -94,7 +96,7 @@ async def find(wiring: Wiring, caller: Caller, name: str | None = None) -> Judge
     Raises NotFound where there is none, and InvalidRequest for a model that does not judge.
     """
     return await wiring.database.read(
-        _find, caller, name or OPENAIS_MODELS[0], wiring.settings.moderation_model
+        _find, caller, name or GUARDS_ALIAS, wiring.settings.moderation_model
     )
 
 
@@ -142,7 +144,7 @@ async def judge(
 def _find(session: Session, caller: Caller, name: str, of_operator: str) -> Judge:
     found = models.find(session, caller.project_id, name)
     if found is None and name in OPENAIS_MODELS:
-        found = models.find(session, caller.project_id, OPENAIS_MODELS[0])
+        found = models.find(session, caller.project_id, GUARDS_ALIAS)
         if found is None and of_operator:
             found = models.find_of_operator(session, of_operator)
         if found is None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from api.auth import ProjectCaller
 from api.wiring import Wired
 from foundation.errors import InvalidRequest
+from foundation.headers import BATCH
 from storage.ids import new_id
 
 from . import inference, moderation
@@ -90,7 +91,12 @@ async def create_moderation(
         async with wiring.entrance.turn(project_id):
             judge = await moderation.find(wiring, caller, name)
             judging = moderation.judge(
-                wiring, caller, judge, texts, request_id=request.state.request_id
+                wiring,
+                caller,
+                judge,
+                texts,
+                request_id=request.state.request_id,
+                is_batch=caller.is_internal and BATCH in request.headers,
             )
             judgements, headers = await unless_disconnected(request, judging)
     response.headers.update(headers)

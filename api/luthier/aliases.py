@@ -15,7 +15,8 @@ from pydantic import BaseModel, BeforeValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 from sqlalchemy.orm import Session
 
-from api.auth import ProjectCaller
+from api.auth import ProjectCaller, check_owner
+from api.gateway.moderation import GUARDS_ALIAS
 from api.idempotency import CreatesOnce
 from api.pages import After, Page, limit
 from api.requests import bodies
@@ -24,6 +25,7 @@ from foundation.errors import InvalidRequest, ModelNotFound
 from storage.models import aliases, dialled, models, strengths
 from storage.models.aliases import AliasRow
 from storage.models.base_models import Catalogue
+from storage.organization.api_keys import Caller
 
 router = APIRouter(prefix="/v1/luthier/aliases", tags=["luthier"], route_class=CreatesOnce)
 
@@ -70,6 +72,7 @@ async def bind_alias(
     wiring: Wired,
 ) -> ModelAlias:
     """Makes the alias, or binds it anew."""
+    _check_guard(caller, body.alias)
     row = await wiring.database.run(_bind, caller.project_id, body, wiring.catalogue())
     return ModelAlias.from_row(row)
 
@@ -89,8 +92,15 @@ async def list_aliases(
 @router.delete("/{alias:path}")
 async def delete_alias(alias: str, caller: ProjectCaller, wiring: Wired) -> AliasDeleted:
     """The model stays."""
+    _check_guard(caller, alias)
     await wiring.database.run(aliases.remove, caller.project_id, alias)
     return AliasDeleted(alias=alias)
+
+
+def _check_guard(caller: Caller, alias: str) -> None:
+    """Raises PermissionDenied: with another classifier a guard would let through whatever that finds safe."""
+    if alias == GUARDS_ALIAS and caller.is_guarded:
+        check_owner(caller, f"to bind '{alias}' anew, which this project's guard goes by,")
 
 
 def _bind(session: Session, project_id: str, body: BindAlias, catalogue: Catalogue) -> AliasRow:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
-from api.auth import ProjectCaller
+from api.auth import ProjectCaller, check_owner
 from api.gateway import moderation
 from api.idempotency import CreatesOnce
 from api.requests import bodies
@@ -54,6 +54,7 @@ async def set_guard(
     wiring: Wired,
 ) -> Guard:
     """From the next request on. Where it is put on there must be a classifier: without one, nothing would be let through."""
+    check_owner(caller, "to change a project's guard")
     if body.input or body.output:
         await moderation.find(wiring, caller)
     row = await wiring.database.run(

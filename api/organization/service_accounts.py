@@ -133,7 +133,7 @@ async def update_service_account(
     ],
     wiring: Wired,
 ) -> ServiceAccount:
-    """The role is kept and told; here every key of a project may do the same."""
+    """Keys of an `owner` may change the project's guard; otherwise every key of a project may do the same."""
     row = await wiring.database.run(
         service_accounts.update, project_id, service_account_id, name=body.name, role=body.role
     )

@@ -22,8 +22,10 @@ from foundation.errors import InvalidRequest, TooLarge
 
 from .validation import validate
 
-MAX_SHALLOW = 200
-"""So many brackets cannot be nested too deeply to be written again."""
+MAX_NESTED = 240
+"""So many arrays and objects may stand within each other."""
+_WRITTEN_NESTED = 254
+"""Of more nothing is written: what is read leaves room for what is put around it."""
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -62,8 +64,11 @@ def _parsed(content: bytearray) -> Any:
     gc.disable()
     try:
         value = orjson.loads(content)
-        if content.count(b"[") + content.count(b"{") > MAX_SHALLOW:
-            orjson.dumps(value)
+        if content.count(b"[") + content.count(b"{") > MAX_NESTED:
+            nested = value
+            for _ in range(_WRITTEN_NESTED - MAX_NESTED):
+                nested = [nested]
+            orjson.dumps(nested)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(
             "We could not parse the JSON body of your request. The API expects a JSON payload, but "
@@ -72,7 +77,7 @@ def _parsed(content: bytearray) -> Any:
     except orjson.JSONEncodeError:
         raise InvalidRequest(
             "We could not parse the JSON body of your request: its arrays and objects are nested "
-            "too deeply. At most 254 may stand within each other."
+            f"too deeply. At most {MAX_NESTED} may stand within each other."
         ) from None
     finally:
         gc.enable()

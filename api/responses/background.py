@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import httpx
 import structlog
 from sqlalchemy.orm import Session
 
-from api.database import FAILED
-from api.gateway.exchange import Exchange
+from api.database import FAILED, UNREACHABLE
 from api.wiring import Wiring
 from foundation.errors import LuthierError
 from storage.inference import responses
@@ -40,24 +40,26 @@ STOPPED = "The server stopped before the response was complete. Please create it
 log = structlog.get_logger()
 
 
-async def run(wiring: Wiring, caller: Caller, turn: Turn) -> None:
+async def run(wiring: Wiring, caller: Caller, response_id: str) -> None:
     """Make a response whose row is there."""
-    await _Run(wiring, caller, turn).run()
+    await _Run(wiring, caller, response_id).run()
 
 
 class _Run:
-    def __init__(self, wiring: Wiring, caller: Caller, turn: Turn) -> None:
+    """Until it begins, the row alone knows what was asked."""
+
+    def __init__(self, wiring: Wiring, caller: Caller, response_id: str) -> None:
         self._wiring = wiring
         self._caller = caller
-        self._turn = turn
-        self._unfolding = UnfoldingResponse(turn.body)
+        self._id = response_id
+        self._unfolding: UnfoldingResponse | None = None
 
     async def run(self) -> None:
         work = asyncio.create_task(self._work())
         try:
             while not work.done():
                 await asyncio.wait({work}, timeout=WRITE_EVERY_S)
-                if not work.done() and not await self._write(self._unfolding.body()):
+                if not work.done() and not await self._write(self._say):
                     work.cancel()
         except asyncio.CancelledError:
             work.cancel()
@@ -67,49 +69,76 @@ class _Run:
 
     async def _work(self) -> None:
         try:
-            exchange, upstream = await self._asked()
-            try:
-                async for _ in streams.unfolded(exchange, upstream, self._unfolding, self._keep):
-                    pass
-            finally:
-                exchange.close()
-                await upstream.aclose()
-            await self._write(self._unfolding.body())
+            deadline_s, pause_s = time.monotonic() + PATIENCE_S, FIRST_PAUSE_S
+            while not await self._made(is_last_try=time.monotonic() > deadline_s):
+                await asyncio.sleep(pause_s)
+                pause_s = min(MAX_PAUSE_S, 2 * pause_s)
         except LuthierError as error:
             await self._fail(error.message, _code(error))
         except Exception:
-            log.exception("response.failed", response=self._turn.id)
+            log.exception("response.failed", response=self._id)
             await self._fail("The server had an error.")
 
-    async def _asked(self) -> tuple[Exchange, httpx.Response]:
-        deadline_s, pause_s = time.monotonic() + PATIENCE_S, FIRST_PAUSE_S
-        while True:
-            try:
-                return await turns.ask(self._wiring, self._caller, self._turn, is_streaming=True)
-            except LuthierError as error:
-                if error.status not in LATER or time.monotonic() > deadline_s:
-                    raise
-            await asyncio.sleep(pause_s)
-            pause_s = min(MAX_PAUSE_S, 2 * pause_s)
+    async def _made(self, *, is_last_try: bool) -> bool:
+        """False if there is no room for it now, and it is to be tried again. Raises LuthierError."""
+        try:
+            turn = await turns.resumed(self._wiring, self._caller, self._id)
+            if turn is None:
+                return True
+            exchange, upstream = await turns.ask(
+                self._wiring, self._caller, turn, is_streaming=True
+            )
+        except LuthierError as error:
+            if error.status in LATER and not is_last_try:
+                return False
+            raise
+        except UNREACHABLE:
+            if not is_last_try:
+                return False
+            raise
+        self._unfolding = UnfoldingResponse(turn.body)
+        try:
+            keep = partial(self._keep, turn)
+            async for _ in streams.unfolded(exchange, upstream, self._unfolding, keep):
+                pass
+        finally:
+            exchange.close()
+            await upstream.aclose()
+        await self._write(self._say)
+        return True
 
-    async def _keep(self, body: Json) -> None:
+    async def _keep(self, turn: Turn, body: Json) -> None:
         """Raises LuthierError."""
 
         def end(session: Session) -> None:
-            if responses.go_on(session, self._turn.id, body):
-                turns.say(session, self._caller.project_id or "", self._turn, body)
+            if responses.go_on(session, self._id, body):
+                turns.say(session, self._caller.project_id or "", turn, body)
 
         await self._wiring.database.run(end)
 
-    async def _fail(self, message: str, code: str = "server_error") -> None:
-        await self._write(failed(self._unfolding.body(), message, code))
+    def _say(self, session: Session) -> bool:
+        """How far it is. False if it is no longer wanted."""
+        so_far = None if self._unfolding is None else self._unfolding.body()
+        return responses.go_on(session, self._id, so_far)
 
-    async def _write(self, body: Json) -> bool:
+    async def _fail(self, message: str, code: str = "server_error") -> None:
+        def fail(session: Session) -> bool:
+            if self._unfolding is not None:
+                body = self._unfolding.body()
+            elif (row := responses.find_waiting(session, self._id)) is not None:
+                body = row.body
+            else:
+                return False
+            return responses.go_on(session, self._id, failed(body, message, code))
+
+        await self._write(fail)
+
+    async def _write(self, write: Callable[[Session], bool]) -> bool:
         try:
-            return await self._wiring.database.run(responses.go_on, self._turn.id, body)
+            return await self._wiring.database.run(write)
         except FAILED as error:
             # It is written again in a moment; if it never is, the row tells by its age.
-            log.warning("response.not_written_yet", response=self._turn.id, error=repr(error))
+            log.warning("response.not_written_yet", response=self._id, error=repr(error))
             return True
 
 

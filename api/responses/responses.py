@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from api import errors
 from api.auth import ProjectCaller
 from api.fine_tuning.stream_seats import Seat, SeatedStream
-from api.gateway import event_stream, inference
+from api.gateway import assembled_completion, event_stream, inference
 from api.gateway.disconnects import unless_disconnected
 from api.gateway.exchange import Refused
 from api.pages import After, PageWithIds, ends, limit, places
@@ -113,9 +113,7 @@ async def create_response(request: Request, caller: ProjectCaller, wiring: Wired
         return errors.reply(turns.renamed(error), headers)
     finally:
         await upstream.aclose()
-    for events in (unfolding.begin(), unfolding.add(turns.chunk_of(completion)), unfolding.end()):
-        for _ in events:
-            pass
+    unfolding.add_whole(assembled_completion.chunks(completion))
     await keep(unfolding.body())
     return JSONResponse(unfolding.body(), headers=headers)
 
@@ -130,8 +128,10 @@ async def _start(wiring: Wiring, caller: Caller, turn: Turn) -> None:
             param="background",
             code="rate_limit_exceeded",
         )
-    await wiring.database.run(responses.create, project_id, body=turn.body, input=turn.input)
-    wiring.background.start(background.run(wiring, caller, turn))
+    await wiring.database.run(
+        responses.create, project_id, body=turn.body, input=turn.input, asked=turn.asked
+    )
+    wiring.background.start(background.run(wiring, caller, turn.id))
 
 
 @router.post("/input_tokens", openapi_extra=inference.documented("model", "input"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -48,6 +47,8 @@ class Turn:
     messages: list[Message]
     body: Json
     """The response before anything of it has come."""
+    asked: Json
+    """The request as it came, but for its input."""
 
     @property
     def id(self) -> str:
@@ -72,13 +73,33 @@ async def read(wiring: Wiring, caller: Caller, value: Json) -> Turn:
         "usage": None,
         **request.told(targets.model_name(value)),
     }
-    if request.is_stored and (num_bytes := len(orjson.dumps([given, body]))) > MAX_STORED_BYTES:
+    asked = {name: param for name, param in value.items() if name != "input"}
+    num_bytes = 0
+    if request.is_stored:
+        kept = ([given, body], asked) if request.background else ([given, body],)
+        num_bytes = max(len(orjson.dumps(part)) for part in kept)
+    if num_bytes > MAX_STORED_BYTES:
         raise InvalidRequest(
             f"A request of {num_bytes} bytes is too large to be stored; at most {MAX_STORED_BYTES} bytes are. Send "
             "'store': false.",
             param="store",
         )
-    return Turn(request, given, said, body)
+    return Turn(request, given, said, body, asked)
+
+
+async def resumed(wiring: Wiring, caller: Caller, response_id: str) -> Turn | None:
+    """The turn of a response in the background that has not begun, as its row has it; None if it is no longer wanted.
+
+    Raises LuthierError.
+    """
+    row = await wiring.database.read(responses.find_waiting, response_id)
+    if row is None:
+        return None
+    request = validate(CreateResponse, row.asked)
+    given = row.input
+    before = await _said_before(wiring, caller, request, given)
+    said = messages.of_items(request.instructions, [*before, *given])
+    return Turn(request, given, said, row.body, row.asked)
 
 
 async def said_to(
@@ -86,9 +107,16 @@ async def said_to(
 ) -> tuple[list[Item], list[Message]]:
     """The request's own items, and the chat that they are the end of. Raises LuthierError."""
     given = items.taken(request.input if request.input is not None else [])
-    before: list[Item] = []
+    before = await _said_before(wiring, caller, request, given)
+    return given, messages.of_items(request.instructions, [*before, *given])
+
+
+async def _said_before(
+    wiring: Wiring, caller: Caller, request: InputOfResponse, given: list[Item]
+) -> list[Item]:
+    """In the responses or the conversation that the request goes on from. Raises LuthierError."""
     if request.previous_response_id:
-        before = await wiring.database.read(
+        return await wiring.database.read(
             responses.items_up_to, caller.project_id, request.previous_response_id
         )
     if request.conversation_id:
@@ -96,7 +124,8 @@ async def said_to(
             conversations.all_items, caller.project_id, request.conversation_id
         )
         _check_ids({item["id"] for item in before}, given)
-    return given, messages.of_items(request.instructions, [*before, *given])
+        return before
+    return []
 
 
 def _check_ids(known: set[str], given: list[Item]) -> None:
@@ -181,17 +210,6 @@ def renamed(error: LuthierError) -> LuthierError:
         error.message = error.message.replace(f"'{error.param}'", f"'{_NAMES[name]}'")
         error.param = _NAMES[name]
     return error
-
-
-def chunk_of(completion: Json) -> Json:
-    """A chat completion that is there as a whole, as the only chunk of one that comes in chunks."""
-    choices = []
-    for choice in completion["choices"]:
-        delta = dict(choice["message"])
-        calls: Sequence[Json] = delta.get("tool_calls") or ()
-        delta["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
-        choices.append({**choice, "delta": delta})
-    return {**completion, "choices": choices}
 
 
 def keep(session: Session, project_id: str, turn: Turn, body: Json) -> None:

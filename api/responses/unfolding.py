@@ -7,7 +7,9 @@ the item is; at the end the response is completed, incomplete or failed. Thought
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from storage.ids import new_id
@@ -64,6 +66,11 @@ class UnfoldingResponse:
             for call in delta.get("tool_calls") or ():
                 yield from self._add_call(call)
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
+
+    def add_whole(self, chunks: Iterable[Json]) -> None:
+        """All of them, of which nobody sees the events."""
+        events = (self.begin(), *map(self.add, chunks), self.end())
+        deque(chain.from_iterable(events), maxlen=0)
 
     def end(self) -> Iterator[Event]:
         """The last events, of a completion that has come to its end."""

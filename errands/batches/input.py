@@ -19,7 +19,8 @@ from .lease import BatchLease
 
 PURPOSE = "batch"
 RESPONSES = "/v1/responses"
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", RESPONSES)
+MODERATIONS = "/v1/moderations"
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", RESPONSES, MODERATIONS)
 MAX_BYTES = 200 * 1024 * 1024
 MAX_LINES = 50_000
 MAX_CUSTOM_ID_CHARACTERS = 512
@@ -59,7 +60,7 @@ class Findings:
     @property
     def model(self) -> str | None:
         """The model that all lines name."""
-        return next(iter(self.models)) if len(self.models) == 1 else None
+        return (next(iter(self.models)) or None) if len(self.models) == 1 else None
 
     def add(
         self, code: str, message: str, param: str | None = None, line: int | None = None
@@ -143,7 +144,8 @@ def check(path: Path, endpoint: str, lease: BatchLease) -> Findings:
                 break
             continue
         custom_ids.add(value["custom_id"])
-        findings.models.add(value["body"]["model"])
+        # Which moderation goes by where none is named is found when it is asked.
+        findings.models.add(value["body"].get("model", ""))
     if not findings.num_lines and not findings.problems:
         findings.add("empty_file", "The input file holds no request.", "input_file_id")
     return findings
@@ -220,7 +222,8 @@ def _problem(
 def _problem_of_body(body: object, endpoint: str) -> tuple[str, str, str | None] | None:
     if not isinstance(body, dict):
         return "invalid_request", "'body' must be an object.", "body"
-    if not isinstance(body.get("model"), str) or not body["model"]:
+    needs_model = endpoint != MODERATIONS or "model" in body
+    if needs_model and (not isinstance(body.get("model"), str) or not body["model"]):
         return "invalid_request", "'body.model' must be a model's name.", "body.model"
     if body.get("stream"):
         return "invalid_request", "A batch's request cannot be streamed.", "body.stream"

@@ -116,6 +116,15 @@ class ChatCompletionRequest(ConstrainedRequest):
             )
         return legacy if legacy.tools else offer
 
+    def read(
+        self, of_base: ChatTemplate, *, max_seq_len: int
+    ) -> tuple[list[int], HeldReply, frozenset[int]]:
+        """The prompt, what the reply is held to, and the special tokens that are text. Raises `InvalidRequest`."""
+        # Some templates can have a model answer without a thought.
+        template = of_base.without_thoughts if self.reasoning_effort == "none" else of_base
+        prompt = self.prompt(template, max_seq_len=max_seq_len)
+        return prompt, self.held_reply(template), self.shown_ids(template)
+
     def held_reply(self, template: ChatTemplate) -> HeldReply:
         """What the reply is held to, if it has any tokens. Raises `InvalidRequest`."""
         if self.max_new_tokens == 0:

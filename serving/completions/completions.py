@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from serving.engine.sampling import TokenLogprob
 from serving.engine.sequence import Delta
+from serving.engine.text import GeneratedToken
 from serving.engine.vocabulary import Vocabulary
 from serving.replies import Reply
 from serving.requests import Wire
@@ -42,7 +43,7 @@ class _Score:
     num_tokens: int = 0
 
     def add(self, delta: Delta) -> None:
-        for token in delta.tokens:
+        for token in _tokens(delta):
             if token.logprob is not None:
                 self.total += token.logprob.logprob
                 self.num_tokens += 1
@@ -152,7 +153,7 @@ class Completion(Reply):
                 self._add_token(logprobs, *place)
         # As OpenAI counts them: from the prompt's beginning, whether it is echoed or not.
         start = len(prompt.text)
-        for token in delta.tokens:
+        for token in _tokens(delta):
             self._add_token(logprobs, token.token_id, token.logprob, start + token.offset)
 
     def _add_token(
@@ -166,5 +167,11 @@ class Completion(Reply):
             logprobs.top_logprobs.append(None)
             return
         logprobs.token_logprobs.append(entry.logprob)
-        top = {self._vocabulary.text_of(i): value for i, value in entry.top}
-        logprobs.top_logprobs.append({**top, text: entry.logprob})
+        values = dict(entry.top) | {token_id: entry.logprob}
+        texts = self._vocabulary.texts_of(values)
+        logprobs.top_logprobs.append(dict(zip(texts, values.values(), strict=True)))
+
+
+def _tokens(delta: Delta) -> list[GeneratedToken]:
+    """With the one that ended the reply: who asks for one token behind a prompt gets one."""
+    return [*delta.tokens, delta.end] if delta.end is not None else delta.tokens

@@ -88,6 +88,8 @@ class Delta:
     tokens: list[GeneratedToken] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob | None] | None = None
     """Once, when the prompt has been read; None for its first token, which nothing predicts, and others not scored."""
+    end: GeneratedToken | None = None
+    """The token by which the model ended the reply, in the last one. It is no part of the text."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     pooled: list[float] | None = None
@@ -182,7 +184,9 @@ class Sequence:
         self.tokens.append(token_id)
         self.counts[token_id] += 1
         if token_id in self._stop_ids:
-            return self._finish(self._text.flush(), "stop")
+            rest = self._text.flush()
+            end = GeneratedToken(token_id, logprob, self._text.num_chars)
+            return self._finish(rest, "stop", None if rest.is_stopped else end)
         piece = self._text.push(GeneratedToken(token_id, logprob))
         if piece.is_stopped:
             return self._finish(piece, "stop")
@@ -204,8 +208,10 @@ class Sequence:
             self.deliver(Delta(prompt_logprobs=self.prompt_logprobs))
         return self.max_tokens == 0 and self._finish(Piece(), "length")
 
-    def _finish(self, piece: Piece, reason: FinishReason) -> bool:
+    def _finish(
+        self, piece: Piece, reason: FinishReason, end: GeneratedToken | None = None
+    ) -> bool:
         num_cached = max(0, (self.num_cached_tokens or 0) - self.num_virtual_tokens)
         usage = Usage(len(self.request.prompt), self.num_generated, num_cached)
-        self.deliver(Delta(piece.text, piece.tokens, finish_reason=reason, usage=usage))
+        self.deliver(Delta(piece.text, piece.tokens, end=end, finish_reason=reason, usage=usage))
         return True

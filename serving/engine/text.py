@@ -54,6 +54,11 @@ class TextStream:
         # Each held token with the end of the last character that it has a part in.
         self._held_tokens: deque[tuple[GeneratedToken, int]] = deque()
 
+    @property
+    def num_chars(self) -> int:
+        """Of the text that was released."""
+        return self._num_released_chars
+
     def push(self, token: GeneratedToken) -> Piece:
         """Take one more token."""
         was_unfinished = self._decoder.is_unfinished

@@ -38,6 +38,15 @@ class Vocabulary:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
+    def texts_of(self, token_ids: Iterable[int]) -> list[str]:
+        """Those of different tokens, each another text: of tokens that mean the same bytes, all but the first read
+        `token_id:` and their number."""
+        texts: dict[str, int] = {}
+        for token_id in token_ids:
+            text = self.text_of(token_id)
+            texts[f"token_id:{token_id}" if text in texts else text] = token_id
+        return list(texts)
+
     def offsets(self, token_ids: Iterable[int], text: str, *, with_special: bool) -> list[int]:
         """How many characters of `text` are complete before each of the tokens that it consists of.
 

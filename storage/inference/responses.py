@@ -25,6 +25,8 @@ MAX_CHAIN_BYTES = 8 * 1024 * 1024
 """Of them together, with all that they tell of their requests."""
 SILENT_FOR = timedelta(seconds=30)
 UNFINISHED = ("queued", "in_progress")
+_ASKED = "asked"
+"""In the body of one in the background that has not begun: its request."""
 
 
 class ResponseNotFound(NotFound):
@@ -69,7 +71,14 @@ class ResponseRow(Base):
     @property
     def body(self) -> Json:
         body: Json = orjson.loads(self.body_json)
+        body.pop(_ASKED, None)
         return body
+
+    @property
+    def asked(self) -> Json:
+        """The request of one in the background that has not begun."""
+        asked: Json = orjson.loads(self.body_json)[_ASKED]
+        return asked
 
     @property
     def items(self) -> list[Json]:
@@ -83,7 +92,10 @@ def create(
     *,
     body: Mapping[str, object],
     input: Sequence[Json],
+    asked: Json | None = None,
 ) -> None:
+    """`asked` is kept until it begins: a request that waits is in no process's memory."""
+    kept = body if asked is None else {**body, _ASKED: asked}
     session.add(
         ResponseRow(
             id=body["id"],
@@ -91,7 +103,7 @@ def create(
             previous_response_id=body["previous_response_id"],
             status=body["status"],
             input_json=orjson.dumps(input).decode(),
-            body_json=orjson.dumps(body).decode(),
+            body_json=orjson.dumps(kept).decode(),
             is_background=bool(body["background"]),
         )
     )
@@ -144,7 +156,7 @@ def items_up_to(session: Session, project_id: str, response_id: str) -> list[Jso
     if rows[0].previous_response_id is not None:
         # Without it the model would answer as if something had not been said.
         raise PreviousResponseNotFound(rows[0].previous_response_id)
-    if rows[-1].status in UNFINISHED:
+    if rows[-1].status in UNFINISHED and not _is_silent(session, rows[-1]):
         raise InvalidRequest(
             f"Response '{response_id}' is still {rows[-1].status}. Go on from it when it is complete.",
             param="previous_response_id",
@@ -164,17 +176,22 @@ def count_unfinished(session: Session, project_id: str) -> int:
     return count or 0
 
 
-def go_on(session: Session, response_id: str, body: Mapping[str, object]) -> bool:
-    """Keep how far a response in the background is, and that somebody is at it. False if it is no longer
-    wanted: cancelled, or deleted."""
+def find_waiting(session: Session, response_id: str) -> ResponseRow | None:
+    """One in the background that has not begun; None if it is no longer wanted."""
+    row = session.get(ResponseRow, response_id)
+    return row if row is not None and row.status == "queued" else None
+
+
+def go_on(session: Session, response_id: str, body: Mapping[str, object] | None = None) -> bool:
+    """Keep that somebody is at a response in the background, and how far it is once it has begun. False if it is
+    no longer wanted: cancelled, or deleted."""
+    values: Json = {}
+    if body is not None:
+        values = {"status": body["status"], "body_json": orjson.dumps(body).decode()}
     changed = session.execute(
         update(ResponseRow)
         .where(ResponseRow.id == response_id, ResponseRow.status.in_(UNFINISHED))
-        .values(
-            status=body["status"],
-            body_json=orjson.dumps(body).decode(),
-            seen_at=func.clock_timestamp(),
-        )
+        .values(seen_at=func.clock_timestamp(), **values)
         .returning(ResponseRow.id)
     )
     return changed.first() is not None
@@ -183,10 +200,11 @@ def go_on(session: Session, response_id: str, body: Mapping[str, object]) -> boo
 def look(session: Session, project_id: str, response_id: str) -> tuple[ResponseRow, bool]:
     """A response, and whether it is unfinished with nobody at it any more. Raises ResponseNotFound."""
     row = get(session, project_id, response_id)
-    is_silent = row.status in UNFINISHED and bool(
-        session.scalar(select(func.clock_timestamp() - SILENT_FOR > row.seen_at))
-    )
-    return row, is_silent
+    return row, row.status in UNFINISHED and _is_silent(session, row)
+
+
+def _is_silent(session: Session, row: ResponseRow) -> bool:
+    return bool(session.scalar(select(func.clock_timestamp() - SILENT_FOR > row.seen_at)))
 
 
 def cancel(session: Session, project_id: str, response_id: str) -> Json:

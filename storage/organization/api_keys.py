@@ -31,6 +31,7 @@ from storage.database import Base, CreatedAt, Timestamp
 from storage.ids import new_id
 
 from .projects import ProjectRow
+from .service_accounts import ServiceAccountRow
 
 Kind = Literal["project", "admin"]
 
@@ -76,6 +77,14 @@ class Caller:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     """As its project has it."""
+    is_owner: bool = False
+    """May change what protects the project from its own users: by a key that the operator made, or one of a service
+    account with the role `owner`."""
+
+    @property
+    def is_guarded(self) -> bool:
+        """Something of the project's inference is judged by a classifier."""
+        return self.guards_input or self.guards_output
 
     @property
     def is_internal(self) -> bool:
@@ -206,6 +215,7 @@ def find_callers(session: Session, keys: Sequence[str]) -> dict[str, Caller]:
             guards_output=bool(found.guards_output),
             requests_per_minute=found.requests_per_minute,
             tokens_per_minute=found.tokens_per_minute,
+            is_owner=found.role in (None, "owner"),
         )
     if used:
         _note_use(session, used)
@@ -261,8 +271,10 @@ _FIND_CALLERS = (
         ProjectRow.guards_output,
         ProjectRow.requests_per_minute,
         ProjectRow.tokens_per_minute,
+        ServiceAccountRow.role,
     )
     .outerjoin(ProjectRow, ApiKeyRow.project_id == ProjectRow.id)
+    .outerjoin(ServiceAccountRow, ApiKeyRow.service_account_id == ServiceAccountRow.id)
     .where(
         ApiKeyRow.sha256 == any_(bindparam("hashes", type_=ARRAY(String))),
         ApiKeyRow.revoked_at.is_(None),

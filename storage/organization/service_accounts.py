@@ -27,7 +27,7 @@ class ServiceAccountRow(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str]
     role: Mapped[str]
-    """Kept as asked for: here every key of a project may do the same. `none` may hold no key."""
+    """`owner`: its keys may change the project's guard, which those of a `member` may not. `none` may hold no key."""
     created_at: Mapped[CreatedAt]
     deleted_at: Mapped[Timestamp | None]
     """Rows stay for the keys that point at them."""

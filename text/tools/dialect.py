@@ -78,10 +78,14 @@ class Dialect:
 
     @cached_property
     def reasoning(self) -> Reasoning | None:
-        """How the base thinks, if it does."""
+        """How the base thinks before it answers, if it does."""
         shown = template_probes.reasoning_text(self._renderer.text)
+        prompt = self._renderer.generation_prompt.rstrip()
         for opening, closing in _THOUGHTS:
-            is_begun = self._renderer.generation_prompt.rstrip().endswith(opening)
+            if prompt.endswith(closing):
+                # It has thought already.
+                return None
+            is_begun = prompt.endswith(opening)
             if is_begun or closing in self._source or closing in shown:
                 return Reasoning(opening, closing, is_begun)
         return None

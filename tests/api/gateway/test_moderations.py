@@ -224,6 +224,94 @@ def test_a_guard_withholds_what_a_model_answers(api: Api, tenant: Tenant) -> Non
         client.chat.completions.create(model="tiny-random", messages=HELLO)
 
 
+def test_a_guard_judges_a_streamed_reply_before_any_of_it_is_shown(
+    api: Api, tenant: Tenant
+) -> None:
+    model, backend = classifier(api, tenant, texts=LABELS), FakeBackend(judge=judged)
+    with gateway(api, backend) as running, running.client(tenant) as client:
+        bind(client, model.name)
+        guard(client, output=True)
+        for name, is_withheld in (("hate", True), ("anyone", False)):
+            backend.name = name
+            text = "" if is_withheld else "Hello from anyone with ünicode"
+            reason = "content_filter" if is_withheld else "stop"
+            asked: Any = {"stream": True, "stream_options": {"include_usage": True}}
+            with client.chat.completions.create(
+                model="tiny-random", messages=HELLO, store=True, metadata={"of": name}, **asked
+            ) as stream:
+                *chunks, last = list(stream)
+            choices = [choice for chunk in chunks for choice in chunk.choices]
+            assert "".join(choice.delta.content or "" for choice in choices) == text
+            assert any(choice.delta.refusal for choice in choices) == is_withheld
+            assert choices[-1].finish_reason == reason
+            assert (last.usage and last.usage.completion_tokens, last.model) == (5, "tiny-random")
+            stored = client.chat.completions.list(metadata={"of": name}).data
+            assert [one.choices[0].message.content or "" for one in stored] == [text]
+            texts = client.completions.create(model="tiny-random", prompt="fine", stream=True)
+            said = [choice for chunk in texts for choice in chunk.choices]
+            assert ("".join(each.text for each in said), said[-1].finish_reason) == (text, reason)
+            for background in (False, True):
+                events = list(
+                    client.responses.create(
+                        model="tiny-random", input="fine", stream=True, background=background
+                    )
+                )
+                assert all(name not in event.to_json() for event in events) or not is_withheld
+                end: Any = events[-1]
+                assert end.type == f"response.{'incomplete' if is_withheld else 'completed'}"
+                assert end.response.output_text == text
+
+
+def test_a_guarded_stream_tells_what_went_wrong_and_counts_what_was_used(
+    api: Api, tenant: Tenant
+) -> None:
+    model, backend = classifier(api, tenant, texts=LABELS), FakeBackend(judge=judged)
+    with gateway(api, backend) as running, running.client(tenant) as client:
+        bind(client, model.name)
+        guard(client, output=True)
+        ask = client.chat.completions.create
+        backend.breaks_after = 2
+        with pytest.raises(openai.APIError):
+            list(ask(model="tiny-random", messages=HELLO, stream=True))
+        backend.breaks_after = None
+        client.delete("/luthier/aliases/omni-moderation-latest", cast_to=object)
+        with pytest.raises(openai.APIError, match="no classifier to go by"):
+            list(ask(model="tiny-random", messages=HELLO, stream=True))
+        backend.is_endless = True
+        stream = ask(model="tiny-random", messages=HELLO, stream=True)
+        stream.response.close()
+        wait_until(lambda: backend.num_cancelled == 1)
+        wait_until(lambda: sums(api, tenant).get("tiny-random", (0, 0, 0))[2] == 2 + 5 + 5)
+
+
+def test_a_guard_is_its_owners_to_change(api: Api, tenant: Tenant) -> None:
+    model, backend = classifier(api, tenant, texts=LABELS), FakeBackend(judge=judged)
+    with (
+        gateway(api, backend) as running,
+        running.client(tenant, admin_key=running.admin_key()) as owner,
+    ):
+        accounts = owner.admin.organization.projects.service_accounts
+        account = accounts.create(tenant.project_id, name="app")
+        assert account.api_key is not None
+        with running.client(Tenant(tenant.project_id, account.api_key.value)) as member:
+            bind(member, model.name)
+            with pytest.raises(openai.PermissionDeniedError, match="the role 'owner'"):
+                guard(member, input=True)
+            guard(owner, input=True)
+            # Neither off, nor by another classifier, which might find all safe.
+            for forbidden in (
+                lambda: guard(member, input=False),
+                lambda: bind(member, model.name),
+                lambda: member.delete("/luthier/aliases/omni-moderation-latest", cast_to=object),
+            ):
+                with pytest.raises(openai.PermissionDeniedError, match="the role 'owner'"):
+                    forbidden()
+            assert member.get("/luthier/guard", cast_to=object) == guard(owner)
+            accounts.update(account.id, project_id=tenant.project_id, role="owner")
+            bind(member, model.name)
+            assert guard(member, input=False)["input"] is False
+
+
 def test_what_a_guard_judges_is_one_request_of_a_minute(api: Api, tenant: Tenant) -> None:
     """Who has none left costs the classifier nothing, and no reply is lost for want of another."""
     model, backend = classifier(api, tenant, texts=LABELS), FakeBackend(judge=judged)

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from datetime import timedelta
+from typing import Any
 
 import openai
 import pytest
 from openai.types.responses import Response
 from sqlalchemy import update
 
-from api.responses import background
+from api.responses import background, turns
 from api.responses import responses as routes
+from api.responses.turns import Turn
 from storage.inference import responses
 from storage.inference.responses import ResponseRow
 from tests.api.gateway.fake_backend import FakeBackend
@@ -100,6 +104,47 @@ def test_it_waits_for_room(client: openai.OpenAI, backend: FakeBackend) -> None:
     assert ended(client, begun).output_text == TEXT
 
 
+def test_while_it_waits_what_was_asked_is_in_its_row_alone(
+    client: openai.OpenAI, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[weakref.ref[Turn]] = []
+
+    def watched(*fields: Any) -> Turn:
+        turn = Turn(*fields)
+        seen.append(weakref.ref(turn))
+        return turn
+
+    monkeypatch.setattr(turns, "Turn", watched)
+    from fastapi.responses import JSONResponse
+
+    error = {"message": "Full.", "type": "requests", "param": None, "code": "rate_limit_exceeded"}
+    backend.answer = JSONResponse({"error": error}, status_code=429)
+    first = client.responses.create(model=MODEL, input="One", store=True, background=True)
+    assert client.responses.cancel(first.id).status == "cancelled"
+    begun = client.responses.create(
+        model=MODEL,
+        input="Two",
+        previous_response_id=first.id,
+        background=True,
+        instructions="Brief.",
+        extra_body={"seed": 7},
+    )
+    deadline = time.monotonic() + 30
+    while len(backend.requests) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(seen) >= 3
+    while any(turn() is not None for turn in [*seen]):
+        assert time.monotonic() < deadline
+        gc.collect()
+    assert "asked" not in client.responses.retrieve(begun.id).to_dict()
+    backend.answer = None
+    assert ended(client, begun).output_text == TEXT
+    sent = backend.requests[-1][0]
+    assert [m["content"] for m in sent["messages"]] == ["Brief.", "One", "Two"]
+    assert sent["seed"] == 7
+
+
 def test_what_goes_wrong_is_told(client: openai.OpenAI, backend: FakeBackend) -> None:
     begun = client.responses.create(model="nobody", input="Hello?", background=True)
     response = ended(client, begun)
@@ -135,8 +180,12 @@ def test_one_that_nobody_is_at_any_more_has_failed(
         )
         assert responses.go_on(session, response.id, body)
         assert responses.count_unfinished(session, tenant.project_id) == 1
+    with pytest.raises(openai.BadRequestError, match="still in_progress"):
+        client.responses.create(model=MODEL, input="y", previous_response_id=response.id)
     age(api, response.id)
     assert client.responses.retrieve(response.id).status == "failed"
+    # As from any other that failed, one can go on from what there is of it.
+    client.responses.create(model=MODEL, input="y", previous_response_id=response.id)
     with api.sessions.begin() as session:
         assert responses.count_unfinished(session, tenant.project_id) == 0
 

@@ -81,17 +81,6 @@ def test_batch_is_answered_line_by_line(scene: BatchScene) -> None:
     assert scene.chunk_keys() == []
 
 
-def test_batch_of_responses(scene: BatchScene) -> None:
-    body = {"model": "tiny-random", "input": "Hello", "store": False}
-    lines = [request("one", url="/v1/responses", body=body)]
-    batch_id = scene.batch(lines, endpoint="/v1/responses")
-    row = scene.run(batch_id)
-    assert (row.input_tokens, row.cached_tokens, row.output_tokens) == (3, 1, 2)
-    (answered,), _ = scene.answers(batch_id)
-    (item,) = answered["response"]["body"]["output"]
-    assert item["content"][0]["text"] == "Re: Hello"
-
-
 def test_files_of_a_batch_are_its_projects_and_expire(scene: BatchScene) -> None:
     kept, short = scene.batch(requests(1)), scene.batch(requests(1), output_expires_after_s=3600)
     for batch_id, expires_after_s in ((kept, 30 * 86400), (short, 3600)):

@@ -111,3 +111,34 @@ def test_thoughts_of_earlier_turns_are_taken(tokenizer: Tokenizer) -> None:
     said = {"role": "assistant", "content": "Hi.", "reasoning_content": "Hm."}
     messages = [{"role": "user", "content": "u"}, said, {"role": "user", "content": "v"}]
     assert template.render(messages, add_generation_prompt=True)
+
+
+def test_a_model_that_need_not_think_is_told_so_where_its_template_can(
+    tokenizer: Tokenizer,
+) -> None:
+    """In the words of Qwen 3, whose prompt then holds an empty thought, and of those who begin one."""
+    can = CHATML_TEMPLATE.replace(
+        "assistant\\n' }}{% endif %}",
+        "assistant\\n<think>\\n' }}{% if enable_thinking is defined and enable_thinking is false %}"
+        "{{ '\\n</think>\\n\\n' }}{% endif %}{% endif %}",
+    )
+    messages = [{"role": "user", "content": "u"}]
+    for source, thinks in ((can, False), (THINKS, True), (CHATML_TEMPLATE, False)):
+        template = ChatTemplate(source, tokenizer)
+        ends, dialects = [], []
+        for effort in ("high", "none"):
+            request = ChatCompletionRequest(
+                model="m",
+                messages=messages,
+                reasoning_effort=effort,
+                tools=TOOLS,
+                tool_choice="required",
+            )
+            prompt, held, _ = request.read(template, max_seq_len=2048)
+            ends.append(tokenizer.decode(prompt, skip_special=False).rpartition("assistant\n")[2])
+            dialects.append(held.dialect)
+        assert (ends[0] != ends[1]) == (source == can)
+        assert (dialects[1].reasoning is not None) == thinks
+        assert (dialects[0].reasoning is not None) == (source != CHATML_TEMPLATE)
+        if source == can:
+            assert ends == ["<think>\n", "<think>\n\n</think>\n\n"]

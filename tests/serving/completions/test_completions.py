@@ -142,3 +142,29 @@ async def test_every_option_of_a_text_completion_at_once(running: Running) -> No
     (choice,) = completion.choices
     assert choice.text.startswith("This is a test.")
     assert choice.logprobs is not None
+
+
+async def test_the_token_that_ends_a_reply_is_the_one_asked_for(running: Running) -> None:
+    """Who reads all but the last of the tokens reads the prompt, whatever comes behind it."""
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "prompt": [list(b"The cat sat"), list(b"on")],
+        "temperature": 0,
+        "logprobs": 1,
+        "logit_bias": {str(running.served.tokenizer.eos_id): 100},
+    }
+    completion = await running.openai.completions.create(**asked, max_tokens=1, echo=True)
+    for choice, text in zip(completion.choices, ("The cat sat", "on"), strict=True):
+        logprobs = choice.logprobs
+        assert logprobs is not None
+        assert (choice.text, choice.finish_reason) == (text, "stop")
+        assert logprobs.tokens == [*text, "<|im_end|>"]
+        assert (
+            len(logprobs.top_logprobs or ()) == len(logprobs.token_logprobs or ()) == len(text) + 1
+        )
+        assert (logprobs.text_offset or [])[-1] == len(text)
+        # The model's own, which is not what the bias makes of it.
+        assert (logprobs.token_logprobs or [])[-1] < -1
+    chunks = [c async for c in await running.openai.completions.create(**asked, stream=True)]
+    streamed = [c.choices[0].logprobs.tokens for c in chunks if c.choices and c.choices[0].logprobs]
+    assert streamed == [["<|im_end|>"]] * 2

@@ -24,6 +24,14 @@ def test_texts_are_distinct(base_path: Path) -> None:
     assert len({vocabulary.text_of(i) for i in range(259)}) == 259
 
 
+def test_tokens_of_the_same_bytes_have_keys_of_their_own() -> None:
+    tokenizer = Tokenizer(models.BPE({"a": 0, "<0x61>": 1, "<0xE2>": 2, "b": 3}, []))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    vocabulary = Vocabulary(tokenizer.to_str())
+    assert vocabulary.texts_of([3, 0, 2, 1]) == ["b", "a", "bytes:\\xe2", "token_id:1"]
+    assert vocabulary.texts_of([1, 0]) == ["a", "token_id:0"]
+
+
 def test_special_token_reads_as_it_is_written(base_path: Path) -> None:
     assert Vocabulary.load(base_path).text_of(258) == "<|im_end|>"
 
