@@ -12,6 +12,7 @@ LuthierError
 │   │   ├── JobNotFound
 │   │   ├── ModelNotFound
 │   │   ├── PermissionNotFound
+│   │   ├── ReportNotFound
 │   │   ├── TransferNotFound
 │   │   └── UploadNotFound
 │   └── TooLarge             413
@@ -149,6 +150,16 @@ class PermissionNotFound(NotFound):
             f"No such checkpoint permission: {permission_id}",
             param="permission_id",
             code="permission_not_found",
+        )
+
+
+class ReportNotFound(NotFound):
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            f"The job {job_id} has no report, for none was wanted when it ended. POST to "
+            f"/v1/luthier/fine_tuning/jobs/{job_id}/report has one made.",
+            param="fine_tune_id",
+            code="report_not_found",
         )
 
 

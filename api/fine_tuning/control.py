@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from api.requests.fields import NoNul
 from dataset.metrics import DEFAULT_METRIC, EPOCH_METRICS
 from foundation.errors import InvalidRequest
+from grading import grade, graders
 
 from .numbers import number
 
@@ -56,6 +57,18 @@ class Probe(StrictFields):
         return self
 
 
+class AskReport(StrictFields):
+    """What the report on the job is to be like."""
+
+    depth: Literal["auto", "full", "off"] = "auto"
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROBE_CHARS), NoNul] | None = None
+    """The instruction that the base does best with, as far as its user knows."""
+    grader: dict[str, Any] | None = None
+    """By which answers are measured, in place of what their form suggests."""
+    target: Annotated[float, number(0, 1)] | None = None
+    """The share of answers that has to be right for the model to be of use."""
+
+
 class Control(StrictFields):
     """What is left out is as without `luthier`."""
 
@@ -75,12 +88,15 @@ class Control(StrictFields):
     keep: Literal["last", "best"] = "last"
     best_metric: Annotated[str, Field(max_length=64)] | None = None
     probes: Annotated[list[Probe], Field(max_length=MAX_PROBES)] | None = None
+    report: Literal["auto", "full", "off"] | AskReport | None = None
 
     def asked(self) -> dict[str, Any]:
         """What stands in the job's row: as it was asked for."""
         asked = self.model_dump(exclude_unset=True, exclude_none=True)
         if self.probes:
             asked["probes"] = [probe.model_dump(exclude_none=True) for probe in self.probes]
+        if isinstance(self.report, AskReport):
+            asked["report"] = self.report.model_dump(exclude_unset=True, exclude_none=True)
         return asked
 
 
@@ -105,6 +121,7 @@ def check(
         return InvalidRequest(f"Invalid '{name}': {text}", param=name, code="invalid_value")
 
     _check_warmup(asked, refused)
+    _check_grader(asked, param)
     _check_fit(asked, method, tuning, refused)
     _check_metrics(asked, method, has_validation_file, refused)
     length = asked.get("max_seq_len")
@@ -116,6 +133,21 @@ def check(
     if asked.get("probes") and not is_served:
         text = "no inference server serves this base, so nobody could answer; leave the probes out."
         raise refused("probes", text)
+
+
+def _check_grader(asked: dict[str, Any], param: str) -> None:
+    """Raises InvalidRequest with what is wrong with a report's grader."""
+    report = asked.get("report")
+    if not isinstance(report, dict) or "grader" not in report:
+        return
+    try:
+        grade.check(graders.parse(report["grader"]))
+    except graders.InvalidGrader as error:
+        where = ".".join(map(str, error.details.get("loc", ("grader",))))
+        name = f"{param}.report.{where}"
+        raise InvalidRequest(
+            f"Invalid '{name}': {error}", param=name, code="invalid_value"
+        ) from None
 
 
 def _check_warmup(asked: dict[str, Any], refused: Refusal) -> None:

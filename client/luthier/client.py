@@ -14,6 +14,7 @@ from .classifications import Classifications
 from .exports import Exports
 from .imports import Imports
 from .jobs import Jobs
+from .reports import Reports
 from .reproductions import Reproductions
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000/v1"
@@ -70,6 +71,11 @@ class Luthier(OpenAI):
     def imports(self) -> Imports:
         """Adapters that were trained elsewhere."""
         return Imports(self)
+
+    @cached_property
+    def reports(self) -> Reports:
+        """What a job's tuning did."""
+        return Reports(self)
 
     @cached_property
     def reproductions(self) -> Reproductions:

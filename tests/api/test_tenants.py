@@ -49,6 +49,7 @@ BODIES: dict[str, Any] = {
 }
 BODIES["/v1/luthier/models/{model}/export"] = {"format": "peft"}
 BODIES["/v1/luthier/imports"] = {"model": "tiny-random", "file_id": "{file_id}"}
+BODIES["/v1/luthier/fine_tuning/jobs/{fine_tuning_job_id}/report"] = {"depth": "auto"}
 BODIES["/v1/uploads/{upload_id}/complete"] = {"part_ids": []}
 BODIES["/v1/webhook_endpoints/{webhook_endpoint_id}"] = {"name": "another"}
 BODIES["/v1/webhook_endpoints/{webhook_endpoint_id}/test"] = {"event_type": "batch.failed"}

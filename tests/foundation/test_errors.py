@@ -23,6 +23,7 @@ INSTANCES: list[tuple[LuthierError, int]] = [
     (errors.UploadNotFound("upload_x"), 404),
     (errors.TransferNotFound("export", "export-x"), 404),
     (errors.ForecastNotFound("forecast-x"), 404),
+    (errors.ReportNotFound("ftjob-x"), 404),
     (errors.TooLarge("m"), 413),
     (errors.Unavailable("m"), 503),
     (errors.StorageFull("m"), 507),

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from . import aliases, bases, chat, classify, files, jobs, models, reproduce, serve, transfers
+from . import (
+    aliases,
+    bases,
+    chat,
+    classify,
+    files,
+    jobs,
+    models,
+    reports,
+    reproduce,
+    serve,
+    transfers,
+)
 from .errors import OneLineErrors
 
 app = typer.Typer(
@@ -27,6 +39,7 @@ app.command("classify")(classify.classify)
 app.command("reproduce")(reproduce.reproduce)
 app.command("export")(transfers.export)
 app.command("verify")(transfers.verify)
+app.command("report")(reports.report)
 app.add_typer(bases.app, name="bases")
 
 

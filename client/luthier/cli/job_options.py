@@ -36,6 +36,12 @@ class Kept(StrEnum):
     BEST = "best"
 
 
+class ReportDepth(StrEnum):
+    AUTO = "auto"
+    FULL = "full"
+    OFF = "off"
+
+
 class Shared(StrEnum):
     AUTO = "auto"
     NEVER = "never"
@@ -290,6 +296,13 @@ def _control_options(
         list[str] | None,
         typer.Option(
             help="A question that the model is asked before training and after each epoch; may be repeated.",
+            **_CONTROL,
+        ),
+    ] = None,
+    report: Annotated[
+        ReportDepth | None,
+        typer.Option(
+            help="What is measured afterwards of what it learnt: `auto`, `full` (hours of asking), or `off`.",
             **_CONTROL,
         ),
     ] = None,
