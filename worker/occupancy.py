@@ -13,7 +13,7 @@ LOOK_S = 0.25
 class Occupancy:
     """Jobs on one base share the trainer; those on another wait until it is free, in the order in which they came.
 
-    A job that has something to prove is alone. One that was lost and claimed anew waits until its former attempt has left:
+    A job that has something to prove is alone until it has come to a checkpoint. One that was lost and claimed anew waits until its former attempt has left:
     the two would share what goes by the job's name.
     """
 
@@ -55,6 +55,13 @@ class Occupancy:
                 del self._inside[job_id]
                 self._is_closed = False
                 self._suspects.discard(job_id)
+                self._changed.notify_all()
+
+    def open(self, job_id: str) -> None:
+        """The job has got on: if it was alone, others may come in beside it."""
+        with self._changed:
+            if job_id in self._inside:
+                self._is_closed = False
                 self._changed.notify_all()
 
     def _has_room(self, job_id: str, base: str, is_alone: bool) -> bool:

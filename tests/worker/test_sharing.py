@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func
 
+from storage.jobs import jobs
 from tests.factories import colour_rows
 from tests.worker.scene import (
     FAKE,
@@ -122,6 +123,38 @@ def test_a_job_under_suspicion_is_alone_once() -> None:
     assert again.is_inside.wait(20)
     again.go()
     other.go()
+
+
+def test_a_job_that_has_proved_itself_is_alone_no_longer() -> None:
+    occupancy = Occupancy()
+    lost = arrive(occupancy, "1", "a", is_alone=True)
+    assert lost.is_inside.wait(20)
+    other = arrive(occupancy, "2", "a")
+    occupancy.open("2")
+    assert not other.is_inside.wait(0.1)
+    occupancy.open("1")
+    assert other.is_inside.wait(20)
+    for guest in (lost, other):
+        guest.go()
+
+
+def test_a_long_job_that_crashed_once_lets_others_in_after_its_first_checkpoint(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds where it is: were it alone until its end, the other one would not begin."""
+    monkeypatch.setenv(FAKE, script(checkpoint_every=2, hold_at=[3]))
+    long = scene.job(hyperparameters={"n_epochs": 50, "batch_size": 1})
+    scene.set(crashes=1)
+    worker = scene.worker()
+    threads = [run_on_thread(worker)]
+    wait_for(lambda: 3 in scene.steps(long), what="the long one's third step")
+    short = scene.job(hyperparameters={"n_epochs": 1, "batch_size": 10})
+    threads.append(run_on_thread(worker))
+    wait_for(lambda: scene.row(short).status == "succeeded", what="the short one's end")
+    assert scene.row(long).status == "running"
+    scene.change(lambda session: jobs.cancel(session, scene.project_id, long))
+    for thread in threads:
+        thread.join(20)
 
 
 def test_who_waits_may_be_told_to_stop_waiting() -> None:

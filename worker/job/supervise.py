@@ -141,6 +141,7 @@ class _Supervision:
                 case CheckpointSaved():
                     publish.checkpoint(self._worker.blobs, self._lease, report)
                     self._keep(report)
+                    self._worker.occupancy.open(self._start.job_id)
                     # All that follows is a Finished, which nobody needs.
                     self._is_finished = self._is_finished or report.is_last
                 case Request(question=Ping()):
