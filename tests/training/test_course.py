@@ -16,21 +16,17 @@ from transformers import AutoConfig
 
 from modeling.artifacts import lora
 from tests.training import jobs
-from tests.training.reports import checkpoints_of, killed_and_resumed, steps_of
+from tests.training.reports import checkpoints_of, steps_of
 from training.logprobs import Scores
 from training.messages import (
     CheckpointSaved,
-    Classification,
     Failed,
     Finished,
-    Method,
     Report,
     Start,
     Started,
     StepMetrics,
     StopReason,
-    Supervised,
-    Unsupervised,
 )
 from training.process import JobRunner
 
@@ -105,40 +101,6 @@ def test_validation_runs_when_it_is_due(unbroken: list[Report]) -> None:
 def test_losses_of_a_known_job_are_those_pinned(unbroken: list[Report]) -> None:
     losses = [m.values["train_loss"] for m in steps_of(unbroken)]
     assert losses == pytest.approx(PINNED_LOSSES, rel=1e-4)
-
-
-@pytest.fixture(
-    scope="module",
-    params=[Supervised(), Unsupervised(overlap=5), Classification(), Classification(head=True)],
-    ids=["supervised", "unsupervised", "classification", "head"],
-)
-def unbroken_of(
-    request: pytest.FixtureRequest, base_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Method, list[Report]]:
-    """A method, and a job of it that nothing broke. Texts are cut into windows."""
-    method: Method = request.param
-    folder = tmp_path_factory.mktemp(method.kind)
-    return method, list(jobs.run(jobs.start(base_path, folder, method=method)))
-
-
-@pytest.mark.parametrize("killed_at", [1, 4, 5, 7])
-def test_killed_job_resumes_bit_for_bit(
-    unbroken_of: tuple[Method, list[Report]], base_path: Path, tmp_path: Path, killed_at: int
-) -> None:
-    method, unbroken = unbroken_of
-    job = jobs.start(base_path, tmp_path, method=method, checkpoint_interval_s=0)
-    before, after = killed_and_resumed(job, killed_at)
-
-    assert isinstance(after[0], Started)
-    assert (after[0].step, after[0].exact_resume) == (killed_at, True)
-    assert steps_of(before) + steps_of(after) == steps_of(unbroken)
-    assert adapter_bytes(after) == adapter_bytes(unbroken)
-    assert after[-1] == unbroken[-1]
-
-
-def adapter_bytes(reports: list[Report]) -> bytes:
-    path = Path(checkpoints_of(reports)[-1].path)
-    return (path / "artifact" / "adapter_model.safetensors").read_bytes()
 
 
 def test_resume_in_another_environment_is_told(base_path: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ checkpoint, and behind every report, where a checkpoint that nobody has heard of
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,13 +31,14 @@ from training.messages import (
     Prefix,
     Report,
     Start,
+    Started,
     StepMetrics,
     Supervised,
     Trainable,
     Unsupervised,
 )
 
-MAX_KILLS = 5
+MAX_KILLS = 3
 LORA = Lora(rank=4, alpha=32.0, target_modules=("q_proj", "down_proj"))
 METHODS: dict[str, Method] = {
     "supervised": Supervised(),
@@ -55,10 +57,18 @@ KINDS: dict[str, Trainable] = {
 NEVER_BETTER = EarlyStopping(metric="full_valid_loss", patience=2, min_delta=10)
 CASES: dict[str, dict[str, Any]] = {
     "noise": {"dropout": 0.1, "neftune_noise_alpha": 5.0, "loraplus_ratio": 4.0},
-    "stops early": {"n_epochs": 4, "early_stopping": NEVER_BETTER},
+    "stops early": {"n_epochs": 4, "batch_size": 6, "early_stopping": NEVER_BETTER},
+    "texts by a prefix": {
+        "method": METHODS["unsupervised"],
+        "trainable": KINDS["prefix"],
+        "neftune_noise_alpha": 5.0,
+    },
+    "labels": {"method": METHODS["classification"]},
     "head": {"method": Classification(head=True)},
-    "pairs": {"method": Dpo()},
+    "pairs": {"method": METHODS["dpo"]},
+    "pairs by a prefix": {"method": METHODS["dpo"], "trainable": KINDS["prefix"]},
     "layers": {"trainable": KINDS["output_layers"]},
+    "all of it": {"trainable": KINDS["full"]},
 }
 
 
@@ -112,6 +122,7 @@ def killed_again_and_again(
     num_kills = 0
     for attempt in range(MAX_KILLS + 1):
         killer.attempt(chance.randrange(1, num_places) if attempt < MAX_KILLS else 0)
+        num_heard = len(reports)
         # Each attempt of a worker has a folder of its own, and as often a state as steps happen to be saved.
         folder = Path(job.output_dir) / str(attempt)
         folder.mkdir()
@@ -130,10 +141,15 @@ def killed_again_and_again(
             break
         except Killed:
             num_kills += 1
+        finally:
+            for started in reports[num_heard : num_heard + 1]:
+                assert isinstance(started, Started)
+                assert started.step == (saved[-1].step if saved else 0)
+                assert started.exact_resume
     return reports, num_kills
 
 
-def assert_as_if_left_alone(job: Start, killer: Killer, seed: int, folder: Path) -> None:
+def assert_as_if_left_alone(job: Start, killer: Killer, seed: int | str, folder: Path) -> None:
     (folder / "whole").mkdir(parents=True)
     killer.attempt(0)
     whole = list(heard(job.model_copy(update={"output_dir": str(folder / "whole")}), killer))
@@ -150,6 +166,9 @@ def assert_as_if_left_alone(job: Start, killer: Killer, seed: int, folder: Path)
         # What is computed once more is the same, so that an event's key is all that tells it apart.
         assert by_step.setdefault(metrics.step, metrics) == metrics
     assert [by_step[step] for step in sorted(by_step)] == steps_of(whole)
+    if isinstance(job.config.method, Dpo) and job.config.method.has_reference:
+        # The reference is where training began, to the last digit.
+        assert by_step[1].values["train_loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert alerts_of(killed) == alerts_of(whole)
     assert killed[-1] == whole[-1]
     assert isinstance(whole[-1], Finished)
@@ -171,7 +190,7 @@ def test_a_job_is_the_same_to_the_bit_wherever_it_is_killed(
     base_path: Path, tmp_path: Path, killer: Killer, case: str
 ) -> None:
     job = jobs.start(base_path, tmp_path, **CASES[case])
-    assert_as_if_left_alone(job, killer, seed=len(case), folder=tmp_path / "runs")
+    assert_as_if_left_alone(job, killer, seed=case, folder=tmp_path / "runs")
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training import jobs
-from tests.training.reports import checkpoints_of, killed_and_resumed, steps_of
+from tests.training.reports import checkpoints_of, steps_of
 from training.messages import (
     CheckpointSaved,
     Classification,
@@ -17,7 +17,6 @@ from training.messages import (
     Full,
     OutputLayers,
     Report,
-    Started,
     Trainable,
     Unsupervised,
 )
@@ -51,19 +50,6 @@ def test_it_learns(unbroken: tuple[Trainable, list[Report]]) -> None:
     metrics = steps_of(unbroken[1])
     assert metrics[-1].values["full_valid_loss"] < metrics[4].values["full_valid_loss"]
     assert metrics[-1].values["train_loss"] < 0.9 * metrics[0].values["train_loss"]
-
-
-@pytest.mark.parametrize("killed_at", [4, pytest.param(5, marks=pytest.mark.slow)])
-def test_killed_job_resumes_bit_for_bit(
-    unbroken: tuple[Trainable, list[Report]], base_path: Path, tmp_path: Path, killed_at: int
-) -> None:
-    kind, whole = unbroken
-    job = jobs.start(base_path, tmp_path, trainable=kind, checkpoint_interval_s=0)
-    before, after = killed_and_resumed(job, killed_at)
-    assert isinstance(after[0], Started)
-    assert (after[0].step, after[0].exact_resume) == (killed_at, True)
-    assert steps_of(before) + steps_of(after) == steps_of(whole)
-    assert files_of(checkpoints_of(after)[-1]) == files_of(checkpoints_of(whole)[-1])
 
 
 def test_job_goes_on_from_a_model_of_its_kind(

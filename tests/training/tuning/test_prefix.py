@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,17 @@ from dataset.examples import Example
 from dataset.tokenized import Dataset
 from modeling.artifacts import prefix as files
 from tests.training import jobs
-from tests.training.reports import killed_and_resumed, steps_of
+from tests.training.reports import steps_of
 from training.batches import ScoredRow, micro_batches
 from training.losses.cross_entropy import cross_entropy
 from training.messages import (
     CheckpointSaved,
-    Dpo,
     Failed,
     Finished,
     Method,
     Prefix,
     Report,
     Start,
-    Started,
     Supervised,
     TrainConfig,
     Unsupervised,
@@ -46,7 +43,6 @@ CHANGES: dict[str, Any] = {
     "max_seq_len": 128 - V,
 }
 METHODS = [Supervised(), Unsupervised(overlap=10)]
-OTHERS: list[dict[str, Any]] = [{"method": Dpo(beta=0.5)}, {"neftune_noise_alpha": 5.0}]
 
 
 def job(base_path: Path, folder: Path, **changes: Any) -> Start:
@@ -78,34 +74,6 @@ def keys_values(folder: Path, model: PreTrainedModel) -> Tensor:
 @pytest.fixture(scope="module")
 def model(base_path: Path) -> PreTrainedModel:
     return load_base(base_path, "fp32")
-
-
-@pytest.mark.parametrize("killed_at", [2, 5])
-def test_a_killed_job_resumes_bit_for_bit(
-    unbroken: tuple[Start, list[Report]], base_path: Path, tmp_path: Path, killed_at: int
-) -> None:
-    start, whole = unbroken
-    killed = job(base_path, tmp_path, method=start.config.method, checkpoint_interval_s=0)
-    before, after = killed_and_resumed(killed, killed_at)
-    assert isinstance(after[0], Started)
-    assert after[0].exact_resume
-    assert steps_of(before) + steps_of(after) == steps_of(whole)
-    assert files_of(last_folder(after)) == files_of(last_folder(whole))
-
-
-@pytest.mark.parametrize("changes", OTHERS, ids=["dpo", "neftune"])
-def test_other_ways_to_learn_resume_bit_for_bit_too(
-    base_path: Path, tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    whole = list(jobs.run(job(base_path, tmp_path / "whole", **changes)))
-    assert isinstance(whole[-1], Finished)
-    killed = job(base_path, tmp_path / "killed", checkpoint_interval_s=0, **changes)
-    before, after = killed_and_resumed(killed, 2)
-    assert steps_of(before) + steps_of(after) == steps_of(whole)
-    assert files_of(last_folder(after)) == files_of(last_folder(whole))
-    if "method" in changes:
-        first = steps_of(before)[0].values
-        assert first["train_loss"] == pytest.approx(math.log(2), abs=1e-5)
 
 
 def test_a_killed_job_without_a_checkpoint_begins_with_the_same_bits(
