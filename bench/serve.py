@@ -46,7 +46,7 @@ from modeling.artifacts import lora
 from modeling.artifacts.lora import AdapterConfig
 from modeling.base import choose_precision, load_base
 from serving import served_base
-from serving.adapters import AdapterRef
+from serving.adapters.ref import AdapterRef
 from serving.engine.kv.prefix import KvPrefix
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import Generate

@@ -1,11 +1,19 @@
-"""How many sequences each project may have open: waiting or being computed. Used on the event loop."""
+"""How many sequences each project may have open, waiting or being computed, and which adapters these use.
+
+Used on the event loop.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from foundation.errors import InvalidRequest, LuthierError
+from serving.engine.kv.prefix import KvPrefix
+from serving.engine.sequence import Sequence
+from serving.engine.slots.lora import Adapter
+
+from .quotas import Quotas
 
 
 class Overloaded(LuthierError):
@@ -15,26 +23,32 @@ class Overloaded(LuthierError):
         super().__init__(message, status=429, type="requests", code="rate_limit_exceeded")
 
 
-@dataclass(frozen=True)
-class Quotas:
-    max_open: int = 4096
-    """Sequences of all projects. Beyond it only projects below an equal share get in."""
-    max_open_per_project: int = 1024
-    """Sequences of one project; what comes on top is refused."""
-
-
 class Admission:
     def __init__(self, quotas: Quotas) -> None:
         self._quotas = quotas
         self._num_open: Counter[str] = Counter()
+        self._num_users: Counter[str] = Counter()
+        self.adapters: dict[str, Adapter | KvPrefix] = {}
+        """Those in use, by their ids."""
+        self.when_freed: Callable[[], None] = lambda: None
+        """Called when one is in use no longer."""
 
-    def enter(self, project: str) -> None:
-        self._num_open[project] += 1
+    def enter(self, sequence: Sequence) -> None:
+        self._num_open[sequence.project] += 1
+        if (adapter := sequence.request.adapter) is not None:
+            self._num_users[adapter.id] += 1
+            self.adapters[adapter.id] = adapter
 
-    def leave(self, project: str) -> None:
+    def leave(self, sequence: Sequence) -> None:
+        project, adapter = sequence.project, sequence.request.adapter
         self._num_open[project] -= 1
         if not self._num_open[project]:
             del self._num_open[project]
+        if adapter is not None:
+            self._num_users[adapter.id] -= 1
+            if not self._num_users[adapter.id]:
+                del self._num_users[adapter.id], self.adapters[adapter.id]
+                self.when_freed()
 
     def check(self, project: str, num_more: int) -> None:
         """Whether so many more sequences of the project can be taken.

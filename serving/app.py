@@ -28,7 +28,7 @@ from serving.engine.sequence import Generate
 from storage import schema
 
 from . import bodies, errors
-from .adapters import AdapterRef
+from .adapters.ref import AdapterRef
 from .classifications import ClassificationRequest, classify
 from .events import EventStream, while_connected
 from .requests import Wire
@@ -361,10 +361,9 @@ async def prefetch_adapter(adapter_id: str, body: Prefetch, served: Served) -> R
 
 @routes.delete("/v1/luthier/adapters/{adapter_id}")
 async def unload_adapter(adapter_id: str, served: Served) -> Response:
-    """Forget an adapter; where requests still use it, its slot is freed when another needs it."""
-    is_unloaded = await served.unload(adapter_id)
-    status = "unloaded" if is_unloaded else "in use"
-    return _json({"id": adapter_id, "object": "luthier.adapter", "status": status})
+    """Forget an adapter, which was deleted; requests that still use it end with an error."""
+    await served.unload(adapter_id)
+    return _json({"id": adapter_id, "object": "luthier.adapter", "status": "unloaded"})
 
 
 async def _find(served: ServedBase, model: str, headers: AdapterHeaders) -> ServedModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import singledispatch
 
-from foundation.errors import InvalidRequest, LuthierError, Unavailable
+from foundation.errors import InvalidRequest, LuthierError, NotFound, Unavailable
 
 from .engine.failures import (
     ConstraintFailed,
@@ -12,6 +12,7 @@ from .engine.failures import (
     EngineError,
     EngineStopped,
     InvalidPrompt,
+    ModelDeleted,
     NotFinite,
 )
 
@@ -58,6 +59,13 @@ def _(_error: NotFinite) -> LuthierError:
         "The model's output is not finite: its weights are too large to compute with. If it is a "
         "fine-tuned model, train it again with a lower learning rate multiplier.",
         code="model_output_not_finite",
+    )
+
+
+@in_openais_words.register
+def _(_error: ModelDeleted) -> LuthierError:
+    return NotFound(
+        "The model was deleted while it was answering.", param="model", code="model_not_found"
     )
 
 

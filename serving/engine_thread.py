@@ -13,11 +13,12 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from functools import partial
 
-from .admission import Admission, Quotas
+from .admission import Admission
 from .engine.engine import Engine
 from .engine.failures import EngineError, EngineStopped
 from .engine.sequence import Delta, Generate, News, Pool, Sequence
 from .engine_turns import EngineTurns
+from .quotas import Quotas
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class EngineThread:
     ) -> AsyncGenerator[tuple[int, Delta]]:
         self._post(lambda: self._submit(sequences))
         for sequence in sequences:
-            self.admission.enter(sequence.project)
+            self.admission.enter(sequence)
         self._num_open += 1
         left = dict(enumerate(sequences))
         try:
@@ -105,26 +106,34 @@ class EngineThread:
                 if isinstance(news, EngineError):
                     raise news
                 if news.finish_reason is not None:
-                    self.admission.leave(left.pop(index).project)
+                    self.admission.leave(left.pop(index))
                 yield index, news
         finally:
             self._num_open -= 1
             if left:
                 for sequence in left.values():
-                    self.admission.leave(sequence.project)
+                    self.admission.leave(sequence)
                 self._post(lambda: self._cancel(left.values()), even_if_stopped=True)
 
-    async def unload(self, adapter_id: str) -> bool:
+    async def unload(self, adapter_id: str) -> None:
         """As `Engine.unload`. Raises `EngineStopped`."""
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        await self._do(lambda: self.engine.unload(adapter_id))
 
-        def unload() -> None:
-            result = self.engine.unload(adapter_id)
+    async def end(self, error: EngineError) -> None:
+        """End all open requests with the error. Raises `EngineStopped`."""
+        await self._do(lambda: self.engine.end(error))
+
+    async def _do(self, command: Callable[[], None]) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def do() -> None:
+            command()
+            self._flush()
             assert self._loop is not None
-            self._loop.call_soon_threadsafe(done.set_result, result)
+            self._loop.call_soon_threadsafe(done.set_result, None)
 
-        self._post(unload)
-        return await done
+        self._post(do)
+        await done
 
     def _post(self, command: Callable[[], None], *, even_if_stopped: bool = False) -> None:
         """Have the thread run `command` between two steps."""

@@ -35,7 +35,9 @@ from storage.models.base_models import BaseModel
 from text.chat_template import ChatTemplate
 from text.tokenizer import Tokenizer
 
-from .adapters import AdapterCache, AdapterRef, is_adapter_id
+from .adapters.cache import AdapterCache
+from .adapters.disk import DiskTier
+from .adapters.ref import AdapterRef, AdapterTooLarge, is_adapter_id
 from .admission import Admission
 from .engine_thread import EngineThread
 from .grammars.grammars import Grammars
@@ -136,8 +138,8 @@ class ServedBase:
             ref = AdapterRef(model, sha256, size_bytes, kind)
             if kind in WHOLE_KINDS:
                 return ServedModel(await self.whole_models.get(ref, project))
-            return ServedModel.on(self.thread, await self.adapters.get(ref))
-        if (loaded := self.adapters.peek(model)) is not None:
+            return ServedModel.on(self.thread, await self.adapters.get(ref, project))
+        if (loaded := self.adapters.peek(model, project)) is not None:
             return ServedModel.on(self.thread, loaded)
         if (whole := self.whole_models.peek(model, project)) is not None:
             return ServedModel(whole)
@@ -146,21 +148,22 @@ class ServedBase:
     async def prefetch(self, ref: AdapterRef) -> None:
         """Have an adapter in memory before anybody asks for it; of a larger model, the files on the disk."""
         if ref.kind in WHOLE_KINDS:
-            await asyncio.to_thread(self.adapters.read, ref, lambda _: None)
+            await asyncio.to_thread(self.adapters.disk.read, ref, lambda _: None)
         else:
             await self.adapters.get(ref)
 
-    async def unload(self, adapter_id: str) -> bool:
-        """Forget an adapter everywhere. False if requests in progress keep it in its slot."""
-        self.adapters.forget(adapter_id)
-        is_unloaded = await self.whole_models.unload(adapter_id)
-        return await self.thread.unload(adapter_id) and is_unloaded
+    async def unload(self, adapter_id: str) -> None:
+        """Forget an adapter everywhere. Requests in progress that use it end with `ModelDeleted`."""
+        await self.adapters.forget(adapter_id)
+        await self.whole_models.unload(adapter_id)
+        await self.thread.unload(adapter_id)
 
     async def forget_deleted(self) -> None:
         """Every few minutes, until cancelled: unload what was deleted while nobody could say so."""
         while True:
             try:
-                for adapter_id in await self.adapters.deleted_ids(self.whole_models.ids):
+                elsewhere = [*self.whole_models.ids, *self.engine.slots.loaded_ids]
+                for adapter_id in await self.adapters.deleted_ids(elsewhere):
                     log.info("%s was deleted", adapter_id)
                     await self.unload(adapter_id)
             except (LuthierError, EngineError) as error:
@@ -216,6 +219,15 @@ async def load(
     template = ChatTemplate.load(path, document_end=base.document_end)
     shapes = lora.linear_shapes(model.config)
 
+    slot_bytes = settings.adapter_slot_bytes_or_default()
+
+    def from_layers(ref: AdapterRef, layers: lora.LoadedAdapter) -> Adapter:
+        adapter = Adapter.from_layers(ref.id, layers, shapes, model.dtype)
+        if adapter.size_bytes > slot_bytes:
+            setting = "LUTHIER_SERVING_ADAPTER_SLOT_BYTES"
+            raise AdapterTooLarge(ref.id, adapter.size_bytes, slot_bytes, setting)
+        return adapter
+
     def parse(ref: AdapterRef, folder: Path) -> Loaded:
         made_for = {"base_model": base.id, "base_revision": base.revision}
         if ref.kind == prefix.KIND:
@@ -223,12 +235,11 @@ async def load(
             return KvPrefix.from_artifact(ref.id, prefix.keys_values(artifact), model.dtype)
         if ref.kind == classifier.KIND:
             artifact = classifier.read(folder, model.config, **made_for)
-            layers = lora.layers(head_files.adapter_of(artifact))
-            adapter = Adapter.from_layers(ref.id, layers, shapes, model.dtype)
+            adapter = from_layers(ref, lora.layers(head_files.adapter_of(artifact)))
             weight = artifact.tensors[head_files.SCORE].to(model.device)
             return HeadedAdapter(adapter, Head(weight, tuple(artifact.spec["labels"])))
         _, layers = lora.load(folder, model.config, **made_for)
-        return Adapter.from_layers(ref.id, layers, shapes, model.dtype)
+        return from_layers(ref, layers)
 
     engine = Engine(
         model,
@@ -236,21 +247,23 @@ async def load(
         num_slots=settings.slots,
         kv_bytes=settings.kv_bytes_or_default(),
         max_seq_len=base.max_seq_len,
+        slot_bytes=slot_bytes,
         limits=settings.limits,
     )
-    thread = EngineThread(engine, Admission(settings.quotas))
+    admission = Admission(settings.quotas)
+    thread = EngineThread(engine, admission)
+    disk_bytes = settings.adapter_disk_bytes_or_default(cache_dir)
     adapters = AdapterCache(
-        blobs,
-        cache_dir,
+        await asyncio.to_thread(DiskTier, blobs, cache_dir, budget_bytes=disk_bytes),
         parse,
-        ram_bytes=settings.adapter_ram_bytes,
-        disk_bytes=settings.adapter_disk_bytes,
+        ram_bytes=settings.adapter_ram_bytes_or_default(),
+        admission=admission,
     )
     whole_models = WholeModels(
         base,
         thread,
         template.tokenizer,
-        adapters,
+        adapters.disk,
         budget_bytes=settings.whole_model_bytes_or_default(),
         kv_bytes=settings.whole_model_kv_bytes,
         limits=settings.limits,
@@ -269,7 +282,7 @@ async def load(
         adapters=adapters,
         whole_models=whole_models,
         grammars=grammars,
-        metrics=ServingMetrics(engine, whole_models, grammars),
+        metrics=ServingMetrics(engine, adapters, whole_models, grammars),
     )
     served.thread.start()
     await served.warm_up()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -11,10 +13,11 @@ from foundation import memory
 from foundation.settings import EnvironmentSettings
 from serving.engine.limits import Limits
 
-from .admission import Quotas
+from .quotas import Quotas
 
 GIB = 1 << 30
 MAX_DEFAULT_KV_BYTES = 2 * GIB
+MAX_DEFAULT_ADAPTER_DISK_BYTES = 8 * GIB
 
 
 class ServingSettings(EnvironmentSettings):
@@ -42,8 +45,14 @@ class ServingSettings(EnvironmentSettings):
     machine's."""
     whole_model_kv_bytes: int = Field(256 << 20, ge=1)
     """For keys and values of each of these."""
-    adapter_ram_bytes: int = Field(GIB, ge=0)
-    adapter_disk_bytes: int = Field(8 * GIB, ge=0)
+    adapter_slot_bytes: int = Field(0, ge=0)
+    """For the adapters in slots, on the GPU where there is one; 0 means an eighth of the machine's memory. Narrow ones
+    beside wider ones take up to as much as these, as far as rank 64."""
+    adapter_ram_bytes: int = Field(0, ge=0)
+    """For adapters in RAM, ready to be copied into slots; 0 means a sixteenth of the machine's memory."""
+    adapter_disk_bytes: int = Field(0, ge=0)
+    """For artifacts fetched from the blob store; 0 means 8 GiB, or a quarter of what is free on that disk if that is
+    less. One that is larger is there only while it is loaded."""
 
     @property
     def limits(self) -> Limits:
@@ -61,6 +70,19 @@ class ServingSettings(EnvironmentSettings):
         if self.kv_bytes:
             return self.kv_bytes
         return min(memory.machine_bytes() // 8, MAX_DEFAULT_KV_BYTES)
+
+    def adapter_slot_bytes_or_default(self) -> int:
+        return self.adapter_slot_bytes or memory.machine_bytes() // 8
+
+    def adapter_ram_bytes_or_default(self) -> int:
+        return self.adapter_ram_bytes or memory.machine_bytes() // 16
+
+    def adapter_disk_bytes_or_default(self, directory: Path) -> int:
+        """Of the disk on which the directory is, or will be."""
+        if self.adapter_disk_bytes:
+            return self.adapter_disk_bytes
+        there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+        return min(shutil.disk_usage(there).free // 4, MAX_DEFAULT_ADAPTER_DISK_BYTES)
 
     def whole_model_bytes_or_default(self) -> int:
         return self.whole_model_bytes or memory.machine_bytes() // 4

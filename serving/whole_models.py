@@ -16,33 +16,33 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from transformers import PretrainedConfig
 
-from foundation.errors import Unavailable
+from foundation.errors import ModelNotFound, Unavailable
 from modeling.artifacts import full, kinds, output_layers
 from modeling.artifacts.artifact import Artifact
 from serving.engine.derived import derive, own_bytes
 from serving.engine.engine import Engine
+from serving.engine.failures import ModelDeleted
 from serving.engine.limits import Limits
 from storage.models.base_models import BaseModel
 from text.tokenizer import Tokenizer
 
-from .adapters import AdapterCache, AdapterRef
+from .adapters.cache import MAX_WAIT_S
+from .adapters.disk import DiskTier
+from .adapters.ref import MIB, AdapterRef, NotLoadedInTime
 from .engine_thread import EngineThread
 
 R = TypeVar("R")
 
 KINDS = frozenset({full.KIND, output_layers.KIND})
 
-MAX_WAIT_S = 300.0
-"""For a model to be loaded, and for room to load it into."""
 MIN_IDLE_S = 5.0
 """So long after it was last asked for, a model makes no room for another: the request that asked is on its way."""
 LOOK_INTERVAL_S = 0.1
-MIB = 1 << 20
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +53,6 @@ class ModelTooLarge(Unavailable):
 
 class NoRoom(Unavailable):
     """All the memory is taken by models at work."""
-
-
-class NotLoadedInTime(Unavailable):
-    """Others are loaded before it, or it takes long itself."""
 
 
 @dataclass
@@ -85,7 +81,7 @@ class WholeModels:
         base: BaseModel,
         base_thread: EngineThread,
         tokenizer: Tokenizer,
-        cache: AdapterCache[Any],
+        disk: DiskTier,
         *,
         budget_bytes: int,
         kv_bytes: int,
@@ -94,10 +90,11 @@ class WholeModels:
         self._base = base
         self._base_thread = base_thread
         self._tokenizer = tokenizer
-        self._cache = cache
+        self._disk = disk
         self._budget_bytes = budget_bytes
         self._kv_bytes = kv_bytes
         self._limits = limits
+        self._is_closing = False
         self._models: OrderedDict[str, WholeModel] = OrderedDict()
         self._loading: dict[AdapterRef, asyncio.Task[WholeModel]] = {}
         self._one_at_a_time = asyncio.Lock()
@@ -125,7 +122,7 @@ class WholeModels:
     async def get(self, ref: AdapterRef, project: str) -> EngineThread:
         """Whoever computes the model, loaded first if need be.
 
-        Raises what `AdapterCache.read` raises, and `Unavailable` if it cannot be loaded, or not in time.
+        Raises what `DiskTier.read` raises, and `Unavailable` if it cannot be loaded, or not in time.
         """
         thread = self.peek(ref.id, project)
         if thread is not None:
@@ -140,24 +137,27 @@ class WholeModels:
                 # A client that goes away must not take the load away from the others who wait for it.
                 model = await asyncio.shield(task)
         except TimeoutError:
-            raise NotLoadedInTime(
-                f"The model {ref.id} is still being loaded, or waits for its turn. Please try again."
-            ) from None
+            raise NotLoadedInTime(ref.id) from None
+        except asyncio.CancelledError:
+            if task.cancelled() and not self._is_closing:
+                raise ModelNotFound(ref.id) from None
+            raise
         model.note_asked(project)
         return model.thread
 
-    async def unload(self, model_id: str) -> bool:
-        """False if requests in progress keep it; then it goes after them, as room is needed."""
+    async def unload(self, model_id: str) -> None:
+        """A model was deleted: its requests end, and who waits for it to be loaded hears that it is gone."""
+        for ref, task in list(self._loading.items()):
+            if ref.id == model_id:
+                task.cancel()
         model = self._models.get(model_id)
-        if model is None:
-            return True
-        self._models.move_to_end(model_id, last=False)
-        if not model.thread.is_idle:
-            return False
-        await self._remove(model)
-        return True
+        if model is not None:
+            if model.thread.is_alive:
+                await model.thread.end(ModelDeleted())
+            await self._remove(model)
 
     async def close(self) -> None:
+        self._is_closing = True
         for task in list(self._loading.values()):
             task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
@@ -171,7 +171,7 @@ class WholeModels:
             started_s = time.monotonic()
             if (broken := self._models.get(ref.id)) is not None:
                 await self._remove(broken)
-            artifact = await self._in_thread(lambda: self._cache.read(ref, self._parse(ref)))
+            artifact = await self._in_thread(lambda: self._disk.read(ref, self._parse(ref)))
             config = self._config_of(artifact)
             served = self._base_thread.engine.model
             size_bytes = own_bytes(served, config, artifact.tensors) + self._kv_bytes

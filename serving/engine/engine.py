@@ -31,6 +31,7 @@ from .failures import (
     ContextLengthExceeded,
     EngineError,
     InvalidPrompt,
+    ModelDeleted,
     NotFinite,
     SequenceFailed,
 )
@@ -72,6 +73,7 @@ class Engine:
         num_slots: int,
         kv_bytes: int,
         max_seq_len: int,
+        slot_bytes: int | None = None,
         limits: Limits | None = None,
         beside: Engine | None = None,
     ) -> None:
@@ -87,12 +89,12 @@ class Engine:
         self.max_seq_len = min(
             max_seq_len, max_attended_tokens(model.config), self._pool.num_tokens
         )
-        self._slots = AdapterSlots(model, num_slots)
+        self.slots = AdapterSlots(model, num_slots, budget_bytes=slot_bytes)
         self._output = HeadedOutput.put_into(model)
         self._cache = KvCache(self._pool)
         self._scheduler: Scheduler = Scheduler(
             self._cache,
-            self._slots,
+            self.slots,
             limits or Limits(),
             max_seq_len=self.max_seq_len,
             budget=beside._scheduler.budget if beside is not None else None,
@@ -167,10 +169,18 @@ class Engine:
             sequence.deliver(error)
 
     @torch.inference_mode()
-    def unload(self, adapter_id: str) -> bool:
-        """Forget an adapter's slot and prefixes. False if sequences still use it."""
+    def unload(self, adapter_id: str) -> None:
+        """An adapter was deleted: its sequences end, and nothing of it is kept."""
+        self.end(ModelDeleted(), adapter_id)
         self._cache.forget(adapter_id)
-        return self._slots.unload(adapter_id)
+        self.slots.unload(adapter_id)
+
+    def end(self, error: EngineError, adapter_id: str | None = None) -> None:
+        """End all sequences, or those of one adapter, before they are done."""
+        for sequence in self._places.all_sequences():
+            if adapter_id is None or sequence.key.adapter_id == adapter_id:
+                sequence.deliver(error)
+                self._places.remove(sequence, is_broken=True)
 
     def stats(self) -> EngineStats:
         return EngineStats(
@@ -180,7 +190,7 @@ class Engine:
             num_kv_tokens=self._pool.num_tokens,
             num_steps=self._num_steps,
             num_computed_tokens=self._num_computed_tokens,
-            loaded_adapter_ids=tuple(self._slots.loaded_ids),
+            loaded_adapter_ids=tuple(self.slots.loaded_ids),
         )
 
     @torch.inference_mode()
@@ -315,7 +325,7 @@ class Engine:
             SlotRun(slot, sum(item.chunk.end - item.chunk.start for item in items))
             for slot, items in by_slot
         ]
-        self._slots.set_runs(runs)
+        self.slots.set_runs(runs)
         device = self.model.device
         out = self.model(
             input_ids=torch.tensor([ids], device=device),

@@ -45,6 +45,13 @@ class ConstraintFailed(EngineError):
         self.reason = reason
 
 
+class ModelDeleted(EngineError):
+    """The model that computes the sequence is not to be used any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the model was deleted")
+
+
 class SequenceFailed(EngineError):
     """Something broke while the sequence was computed; what, the log says."""
 

@@ -32,6 +32,10 @@ class HeadedAdapter:
     head: Head
 
     @property
+    def id(self) -> str:
+        return self.adapter.id
+
+    @property
     def size_bytes(self) -> int:
         return self.adapter.size_bytes + self.head.weight.numel() * self.head.weight.itemsize
 

@@ -191,7 +191,7 @@ class Places:
             return []
         # Who came last has the least to lose.
         young = running[greediest][::-1]
-        if self._lacks_slot(sequence) and self._slots.num_free == 0:
+        if sequence.lora is not None and not self._slots.has_room(sequence.lora):
             return self._victims_for_slot(young)
         # A row that others read must stay, and so must a sequence that no step has seen since it got its
         # place: it would come back, and nobody get on.

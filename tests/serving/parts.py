@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 from modeling.artifacts import classifier, head, lora
 from modeling.artifacts.lora import AdapterConfig
 from modeling.base import load_base
-from serving.adapters import AdapterRef
-from serving.admission import Admission, Quotas
+from serving.adapters.ref import AdapterRef
+from serving.admission import Admission
 from serving.engine import attention
 from serving.engine.engine import Engine
 from serving.engine.failures import EngineError
@@ -30,6 +30,7 @@ from serving.engine.schedule import Scheduler, Work
 from serving.engine.sequence import Delta, Generate, News, Pool, Usage
 from serving.engine.slots.lora import Adapter
 from serving.engine_thread import EngineThread
+from serving.quotas import Quotas
 from text.tokenizer import Tokenizer
 
 GREEDY = SamplingParams(temperature=0.0)

@@ -12,11 +12,11 @@ from typing import Any
 
 import httpx
 import uvicorn
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, AsyncStream
 
 from modeling.artifacts import lora
 from serving import served_base
-from serving.adapters import AdapterRef
+from serving.adapters.ref import AdapterRef
 from serving.app import create_app
 from serving.served_base import ServedBase
 from serving.settings import ServingSettings
@@ -118,3 +118,8 @@ def store(running: Running, folder: Path, adapter_id: str, kind: str = lora.KIND
         writer.write(content)
         writer.commit()
     return ref
+
+
+async def read_to_end(stream: AsyncStream[Any]) -> None:
+    async for _ in stream:
+        """Whatever comes."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from serving import served_base
-from serving.adapters import AdapterRef
-from tests.serving.server import HELLO, MODEL, Running, store_adapter
+from serving.adapters.ref import AdapterRef
+from tests.serving.server import HELLO, MODEL, Running, read_to_end, store_adapter
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -90,6 +92,51 @@ async def test_prefetched_adapter_is_served_and_unloaded_again(
     assert ref.id not in running.served.engine.stats().loaded_adapter_ids
     with pytest.raises(openai.NotFoundError):
         await running.openai.chat.completions.create(model=ref.id, messages=HELLO)
+
+
+async def test_deleting_an_adapter_ends_what_it_is_at(
+    running: Running, base_path: Path, tmp_path: Path
+) -> None:
+    ref = store_adapter(running, base_path, tmp_path / "a", "adapter-at-work")
+    endless: dict[str, Any] = {"max_tokens": 1900, "logit_bias": {"258": -100}, "stream": True}
+    streams = [
+        await running.openai.chat.completions.create(
+            model=model, messages=HELLO, extra_headers=headers, **endless
+        )
+        for model, headers in ((ref.id, running.headers(ref)), (MODEL, {}))
+    ]
+    for stream in streams:
+        await anext(aiter(stream))
+    await running.http.delete(f"/v1/luthier/adapters/{ref.id}")
+    with pytest.raises(openai.APIError, match="deleted while it was answering") as caught:
+        await read_to_end(streams[0])
+    assert caught.value.code == "model_not_found"
+    assert ref.id not in running.served.engine.slots.loaded_ids
+    assert ref.id not in running.served.adapters.disk.ids
+    # Others go on.
+    await anext(aiter(streams[1]))
+    await streams[1].close()
+
+
+async def test_each_place_of_adapters_has_its_figures(
+    running: Running, base_path: Path, tmp_path: Path
+) -> None:
+    ref = store_adapter(running, base_path, tmp_path / "a", "adapter-counted")
+    for _ in range(2):
+        await running.openai.chat.completions.create(
+            model=ref.id, messages=HELLO, max_tokens=1, extra_headers=running.headers(ref)
+        )
+    text = (await running.http.get("/metrics")).text
+    found = {f.name: f for f in text_string_to_metric_families(text)}
+    tiers = {"slots", "ram", "disk"}
+    for name in ("entries", "bytes", "budget_bytes"):
+        samples = found[f"luthier_serving_adapter_tier_{name}"].samples
+        assert {s.labels["tier"]: s.value > 0 for s in samples} == dict.fromkeys(tiers, True)
+    for name in ("hits", "misses", "evictions"):
+        samples = found[f"luthier_serving_adapter_tier_{name}"].samples
+        assert {s.labels["tier"] for s in samples} == tiers | {"blob"}
+    loads = found["luthier_serving_adapter_tier_load_seconds"].samples
+    assert {s.labels["tier"] for s in loads if s.value > 0} == tiers
 
 
 async def test_what_was_deleted_while_the_server_was_away_is_unloaded(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,16 +20,18 @@ from transformers import PretrainedConfig
 from modeling.artifacts import full, model_tensors, output_layers
 from modeling.artifacts.artifact import Artifact
 from serving import whole_models
-from serving.adapters import AdapterRef
-from serving.engine.derived import derive, own_bytes
+from serving.adapters.ref import AdapterRef
 from serving.engine.engine import Engine
-from serving.engine.heads import HeadedOutput
-from serving.engine.slots.linear import PackedLinear, Part
-from serving.engine.slots.slot_linear import SlotLinear
 from tests.modeling.models import with_output_layers
-from tests.serving.parts import expected_ids, load_model, make_engine, prompt_of
-from tests.serving.server import SETTINGS, Running, running_server, store, store_adapter
-from text.tokenizer import Tokenizer
+from tests.serving.parts import expected_ids, load_model, prompt_of
+from tests.serving.server import (
+    SETTINGS,
+    Running,
+    read_to_end,
+    running_server,
+    store,
+    store_adapter,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -321,9 +324,15 @@ async def test_a_deleted_model_leaves_memory_and_disk(
     listed = [model.id async for model in running.openai.models.list()]
     assert ref.id in listed
     assert "luthier_serving_whole_models" in (await running.http.get("/metrics")).text
+    endless: dict[str, Any] = {"max_tokens": 1900, "logit_bias": {"258": -100}, "stream": True}
+    stream = await ask(running, ref, **endless)
+    await anext(aiter(stream))
     reply = await running.http.delete(f"/v1/luthier/adapters/{ref.id}")
     assert reply.json()["status"] == "unloaded"
     assert ref.id not in running.served.whole_models.ids
+    assert ref.id not in running.served.adapters.disk.ids
+    with pytest.raises(openai.APIError, match="deleted while it was answering"):
+        await read_to_end(stream)
     with pytest.raises(openai.NotFoundError):
         await running.openai.completions.create(model=ref.id, prompt="x")
 
@@ -341,31 +350,22 @@ async def test_prefetching_brings_the_files_and_takes_nobody_s_room(
     assert (await ask(running, ref)).choices[0].text
 
 
-@pytest.mark.asyncio(loop_scope="function")
-async def test_output_layers_have_their_trunk_in_common_with_the_base(
-    base_path: Path, tokenizer: Tokenizer
+async def test_a_model_that_is_deleted_while_it_is_loaded_is_not_there_afterwards(
+    running: Running, base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served = make_engine(base_path, tokenizer).model
-    config = served.config
-    shapes = output_layers.trained_shapes(config, num_blocks=1, train_head=False)
-    tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
-    model = derive(served, config, tensors)
-    assert own_bytes(served, config, tensors) == 4 * sum(t.numel() for t in tensors.values())
-    for name in ("model.embed_tokens.weight", "model.layers.0.input_layernorm.weight"):
-        assert model.get_parameter(name) is served.get_parameter(name)
-    assert packed(model.get_submodule("lm_head")) is packed(served.get_submodule("lm_head"))
-    for name in ("self_attn.k_proj", "self_attn.o_proj", "mlp.up_proj"):
-        theirs, base = (m.get_submodule(f"model.layers.0.{name}") for m in (model, served))
-        assert packed(theirs) is packed(base)
-        if isinstance(theirs, Part):
-            # What belongs to a step is each model's own.
-            assert isinstance(base, Part)
-            assert theirs.fused is not base.fused
+    ref = store(running, write_full(base_path, tmp_path / "f"), "artifact-gone", full.KIND)
+    models, may_build = running.served.whole_models, threading.Event()
+    build = models._build
 
+    def wait(artifact: Artifact, config: PretrainedConfig) -> Engine:
+        assert may_build.wait(20)
+        return build(artifact, config)
 
-def packed(module: torch.nn.Module) -> PackedLinear:
-    module = module.layer if isinstance(module, HeadedOutput) else module
-    module = module.fused.layer if isinstance(module, Part) else module
-    module = module.base if isinstance(module, SlotLinear) else module
-    assert isinstance(module, PackedLinear)
-    return module
+    monkeypatch.setattr(models, "_build", wait)
+    asking = asyncio.create_task(ask(running, ref))
+    await running.until(lambda: any(it.id == ref.id for it in models._loading))
+    await running.http.delete(f"/v1/luthier/adapters/{ref.id}")
+    may_build.set()
+    with pytest.raises(openai.NotFoundError, match="does not exist"):
+        await asking
+    assert ref.id not in models.ids

@@ -135,8 +135,10 @@ class KvCache:
             self._drop(row)
 
     def forget(self, adapter_id: str) -> None:
-        """Drop the kept rows of an adapter."""
-        for row in self._kept.of_adapter(adapter_id):
+        """Drop the kept rows of an adapter, but what a running row reads."""
+        rows = self._kept.of_adapter(adapter_id)
+        # Children first.
+        for row in sorted(rows, key=lambda row: row.root is None):
             if row.num_children == 0:
                 self._drop(row)
 

@@ -6,12 +6,16 @@ side, their B along the diagonal.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from serving.engine.tier_counts import TierCounts
 
 from .linear import PackedLinear, fused_names, put, put_parts
 from .slot_linear import Pair, SlotLinear, SlotRun, SlotRuns
@@ -39,7 +43,7 @@ class Adapter:
             return pair
         return pair[0], pair[1] * self.strength
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
         return sum(t.numel() * t.itemsize for pair in self.pairs.values() for t in pair)
 
@@ -87,7 +91,10 @@ class AdapterSlots:
     first.
     """
 
-    def __init__(self, model: PreTrainedModel, num_slots: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, num_slots: int, *, budget_bytes: int | None = None
+    ) -> None:
+        """`budget_bytes` bounds the adapters in slots together, each in its own rank."""
         self._runs = SlotRuns()
         self._layers = _replace_linears(model, num_slots, self._runs)
         self._device = model.device
@@ -96,15 +103,21 @@ class AdapterSlots:
         # Slots by last use, the longest unused first.
         self._order = list(range(num_slots))
         self.num_slots = num_slots
+        self.budget_bytes = budget_bytes
+        self.counts = TierCounts()
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the adapters in slots. Where narrow ones lie beside wider ones, zeros come on top."""
+        return sum(adapter.size_bytes for adapter in self._adapters if adapter is not None)
 
     @property
     def loaded_ids(self) -> list[str]:
         return [adapter.id for adapter in self._adapters if adapter is not None]
 
-    @property
-    def num_free(self) -> int:
-        """Slots that nobody uses."""
-        return self._num_users.count(0)
+    def has_room(self, adapter: Adapter) -> bool:
+        """Whether the adapter is in a slot, or could be put into one."""
+        return self.find(adapter) is not None or bool(self._to_empty(adapter))
 
     def num_users(self, slot: int) -> int:
         return self._num_users[slot]
@@ -120,10 +133,18 @@ class AdapterSlots:
         """A slot that holds the adapter until `release`; None while all slots are in use by others."""
         slot = self.find(adapter)
         if slot is None:
-            slot = next((s for s in self._order if not self._num_users[s]), None)
-            if slot is None:
+            slots = self._to_empty(adapter)
+            if not slots:
                 return None
+            self.counts.num_misses += 1
+            slot = slots.pop(0)
+            for other in slots:
+                self._load(other, None)
+            began_s = time.perf_counter()
             self._load(slot, adapter)
+            self.counts.note_load(time.perf_counter() - began_s)
+        else:
+            self.counts.num_hits += 1
         self._num_users[slot] += 1
         self._order.remove(slot)
         self._order.append(slot)
@@ -140,11 +161,26 @@ class AdapterSlots:
                 self._load(slot, None)
         return not any(self._num_users[slot] for slot in slots)
 
+    def _to_empty(self, adapter: Adapter) -> list[int]:
+        """The slot for an adapter that is in none, and behind it others that must be empty for it. Nothing where it
+        has to wait."""
+        unused = [slot for slot in self._order if not self._num_users[slot]]
+        if self.budget_bytes is None:
+            return unused[:1]
+        num_bytes = self.size_bytes + adapter.size_bytes
+        for number, slot in enumerate(unused, start=1):
+            held = self._adapters[slot]
+            num_bytes -= held.size_bytes if held is not None else 0
+            if num_bytes <= self.budget_bytes:
+                return unused[:number]
+        return []
+
     def set_runs(self, runs: Sequence[SlotRun]) -> None:
         """Say which tokens of the coming step belong to which slot."""
         self._runs.set(runs, self._device)
 
     def _load(self, slot: int, adapter: Adapter | None) -> None:
+        self.counts.num_evictions += self._adapters[slot] is not None
         # Whatever goes wrong on the way, nobody finds an adapter of which some layers are missing.
         self._adapters[slot] = None
         for name, layer in self._layers.items():

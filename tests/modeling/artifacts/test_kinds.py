@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from modeling.artifacts import kinds, lora, peft_files
 from modeling.artifacts.artifact import Artifact, ArtifactError
 from modeling.artifacts.lora import AdapterConfig, linear_shapes, peft_name
-from serving import artifact_files
+from serving.adapters import files as artifact_files
 from storage.models import artifacts
 
 

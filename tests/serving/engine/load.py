@@ -11,6 +11,7 @@ from serving.engine.limits import Limits
 from serving.engine.schedule import Scheduler, Work
 from serving.engine.sequence import Generate, Sequence
 from serving.engine.slots.lora import Adapter, AdapterSlots
+from serving.engine.tier_counts import TierCounts
 from tests.serving.parts import one_step
 from text.tokenizer import Tokenizer
 
@@ -28,6 +29,8 @@ class Slots(AdapterSlots):
         self._adapters = [None] * num_slots
         self._order = list(range(num_slots))
         self.num_slots = num_slots
+        self.budget_bytes = None
+        self.counts = TierCounts()
 
 
 class Load:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from serving.engine.failures import ContextLengthExceeded, InvalidPrompt
+from serving.engine.failures import ContextLengthExceeded, InvalidPrompt, ModelDeleted
 from serving.engine.limits import Limits
 from serving.engine.sampling import SamplingParams
 from serving.engine.schedule import Scheduler
@@ -301,7 +301,7 @@ def test_cancelled_sequences_free_everything(
     for sequence in (running, waiting, running):
         engine.cancel(sequence)
     assert engine.is_idle
-    assert engine.unload("adapter-a")
+    engine.unload("adapter-a")
     assert engine.stats().num_kv_tokens_used == 0
 
 
@@ -320,9 +320,39 @@ def test_unloading_forgets_slot_and_prefixes(
     request = greedy(prompt_of(100), adapter=adapters[0])
     engine = make_engine(base_path, tokenizer)
     choice(engine, request)
-    assert engine.unload("adapter-a")
+    engine.unload("adapter-a")
     assert engine.stats().loaded_adapter_ids == ()
     assert choice(engine, request).usage.cached_tokens == 0
+
+
+def test_unloading_ends_what_uses_the_adapter_and_nothing_else(
+    base_path: Path, tokenizer: Tokenizer, adapters: list[Adapter]
+) -> None:
+    """Running, waiting, and reading what another one has computed."""
+    engine = make_engine(base_path, tokenizer, limits=Limits(max_running=3))
+    news: list[list[News]] = [[] for _ in range(5)]
+    for number, adapter in enumerate((None, *adapters[:1] * 3, adapters[1])):
+        request = greedy(prompt_of(300), max_tokens=20, adapter=adapter)
+        engine.submit(engine.prepare(request, news[number].append))
+    for _ in range(6):
+        engine.step()
+    num_used_tokens = engine.stats().num_kv_tokens_used
+    engine.unload("adapter-a")
+    for of_deleted in news[1:4]:
+        assert isinstance(of_deleted[-1], ModelDeleted)
+    stats = engine.stats()
+    assert "adapter-a" not in stats.loaded_adapter_ids
+    assert (stats.num_running + stats.num_waiting, stats.num_kv_tokens_used) < (
+        5,
+        num_used_tokens,
+    )
+    while not engine.is_idle:
+        engine.step()
+    for of_other in (news[0], news[4]):
+        assert isinstance(of_other[-1], Delta)
+        assert of_other[-1].finish_reason is not None
+    engine.unload("adapter-b")
+    assert {row.key.adapter_id for row in engine._cache._kept} == {None}
 
 
 def test_the_scheduler_hears_how_long_each_step_took(

@@ -48,7 +48,7 @@ def test_a_model_whose_output_is_not_finite_fails_alone(
     found = outcomes(engine, [*sound, *broken])
     # Nothing of it is left where the next one computes.
     again = choices(engine, sound)
-    assert engine.unload("adapter-huge")
+    engine.unload("adapter-huge")
     expected = [expected_ids(base_path, prompt) for prompt in prompts]
     assert _ids(found[:4]) == expected
     assert {type(error) for error in found[4:]} == {NotFinite}
