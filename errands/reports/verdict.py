@@ -195,7 +195,7 @@ def _unproven(facts: _Facts) -> Judged:
 
 
 def _pays_back(facts: _Facts) -> str:
-    requests = facts.cost.get("break_even_requests")
+    requests = (facts.cost.get("price") or facts.cost).get("break_even_requests")
     return "never" if requests is None else f"after {requests} requests"
 
 
@@ -204,15 +204,11 @@ def _points(share: float) -> str:
 
 
 def _signed(share: float) -> str:
-    return (
-        f"{100 * share:+.0f}".replace("-0", "0").replace("+0", "0")
-        if abs(share) < 0.005
-        else (f"{100 * share:+.0f}")
-    )
+    return f"{100 * share:+.0f}" if round(100 * share) else "0"
 
 
 def _range(low: float, high: float) -> str:
-    return f"{_points(low)} to {_points(high)}".replace("-0 ", "0 ")
+    return f"{round(100 * low)} to {round(100 * high)}"
 
 
 def _lower(text: str) -> str:

@@ -38,6 +38,8 @@ class Facts:
     metrics: Json | None
     """Of the checkpoint that the model is."""
     data_sha256: Json
+    report: Json | None = None
+    """On the job, if it is there and the model is what it speaks of."""
 
 
 def text(facts: Facts) -> str:
@@ -49,6 +51,7 @@ def text(facts: Facts) -> str:
         _section("Training", _training(facts)),
         _section("Data", _data(facts)),
         _section("Metrics", dict(facts.metrics or {})),
+        _report(facts),
         "## Check\n\n`luthier verify FOLDER` compares every file with `manifest.json`, and its signature with "
         "the key of the installation that made it.",
     ]
@@ -57,15 +60,53 @@ def text(facts: Facts) -> str:
 
 def _head(facts: Facts) -> str:
     """YAML, of which JSON is a part."""
-    fields = {
+    fields: dict[str, Any] = {
         "base_model": _origin(facts.base),
         "license": facts.base.license or "unknown",
         "library_name": _LIBRARIES[facts.transfer.format or ""],
         "pipeline_tag": "text-generation",
         "tags": ["luthier", facts.artifact.kind],
     }
+    if results := _results(facts):
+        fields["model-index"] = [{"name": facts.model.name, "results": results}]
     lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()]
     return "\n".join(["---", *lines, "---"])
+
+
+def _results(facts: Facts) -> list[Json]:
+    """What hubs show of the report: the figure of the tuned model on rows that it had not learnt."""
+    measured = (facts.report or {}).get("contenders", {})
+    tuned = [each for each in measured.get("contenders", ()) if each["name"] == "tuned"]
+    return [
+        {
+            "task": {"type": "text-generation"},
+            "dataset": {
+                "type": "validation-file",
+                "name": f"{measured['rows']} rows that were not learnt",
+            },
+            "metrics": [
+                {
+                    "type": "share",
+                    "name": measured["measure"],
+                    "value": each["primary"]["value"],
+                }
+            ],
+        }
+        for each in tuned
+    ]
+
+
+def _report(facts: Facts) -> str:
+    report = facts.report
+    if report is None:
+        return ""
+    rows = {
+        each["title"]: "{value:.0%} ({low:.0%} to {high:.0%})".format(**each["primary"])
+        for each in report.get("contenders", {}).get("contenders", ())
+    }
+    told = _section("What tuning did", rows) if rows else "## What tuning did"
+    heading, _, table = told.partition("\n")
+    return "\n".join([heading, "", report["verdict"]["sentence"], *table.split("\n")]).rstrip()
 
 
 def _origin(base: BaseModel) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import orjson
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -18,6 +21,8 @@ from storage.models import models, signing_keys, transfers
 from storage.models.artifacts import PEFT_KINDS
 from storage.models.base_models import BaseModel
 from storage.models.transfers import TransferRow
+from storage.reports import reports
+from storage.reports.reports import ReportRow
 
 from . import bases, card, manifest, process
 from .card import Facts
@@ -31,7 +36,10 @@ def make(errands: Errands, lease: TransferLease, folder: Path) -> None:
     base = bases.find(errands, transfer.base_model)
     with errands.sessions.begin() as session:
         facts = _facts(session, transfer, base)
+        report = _report_row(session, facts)
         key = signing_keys.of_installation(session, errands.vault)
+    if report is not None:
+        facts = replace(facts, report=_report(errands, report))
     artifact = _fetch(errands, facts, folder)
     made = folder / "export"
     if transfer.format == "peft":
@@ -82,6 +90,22 @@ def _facts(session: Session, transfer: TransferRow, base: BaseModel) -> Facts:
         )
     )
     return Facts(transfer, model, artifact, base, job, metrics, _data_sha256(session, job))
+
+
+def _report_row(session: Session, facts: Facts) -> ReportRow | None:
+    """On the job whose model this is, once it is made; checkpoints have none."""
+    if facts.job is None or facts.job.fine_tuned_model != facts.model.name:
+        return None
+    row = reports.find(session, facts.job.project_id, facts.job.id)
+    return row if row is not None and row.blob_key is not None else None
+
+
+def _report(errands: Errands, row: ReportRow) -> dict[str, Any]:
+    chunks = errands.blobs.read(
+        row.blob_key or "", size_bytes=row.size_bytes or 0, sha256=row.sha256 or ""
+    )
+    found: dict[str, Any] = orjson.loads(b"".join(chunks))
+    return found
 
 
 def _data_sha256(session: Session, job: JobRow | None) -> dict[str, str]:

@@ -18,7 +18,7 @@ from .texts import (
     RewriteMeasure,
 )
 
-_OF_KINDS: dict[str, Callable[[], Measure]] = {
+KINDS: dict[str, Callable[[], Measure]] = {
     "tools": CallsMeasure,
     "class": ClassMeasure,
     "number": NumberMeasure,
@@ -31,4 +31,4 @@ _OF_KINDS: dict[str, Callable[[], Measure]] = {
 
 def of_task(task: DetectedTask) -> Measure:
     """`task` is that of the training rows."""
-    return JsonMeasure(task.fields) if task.type == "json" else _OF_KINDS[task.type]()
+    return JsonMeasure(task.fields) if task.type == "json" else KINDS[task.type]()

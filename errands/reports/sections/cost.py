@@ -11,6 +11,7 @@ from errands.reports.context import ReportContext, SectionSkipped
 from errands.reports.parts import Answered, Json
 from errands.reports.plan import ContenderPlan
 from errands.reports.scoring import percentile
+from storage.forecasts.making import Prices
 
 NUM_ALONE = {"auto": 6, "full": 24}
 """Questions that are asked one after the other."""
@@ -47,6 +48,7 @@ class Cost:
             "base": _told(by_name[prompted], base),
             "training_seconds": training_s,
             **_break_even(tuned, base, training_s),
+            "price": _price(context, _median(tuned), _median(base), training_s),
             "notes": [
                 "Seconds are those of one request at a time on this installation, reading and writing together.",
                 "Worked examples that are the same in every request are read once and then cached, so they cost little; "
@@ -99,6 +101,25 @@ def _break_even(tuned: list[Answered], base: list[Answered], training_s: float |
     if training_s is not None and saved_s > 0:
         found["break_even_requests"] = math.ceil(training_s / saved_s)
     return found
+
+
+def _price(
+    context: ReportContext, tuned_s: float, base_s: float, training_s: float | None
+) -> Json | None:
+    """The same in the operator's prices; None where there are none of inference."""
+    prices = Prices.of(context.errands.settings)
+    if not prices.of_hour or training_s is None:
+        return None
+    training = prices.price(context.base, context.job.trained_tokens or 0, training_s)
+    of_second = prices.of_hour / 3600
+    saved = of_second * (base_s - tuned_s)
+    return {
+        "currency": prices.currency,
+        "training": round(training, 6),
+        "tuned_per_1000": round(1000 * of_second * tuned_s, 6),
+        "base_per_1000": round(1000 * of_second * base_s, 6),
+        "break_even_requests": math.ceil(training / saved) if saved > 0 else None,
+    }
 
 
 def _median(answers: list[Answered]) -> float:

@@ -87,7 +87,12 @@ def a_report(job_id: str, said: str = EVIL) -> Json:
         },
         "cost": {
             **{"prompted": said, "tuned": effort, "base": effort, "training_seconds": 60.0},
-            **{"seconds_saved_per_request": 0.1, "break_even_requests": 600, "notes": [said]},
+            **{
+                "seconds_saved_per_request": 0.1,
+                "break_even_requests": 600,
+                "notes": [said],
+                "price": None,
+            },
         },
         "forgetting": {"skipped": said},
         "weights": {said: [said]},
