@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,18 @@ from typing import Any
 MIN_LETTERS = 40
 """A shorter text is told wrong too often: a ticket was Latin."""
 MIN_PROBABILITY = 0.8
-_LOOKED_AT_CHARS = 600
+_LOOKED_AT_CHARS = 300
 _NO_LETTERS = re.compile(r"[\W\d_]+")
 
 
 def language_of(text: str) -> str | None:
     """ISO 639's code of the language, or None where that is not sure: too few letters, several languages, none."""
-    words = _NO_LETTERS.sub(" ", text[:_LOOKED_AT_CHARS])
+    return _language_of(text[:_LOOKED_AT_CHARS])
+
+
+@lru_cache(maxsize=16)
+def _language_of(text: str) -> str | None:
+    words = _NO_LETTERS.sub(" ", text)
     if len(words) - words.count(" ") < MIN_LETTERS:
         return None
     ((label, *_), (probability, *_)) = _model().predict(words)

@@ -27,6 +27,9 @@ MAX_ROWS_KEPT = 2000
 MAX_FIELDS = 64
 _MAX_LABEL_CHARS = 200
 _MAX_COMPARED_CHARS = 4000
+_MAX_PROMPT_CHARS, _MAX_ANSWER_CHARS = 8000, 16_000
+"""What is kept of a row."""
+_MAX_NUMBER_CHARS = 40
 _FENCE = re.compile(r"\A\s*```[\w+-]*[ \t]*\n(.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?\s*%?")
 
@@ -66,7 +69,7 @@ class DetectedTask:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What is kept of a row: no texts but short ones."""
+    """What is said of a row."""
 
     has_calls: bool
     is_fenced: bool
@@ -88,7 +91,7 @@ class TaskTypeCollector:
 
     def __init__(self, max_rows: int = MAX_ROWS_KEPT) -> None:
         self._max_rows = max_rows
-        self._kept: list[_Seen] = []
+        self._kept: list[LastTurn] = []
         self._random = random.Random(0)
         self.num_rows = 0
 
@@ -106,14 +109,16 @@ class TaskTypeCollector:
         return place if place < self._max_rows else None
 
     def put(self, place: int, turn: LastTurn) -> None:
-        seen = _look(turn)
+        kept = LastTurn(
+            turn.prompt[:_MAX_PROMPT_CHARS], turn.answer[:_MAX_ANSWER_CHARS], turn.has_calls
+        )
         if place == len(self._kept):
-            self._kept.append(seen)
+            self._kept.append(kept)
         else:
-            self._kept[place] = seen
+            self._kept[place] = kept
 
     def result(self) -> DetectedTask:
-        rows = self._kept
+        rows = [_look(turn) for turn in self._kept]
         detected, share = _type_of(rows)
         return DetectedTask(
             type=detected,
@@ -189,9 +194,7 @@ def _look(turn: LastTurn) -> _Seen:
         fields=_kinds(value) if isinstance(value, dict) else {},
         label=answer if len(answer) <= _MAX_LABEL_CHARS else None,
         num_words=num_words,
-        is_number=bool(inner)
-        and any(c.isdigit() for c in inner)
-        and bool(_NUMBER.fullmatch(inner)),
+        is_number=_is_number(inner),
         is_extracted=bool(answer) and answer.casefold() in turn.prompt.casefold(),
         is_code=is_text and (inner is not answer or _is_python(inner)),
         is_rewritten=is_text and num_words > 2 and _is_rewritten(prompt, answer),
@@ -206,6 +209,11 @@ def _json_of(text: str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
+
+
+def _is_number(text: str) -> bool:
+    is_short = 0 < len(text) <= _MAX_NUMBER_CHARS
+    return is_short and any(c.isdigit() for c in text) and bool(_NUMBER.fullmatch(text))
 
 
 def _kinds(value: Mapping[str, Any]) -> dict[str, tuple[FieldKind, str]]:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from . import encodings
 
@@ -26,8 +26,15 @@ _SUSPECT = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")
 class BadLine(ValueError):
     """A line that is no acceptable JSON object; `str()` gives OpenAI's text for it."""
 
-    def __init__(self, line_number: int, message: str) -> None:
+    def __init__(
+        self,
+        line_number: int,
+        message: str,
+        kind: Literal["json", "object", "encoding"] = "json",
+    ) -> None:
         super().__init__(line_number, message)
+        self.kind = kind
+        """What it is not."""
         self.line_number = line_number
         """1-based."""
         self.message = message
@@ -109,19 +116,20 @@ class LineReader:
             self._check(value, line)
         except UnicodeDecodeError as error:
             problem = f"line is not valid UTF-8: {error}; {encodings.advice_on(line)}"
-            raise BadLine(number, problem) from error
+            raise BadLine(number, problem, "encoding") from error
         except json.JSONDecodeError as error:
             raise BadLine(number, f"line contains invalid json: {error}") from error
         except RecursionError as error:
             raise BadLine(number, f"line contains invalid json: {_too_deep(self)}") from error
         except _Refused as error:
-            raise BadLine(number, f"line contains invalid json: {error}") from error
+            problem = f"line contains invalid json: {error}"
+            raise BadLine(number, problem, error.kind) from error
         yield number, value
 
     def _check(self, value: object, line: bytes) -> None:
         """What the decoder does not refuse: other values than objects, depth, broken strings."""
         if not isinstance(value, dict):
-            raise _Refused("Expecting an object")
+            raise _Refused("Expecting an object", "object")
         can_be_deep = line.count(b"{") + line.count(b"[") > self._max_depth
         if not can_be_deep and not _SUSPECT.search(line):
             return
@@ -141,8 +149,17 @@ class LineReader:
         return BadLine(number, f"line is longer than {self._max_line_bytes} bytes")
 
 
+def read_line(line: bytes, number: int) -> dict[str, Any] | None:
+    """The file's line `number` by itself, as a `LineReader` reads it; None if it is blank. Raises BadLine."""
+    return next((row for _, row in _ALONE._read(line, number)), None)
+
+
 class _Refused(Exception):
     """Read by the decoder, but not wanted here."""
+
+    def __init__(self, problem: str, kind: Literal["json", "object"] = "json") -> None:
+        super().__init__(problem)
+        self.kind = kind
 
 
 def _too_deep(reader: LineReader) -> str:
@@ -151,7 +168,7 @@ def _too_deep(reader: LineReader) -> str:
 
 def _without_mark(first_line: bytes) -> bytes:
     if wide := encodings.wide(first_line):
-        raise BadLine(1, encodings.advice(wide))
+        raise BadLine(1, encodings.advice(wide), "encoding")
     return first_line.removeprefix(encodings.UTF_8_MARK)
 
 
@@ -190,3 +207,7 @@ def _float(digits: str) -> float:
 
 def _constant(name: str) -> None:
     raise _Refused(f"{name} is not JSON")
+
+
+_ALONE = LineReader()
+"""Reads single lines; it keeps nothing of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from text.chat_template import ChatTemplate, TokenizedExample
@@ -44,9 +45,11 @@ def problems(row: Row) -> Iterator[Problem]:
     yield from list_problems(messages, "messages")
     for position, message in enumerate(messages, start=1):
         for problem in message_problems(message):
-            yield Problem(problem.code, f", message {position}{problem.text}")
+            yield replace(problem, text=f", message {position}{problem.text}")
     if not any(message["role"] == "assistant" for message in messages):
-        yield wrong_keys(" must have at least one message from the assistant.")
+        yield replace(
+            wrong_keys(" must have at least one message from the assistant."), lint="E110"
+        )
     yield from tool_problems(row)
 
 
@@ -74,12 +77,13 @@ def message_problems(message: Any) -> Iterator[Problem]:
     if not isinstance(message, dict):
         yield wrong_value(" Input should be a valid dictionary")
     if "role" not in message:
-        yield wrong_value(" Discriminator 'role' is missing in value")
+        yield wrong_value(" Discriminator 'role' is missing in value", "E106")
     role = message["role"]
     if not isinstance(role, str) or role not in ROLES:
         yield wrong_value(
             f" Input tag '{str(role)[:100]}' found using 'role' does not match any of the "
-            f"expected tags: {_EXPECTED_ROLES}"
+            f"expected tags: {_EXPECTED_ROLES}",
+            "E106",
         )
     yield from extra(message, _MESSAGE_KEYS[role])
     for key in ("name", "tool_call_id", "refusal", "reasoning_content"):
@@ -114,7 +118,7 @@ def _content_problems(message: Row, *, is_assistant: bool) -> Iterator[Problem]:
 def _assistant_problems(message: Row) -> Iterator[Problem]:
     weight = message.get("weight")
     if isinstance(weight, bool) or weight not in (None, 0, 1):
-        yield wrong_value(" weight Input should be 0 or 1")
+        yield wrong_value(" weight Input should be 0 or 1", "E109")
     if message.get("audio") is not None:
         yield wrong_value(" audio is not read by this base; leave it out, or null")
     if not isinstance(message.get("annotations"), list | None):

@@ -41,7 +41,9 @@ class LabelledRows:
             case "completion":
                 yield from completion.problems(row)
                 if not row["prompt"]:
-                    yield wrong_value(" prompt is empty: there is nothing that could be classified")
+                    yield wrong_value(
+                        " prompt is empty: there is nothing that could be classified", "E117"
+                    )
             case "text":
                 for key in sorted(_KEYS):
                     if key not in row:
@@ -50,7 +52,7 @@ class LabelledRows:
                         yield no_text(key, row[key])
                 yield from extra(row, _KEYS)
         if not self.label(row).strip():
-            yield wrong_value(" has an empty label; give every class a word")
+            yield wrong_value(" has an empty label; give every class a word", "E117")
 
     def label(self, row: Row) -> str:
         """Of a row without a problem."""
@@ -84,15 +86,19 @@ def _label_message_problems(messages: list[Any]) -> Iterator[Problem]:
     if last["role"] != "assistant":
         yield wrong_value(
             f", message {number} is of the {last['role']}: the last message must be the assistant's, for "
-            "it is the label"
+            "it is the label",
+            "E117",
         )
     if last.get("weight") == 0:
         yield wrong_value(
             f", message {number} has the weight 0, but it is the label, which is to be learnt; leave the "
-            "weight out"
+            "weight out",
+            "E117",
         )
     if last.get("tool_calls") or last.get("function_call"):
-        yield wrong_value(f", message {number} calls a tool, but it is the label; write it as text")
+        yield wrong_value(
+            f", message {number} calls a tool, but it is the label; write it as text", "E117"
+        )
 
 
 def _content(message: Row) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -40,7 +41,8 @@ def problems(row: Row) -> Iterator[Problem]:
     if preferred == other:
         yield wrong_value(
             ": preferred_output and non_preferred_output are equal, which says nothing about what is better. "
-            "Leave the example out, or give it two different answers."
+            "Leave the example out, or give it two different answers.",
+            "E117",
         )
 
 
@@ -106,7 +108,8 @@ def _output_problems(output: Any, key: str) -> Iterator[Problem]:
         if message.get("weight") == 0:
             yield wrong_value(
                 f"{where} has the weight 0, but all that the assistant says in an output is compared; "
-                "leave the weight out"
+                "leave the weight out",
+                "E109",
             )
     for position, end in ((1, "begin"), (len(output), "end")):
         if output[position - 1]["role"] != "assistant":
@@ -117,4 +120,4 @@ def _output_problems(output: Any, key: str) -> Iterator[Problem]:
 
 
 def _at(where: str, problem: Problem) -> Problem:
-    return Problem(problem.code, where + problem.text)
+    return replace(problem, text=where + problem.text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from text.chat_template import ChatTemplate, TokenizedExample
@@ -19,6 +19,8 @@ class Problem:
     text: str
     is_the_bases: bool = False
     """Another base might have taken the row, or another job: the file itself may be good."""
+    lint: str = "E108"
+    """The linter's code for it, see `dataset.lint.catalogue`."""
 
 
 class RowFormat(Protocol):
@@ -42,7 +44,7 @@ def problem_of(row: Row, number: int, row_format: RowFormat) -> Problem | None:
     found = next(row_format.problems(row), None)
     if found is None:
         return None
-    return Problem(found.code, f"Invalid file format. Example {number}{found.text}")
+    return replace(found, text=f"Invalid file format. Example {number}{found.text}")
 
 
 def extra(value: Row, known: frozenset[str]) -> Iterator[Problem]:
@@ -56,11 +58,11 @@ def missing(key: str) -> Problem:
 
 
 def wrong_keys(text: str) -> Problem:
-    return Problem("invalid_file_format", text)
+    return Problem("invalid_file_format", text, lint="E104")
 
 
-def wrong_value(text: str) -> Problem:
-    return Problem("invalid_training_file", text)
+def wrong_value(text: str, lint: str = "E108") -> Problem:
+    return Problem("invalid_training_file", text, lint=lint)
 
 
 def no_text(key: str, value: object) -> Problem:
