@@ -12,7 +12,7 @@ from .engine.failures import (
     EngineError,
     EngineStopped,
     InvalidPrompt,
-    ModelDeleted,
+    ModelGone,
     NotFinite,
 )
 
@@ -63,7 +63,7 @@ def _(_error: NotFinite) -> LuthierError:
 
 
 @in_openais_words.register
-def _(_error: ModelDeleted) -> LuthierError:
+def _(_error: ModelGone) -> LuthierError:
     return NotFound(
         "The model was deleted while it was answering.", param="model", code="model_not_found"
     )

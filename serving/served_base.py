@@ -153,7 +153,7 @@ class ServedBase:
             await self.adapters.get(ref)
 
     async def unload(self, adapter_id: str) -> None:
-        """Forget an adapter everywhere. Requests in progress that use it end with `ModelDeleted`."""
+        """Forget an adapter everywhere. Requests in progress that use it end with `ModelGone`."""
         await self.adapters.forget(adapter_id)
         await self.whole_models.unload(adapter_id)
         await self.thread.unload(adapter_id)

@@ -26,7 +26,7 @@ from modeling.artifacts import full, kinds, output_layers
 from modeling.artifacts.artifact import Artifact
 from serving.engine.derived import derive, own_bytes
 from serving.engine.engine import Engine
-from serving.engine.failures import ModelDeleted
+from serving.engine.failures import ModelGone
 from serving.engine.limits import Limits
 from storage.models.base_models import BaseModel
 from text.tokenizer import Tokenizer
@@ -153,7 +153,7 @@ class WholeModels:
         model = self._models.get(model_id)
         if model is not None:
             if model.thread.is_alive:
-                await model.thread.end(ModelDeleted())
+                await model.thread.end(ModelGone())
             await self._remove(model)
 
     async def close(self) -> None:

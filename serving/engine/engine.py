@@ -31,7 +31,7 @@ from .failures import (
     ContextLengthExceeded,
     EngineError,
     InvalidPrompt,
-    ModelDeleted,
+    ModelGone,
     NotFinite,
     SequenceFailed,
 )
@@ -171,7 +171,7 @@ class Engine:
     @torch.inference_mode()
     def unload(self, adapter_id: str) -> None:
         """An adapter was deleted: its sequences end, and nothing of it is kept."""
-        self.end(ModelDeleted(), adapter_id)
+        self.end(ModelGone(), adapter_id)
         self._cache.forget(adapter_id)
         self.slots.unload(adapter_id)
 

@@ -45,7 +45,7 @@ class ConstraintFailed(EngineError):
         self.reason = reason
 
 
-class ModelDeleted(EngineError):
+class ModelGone(EngineError):
     """The model that computes the sequence is not to be used any more."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from serving.engine.failures import ContextLengthExceeded, InvalidPrompt, ModelDeleted
+from serving.engine.failures import ContextLengthExceeded, InvalidPrompt, ModelGone
 from serving.engine.limits import Limits
 from serving.engine.sampling import SamplingParams
 from serving.engine.schedule import Scheduler
@@ -339,7 +339,7 @@ def test_unloading_ends_what_uses_the_adapter_and_nothing_else(
     num_used_tokens = engine.stats().num_kv_tokens_used
     engine.unload("adapter-a")
     for of_deleted in news[1:4]:
-        assert isinstance(of_deleted[-1], ModelDeleted)
+        assert isinstance(of_deleted[-1], ModelGone)
     stats = engine.stats()
     assert "adapter-a" not in stats.loaded_adapter_ids
     assert (stats.num_running + stats.num_waiting, stats.num_kv_tokens_used) < (
