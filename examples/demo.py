@@ -1,8 +1,8 @@
 """`make demo`: the whole path on this machine, through the unmodified `openai` client.
 
 Starts the server, measures the base model on mails it has not seen, fine-tunes it on
-`support_mails/`, measures the tuned model on the same mails, talks to it, and stops everything.
-What it found is left in `.demo/results.json` and `.demo/loss.svg`.
+`support_mails/`, measures the tuned model on the same mails, talks to it, asks what fine-tuning did, and stops
+everything. What it found is left in `.demo/results.json`, `.demo/loss.svg` and `.demo/report.html`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from openai.types.fine_tuning import FineTuningJob, SupervisedHyperparametersPar
 from rich.console import Console
 from rich.table import Table
 
+from luthier.reports import ReportNotReady, Reports, changed
+
 from . import evaluate, plot, server, tickets
 from .evaluate import Prompt, Scores
 from .job import Display, JobError, Metrics, follow, upload
@@ -37,6 +39,9 @@ HYPERPARAMETERS: SupervisedHyperparametersParam = {
     "learning_rate_multiplier": 2,
 }
 SHOTS = (8, 16)
+REPORT_TIMEOUT_S = 300.0
+NUM_CHANGED = 3
+"""Rows that are shown of what the report says."""
 FRESH_MAIL = (
     "Hello, I've just unpacked the blender and there is a long crack in the jug. My sister's "
     "birthday is on Saturday and it was meant for her. Could you send another one before then?"
@@ -65,7 +70,7 @@ def main() -> int:
     (OUTPUT_DIR / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     console.print(
         f"Done in {results['seconds']['total']:.0f} s. "
-        f"Written: {OUTPUT_DIR}/results.json, {OUTPUT_DIR}/loss.svg"
+        f"Written: {OUTPUT_DIR}/results.json, {OUTPUT_DIR}/loss.svg, {OUTPUT_DIR}/report.html"
     )
     return 0
 
@@ -99,11 +104,17 @@ def _run(client: openai.OpenAI, console: Console) -> dict[str, Any]:
     best = max(list(columns.values())[:2], key=lambda scores: scores.exact_match)
     console.print(gain(tuned, best))
     _chat(client, console, job.fine_tuned_model)
+
+    start_s = time.monotonic()
+    console.rule("What did fine-tuning do?")
+    verdict = _report(client, console, job.id)
+    seconds["report"] = time.monotonic() - start_s
     return {
         "base": BASE,
         "fine_tuned_model": job.fine_tuned_model,
         "hyperparameters": HYPERPARAMETERS,
         "trained_tokens": job.trained_tokens,
+        "report": verdict,
         "num_holdout": len(holdout),
         "validation_exact_match_of_prompts": tried,
         "scores": {name: asdict(scores) for name, scores in columns.items()},
@@ -174,6 +185,24 @@ def gain(tuned: Scores, best: Scores) -> str:
         f"Exact matches: {points:+.0f} percentage points against the base's best prompt, "
         f"with {best.prompt_tokens - tuned.prompt_tokens:.0f} prompt tokens fewer per request."
     )
+
+
+def _report(client: openai.OpenAI, console: Console, job_id: str) -> dict[str, str] | None:
+    """The server's own answer, from rows of the validation file; None where it takes too long."""
+    address = f"{client.base_url}luthier/fine_tuning/jobs/{job_id}/report.html"
+    reports = Reports(client)
+    try:
+        report = reports.wait(job_id, timeout_s=REPORT_TIMEOUT_S)
+    except ReportNotReady as error:
+        console.print(f"{error}. It will be at {address}", markup=False, highlight=False)
+        return None
+    (OUTPUT_DIR / "report.html").write_text(reports.html(job_id), encoding="utf-8")
+    verdict: dict[str, str] = report["verdict"]
+    console.print(f"{verdict['code']}: {verdict['sentence']}", style="bold", markup=False)
+    for line in changed(report, NUM_CHANGED):
+        console.print(line, markup=False, highlight=False)
+    console.print(f"The report: {address}, a copy in {OUTPUT_DIR}/report.html", highlight=False)
+    return verdict
 
 
 def _chat(client: openai.OpenAI, console: Console, model: str) -> None:

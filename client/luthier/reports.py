@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 Json = dict[str, Any]
+
+_SHOWN_CHARS = 100
 
 
 class ReportNotReady(Exception):
@@ -47,6 +50,24 @@ class Reports:
         self._client.post(_path(job_id), body={"depth": depth}, cast_to=dict[str, Any])
 
 
+def changed(found: Json, limit: int) -> Iterator[str]:
+    """What tuning changed against the best alternative: counts, and so many rows, what was lost first."""
+    about = found.get("changed", {})
+    if "counts" not in about:
+        return
+    counts = about["counts"]
+    yield (
+        f"Against {about['against']}: {counts['gained']} rows better, {counts['lost']} worse, "
+        f"{counts['both_right']} right both times, {counts['neither']} neither"
+    )
+    rows = {(row["line"], row["turn"]): row for row in found["contenders"]["answers"]}
+    places = [*about["rows"]["lost"], *about["rows"]["gained"]]
+    for line, turn in places[:limit]:
+        row = rows[line, turn]
+        before, now = (_short(row["answers"][name]) for name in (about["against"], "tuned"))
+        yield f"  line {line}: {_short(row['asked'])}\n    {before} -> {now}"
+
+
 def _how_far(found: Json) -> str:
     if found["job_status"] != "succeeded":
         return (
@@ -59,3 +80,8 @@ def _how_far(found: Json) -> str:
 
 def _path(job_id: str, ending: str = "") -> str:
     return f"/luthier/fine_tuning/jobs/{quote(job_id, safe='')}/report{ending}"
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= _SHOWN_CHARS else f"{flat[:_SHOWN_CHARS]}…"

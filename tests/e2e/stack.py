@@ -77,7 +77,13 @@ def start(
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             # Test runs share the cores; more threads would only wait for each other.
-            env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                # A report would be asked for behind each job, beside the test that comes next.
+                "LUTHIER_REPORTS": "off",
+                **(env or {}),
+            },
         )
     return Stack(data, port, process, log)
 

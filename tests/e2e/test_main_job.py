@@ -9,6 +9,7 @@ import re
 import subprocess
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import httpx
 import openai
 import pytest
 
+from luthier import Luthier
 from tests.e2e import jobs
 from tests.e2e.stack import LUTHIER, Stack
 from tests.factories import colour_rows, prompt_rows
@@ -281,3 +283,22 @@ def test_the_command_finds_the_server_by_its_data_directory(stack: Stack, model:
 
     assert model in luthier("models", "list", "--json")
     assert "It is blue." in luthier("chat", model, "Question number 8?", "--temperature", "0")
+
+
+def test_a_report_is_made_when_it_is_wanted(stack: Stack, trained: str) -> None:
+    with Luthier(base_url=stack.base_url, api_key=stack.api_key) as luthier:
+        assert "no report" in refusal(lambda: luthier.reports.retrieve(trained))
+        luthier.reports.make(trained)
+        found = luthier.reports.wait(trained, timeout_s=60, poll_s=0.2)
+        assert luthier.reports.html(trained).startswith("<!doctype html>")
+        events = luthier.fine_tuning.jobs.list_events(trained, limit=1).data
+    # Its validation file asks what its training file asks.
+    assert found["verdict"]["code"] == "too_few"
+    assert "ask what training rows ask" in found["verdict"]["sentence"]
+    assert events[0].message == f"Report: too_few: {found['verdict']['sentence']}"
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(openai.APIStatusError) as refused:
+        call()
+    return refused.value.message

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from luthier.client import Luthier
-from luthier.reports import ReportNotReady
+from luthier.reports import ReportNotReady, changed
 
 from . import jobs
 from .connection import connected
@@ -18,7 +18,6 @@ from .errors import CommandError
 from .output import print_rows, printable
 
 MAX_CHANGED = 5
-_SHOWN_CHARS = 100
 
 Json = Mapping[str, Any]
 
@@ -51,27 +50,9 @@ def report(
         return
     typer.secho(f"{found['verdict']['code']}: {printable(found['verdict']['sentence'])}", bold=True)
     _show_contenders(found.get("contenders", {}))
-    for line in changed(found):
-        typer.echo(line)
+    for line in changed(found, MAX_CHANGED):
+        typer.echo(printable(line))
     _show_costs(found)
-
-
-def changed(found: Json, limit: int = MAX_CHANGED) -> Iterator[str]:
-    """Rows that tuning changed against the best alternative: what was lost first."""
-    about = found.get("changed", {})
-    if "counts" not in about:
-        return
-    counts = about["counts"]
-    yield (
-        f"Against {about['against']}: {counts['gained']} rows better, {counts['lost']} worse, "
-        f"{counts['both_right']} right both times, {counts['neither']} neither"
-    )
-    rows = {(row["line"], row["turn"]): row for row in found["contenders"]["answers"]}
-    places = [*about["rows"]["lost"], *about["rows"]["gained"]]
-    for line, turn in places[:limit]:
-        row = rows[line, turn]
-        before, now = (_short(row["answers"][name]) for name in (about["against"], "tuned"))
-        yield f"  line {line}: {_short(row['asked'])}\n    {before} -> {now}"
 
 
 def _show_contenders(measured: Json) -> None:
@@ -96,8 +77,3 @@ def _show_costs(found: Json) -> None:
             typer.echo(f"{name}: not told: {printable(section['skipped'])}")
         elif cost["seconds"] >= 1:
             typer.echo(f"{name}: took {cost['seconds']:.0f} s")
-
-
-def _short(text: str) -> str:
-    flat = " ".join(printable(text).split())
-    return flat if len(flat) <= _SHOWN_CHARS else f"{flat[:_SHOWN_CHARS]}…"
