@@ -149,11 +149,17 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 @contextmanager
-def process(settings: Settings, **env: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """`python -m api`, up and answering."""
+def process(
+    settings: Settings, *, grace_s: float | None = None, **env: str
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """`python -m api`, up and answering. `grace_s` is how long it lets requests go on that are open when it ends."""
     port = free_port()
+    program = ["-m", "api"]
+    if grace_s is not None:
+        code = "import sys; import api.__main__ as api; api.GRACE_S = float(sys.argv.pop(1)); api.main()"
+        program = ["-c", code, str(grace_s)]
     child = subprocess.Popen(
-        [sys.executable, "-m", "api", "--port", str(port)],
+        [sys.executable, *program, "--port", str(port)],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**environment(settings), **env},

@@ -20,7 +20,7 @@ from tests.api.stack import Api, Tenant, environment, free_port, process, runnin
 def test_sigterm_ends_it_soon_even_while_a_stream_is_open(api: Api, tenant: Tenant) -> None:
     with running(FakeBackend(is_endless=True).app()) as backend:
         settings = api.settings.replace(backends={"tiny-random": (backend,)})
-        with process(settings) as (url, child):
+        with process(settings, grace_s=0.5) as (url, child):
             is_open = threading.Event()
 
             def listen() -> None:

@@ -41,7 +41,8 @@ def env(tmp_path: Path, database_url: str, broker_url: str, blob_url: str) -> di
     [
         ("api", OLDER),
         ("worker", NEWER),
-        ("errands", OLDER),
+        # Like the worker.
+        pytest.param("errands", OLDER, marks=pytest.mark.slow),
         pytest.param("api", NEWER, marks=pytest.mark.slow),
         pytest.param("worker", OLDER, marks=pytest.mark.slow),
         pytest.param("errands", NEWER, marks=pytest.mark.slow),

@@ -56,7 +56,8 @@ def test_zombie_that_wakes_up_writes_nothing(
     scene: Scene, finished: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = scene.job(validation=colour_rows(10))
-    zombie = one_run.start(scene, **{FAKE: script(step_s=0.3)})
+    # Its trainer has a few steps more to tell when it wakes up.
+    zombie = one_run.start(scene, **{FAKE: script(step_s=0.05, hold_at=[12])})
     wait_for(lambda: len(scene.steps(job_id)) >= 2, what="a step")
     assert zombie.pid is not None
     pid = zombie.pid

@@ -113,7 +113,7 @@ def write_all(worker: Worker, job_id: str, writes: list[Write], end: Write) -> l
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     writes=st.lists(st.sampled_from(WRITES), max_size=4),
