@@ -5,6 +5,8 @@ route begins: an upload of minutes holds no connection to the database.
 
 Luthier's own processes know each other by one internal key. With it the header `x-luthier-project` says
 whose project a request is for: so a batch's lines go the way that its owner's own requests go.
+
+A request of the page's has no key but a session's cookie (`api.cookies`), which stands for one.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from foundation.errors import PermissionDenied, Unauthenticated
 from foundation.headers import PROJECT
-from storage.organization import api_keys
+from storage.organization import api_keys, sessions
 from storage.organization.api_keys import Caller
 
-from .wiring import Wired, of_request
+from . import cookies
+from .wiring import Wired, Wiring, of_request
 
 API_KEY = "ApiKey"
 """What the OpenAPI document calls a key in the `Authorization` header."""
@@ -39,7 +42,9 @@ async def authenticate(
     wiring: Wired,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Caller:
-    """The caller, by a key of either kind. Raises Unauthenticated."""
+    """The caller, by a key of either kind or by a session. Raises Unauthenticated, PermissionDenied."""
+    if credentials is None and "authorization" not in request.headers:
+        return await _by_session(request, wiring)
     if credentials is None or credentials.scheme.lower() != "bearer":
         raise Unauthenticated(_NO_KEY)
     # A header's bytes come as Latin-1; keys are hashed as UTF-8. A key may hold spaces.
@@ -47,14 +52,29 @@ async def authenticate(
     if _is_internal(key, wiring.settings.internal_key):
         project_id = request.headers.get(PROJECT, "")
         caller = await wiring.database.read(api_keys.internal_caller, project_id)
-    else:
-        caller = await wiring.callers.ask(key)
+        if caller is None:
+            raise _unknown(key)
+        request.state.caller = caller
+        return caller
+    return await authenticate_key(request, wiring, key)
+
+
+async def authenticate_key(request: Request, wiring: Wiring, key: str) -> Caller:
+    """The caller by a key that stands in a row. Raises Unauthenticated."""
+    caller = await wiring.callers.ask(key)
     if caller is None:
-        raise Unauthenticated(
-            f"Incorrect API key provided: {_masked(key)}. You can find your API key with the "
-            "operator of this server.",
-            code="invalid_api_key",
-        )
+        raise _unknown(key)
+    request.state.caller = caller
+    return caller
+
+
+async def _by_session(request: Request, wiring: Wiring) -> Caller:
+    token = cookies.session_token(request)
+    if token is None:
+        raise Unauthenticated(_NO_KEY)
+    caller = await wiring.database.read(sessions.find_caller, token)
+    if caller is None:
+        raise Unauthenticated("Your session is over. Sign in again.", code="session_over")
     request.state.caller = caller
     return caller
 
@@ -93,6 +113,9 @@ def check_owner(caller: Caller, what: str) -> None:
         )
 
 
+AnyCaller = Annotated[Caller, Depends(authenticate)]
+"""The caller by a key of either kind."""
+
 ProjectCaller = Annotated[Caller, Depends(of_project)]
 """The caller by a project's key; everything that the request touches is this project's."""
 
@@ -103,6 +126,14 @@ AdminCaller = Annotated[Caller, Depends(of_organization)]
 def _is_internal(key: str, internal_key: str) -> bool:
     return bool(internal_key) and hmac.compare_digest(
         key.encode("utf-8", "surrogateescape"), internal_key.encode()
+    )
+
+
+def _unknown(key: str) -> Unauthenticated:
+    return Unauthenticated(
+        f"Incorrect API key provided: {_masked(key)}. You can find your API key with the "
+        "operator of this server.",
+        code="invalid_api_key",
     )
 
 

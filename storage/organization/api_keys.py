@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import (
     CheckConstraint,
     ColumnElement,
     ForeignKey,
+    Row,
     Select,
     String,
     any_,
@@ -205,21 +206,31 @@ def find_callers(session: Session, keys: Sequence[str]) -> dict[str, Caller]:
     for found in session.execute(_FIND_CALLERS, {"hashes": list(by_hash)}):
         if not found.is_use_noted:
             used.append(found.id)
-        callers[by_hash[found.sha256]] = Caller(
-            key_id=found.id,
-            kind="admin" if found.kind == "admin" else "project",
-            project_id=found.project_id or "",
-            organization_id=found.organization_id or "",
-            organization_slug=found.organization_slug or "",
-            guards_input=bool(found.guards_input),
-            guards_output=bool(found.guards_output),
-            requests_per_minute=found.requests_per_minute,
-            tokens_per_minute=found.tokens_per_minute,
-            is_owner=found.role in (None, "owner"),
-        )
+        callers[by_hash[found.sha256]] = _caller(found)
     if used:
         _note_use(session, used)
     return callers
+
+
+def caller_of_key(session: Session, key_id: str) -> Caller | None:
+    """The caller by a key that lives, for whoever stands for it: a session of the page."""
+    found = session.execute(_CALLERS.where(ApiKeyRow.id == key_id)).first()
+    return None if found is None else _caller(found)
+
+
+def _caller(found: Row[Any]) -> Caller:
+    return Caller(
+        key_id=found.id,
+        kind="admin" if found.kind == "admin" else "project",
+        project_id=found.project_id or "",
+        organization_id=found.organization_id or "",
+        organization_slug=found.organization_slug or "",
+        guards_input=bool(found.guards_input),
+        guards_output=bool(found.guards_output),
+        requests_per_minute=found.requests_per_minute,
+        tokens_per_minute=found.tokens_per_minute,
+        is_owner=found.role in (None, "owner"),
+    )
 
 
 def internal_caller(session: Session, project_id: str) -> Caller | None:
@@ -257,8 +268,7 @@ def _is_use_noted() -> ColumnElement[bool]:
     return func.coalesce(ApiKeyRow.last_used_at > a_minute_ago, False)
 
 
-# Each request asks this, so it is put together once.
-_FIND_CALLERS = (
+_CALLERS = (
     select(
         ApiKeyRow.id,
         ApiKeyRow.sha256,
@@ -276,11 +286,15 @@ _FIND_CALLERS = (
     .outerjoin(ProjectRow, ApiKeyRow.project_id == ProjectRow.id)
     .outerjoin(ServiceAccountRow, ApiKeyRow.service_account_id == ServiceAccountRow.id)
     .where(
-        ApiKeyRow.sha256 == any_(bindparam("hashes", type_=ARRAY(String))),
         ApiKeyRow.revoked_at.is_(None),
         or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > func.now()),
         ProjectRow.archived_at.is_(None),
     )
+)
+"""Of every key that lives."""
+# Each request asks this, so it is put together once.
+_FIND_CALLERS = _CALLERS.where(
+    ApiKeyRow.sha256 == any_(bindparam("hashes", type_=ARRAY(String)))
 )
 
 
