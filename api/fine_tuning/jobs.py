@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
@@ -37,6 +37,11 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_cl
 TRAINING_PURPOSE = "fine-tune"
 
 Json = dict[str, Any]
+
+
+Status = Literal[
+    "validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"
+]
 
 
 class JobError(BaseModel):
@@ -77,9 +82,7 @@ class FineTuningJob(BaseModel):
     result_files: list[str]
     seed: int
     shared_with_openai: Literal[False] = False
-    status: Literal[
-        "validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"
-    ]
+    status: Status
     """As in OpenAI's API, whose clients know no `paused` though its service has that state."""
     trained_tokens: int | None
     training_file: str
@@ -139,9 +142,22 @@ async def list_jobs(
     wiring: Wired,
     after: After = None,
     limit: Annotated[int, limit(1000)] = 20,
+    status: Annotated[
+        list[Status] | None, Query(description="Jobs in one of these states only.", max_length=7)
+    ] = None,
+    search: Annotated[
+        str, Query(description="Found in the job's id, suffix or models.", max_length=256)
+    ] = "",
 ) -> Page[FineTuningJob]:
+    """OpenAI's API selects by metadata alone; `status` and `search` are Luthier's."""
     page = await wiring.database.run(
-        jobs.page, caller.project_id, after=after, limit=limit, metadata=_metadata_filter(request)
+        jobs.page,
+        caller.project_id,
+        after=after,
+        limit=limit,
+        metadata=_metadata_filter(request),
+        statuses=status or (),
+        search=search,
     )
     return Page(data=[FineTuningJob.from_row(row) for row in page.rows], has_more=page.has_more)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import ForeignKey, Index, Select, func, select, text
+from sqlalchemy import ForeignKey, Index, Select, func, or_, select, text
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from foundation.errors import InvalidRequest, JobNotFound
@@ -146,9 +146,18 @@ def page(
     after: str | None,
     limit: int,
     metadata: Mapping[str, str] | Literal["null"] | None = None,
+    statuses: Sequence[str] = (),
+    search: str = "",
 ) -> pages.RowPage[JobRow]:
-    """Newest first; `metadata` selects jobs that carry all the pairs, "null" those that carry none."""
+    """Newest first; `metadata` selects jobs that carry all the pairs, "null" those that carry none; `search` those
+    in whose id, suffix or models it stands.
+    """
     query = of_project(project_id)
+    if statuses:
+        query = query.where(JobRow.status.in_(statuses))
+    if search:
+        names = (JobRow.id, JobRow.suffix, JobRow.model, JobRow.base_model, JobRow.fine_tuned_model)
+        query = query.where(or_(*(name.icontains(search, autoescape=True) for name in names)))
     if metadata == "null":
         query = query.where(JobRow.metadata_.is_(None))
     elif metadata is not None:

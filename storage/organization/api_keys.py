@@ -293,9 +293,7 @@ _CALLERS = (
 )
 """Of every key that lives."""
 # Each request asks this, so it is put together once.
-_FIND_CALLERS = _CALLERS.where(
-    ApiKeyRow.sha256 == any_(bindparam("hashes", type_=ARRAY(String)))
-)
+_FIND_CALLERS = _CALLERS.where(ApiKeyRow.sha256 == any_(bindparam("hashes", type_=ARRAY(String))))
 
 
 def _of(project_id: str | None) -> Select[ApiKeyRow]:

@@ -73,9 +73,7 @@ def create(session: Session, key_id: str, token: str) -> SessionRow:
 def find(session: Session, token: str) -> SessionRow | None:
     """The live session of that token; its use is noted once a minute."""
     row = session.scalar(
-        select(SessionRow).where(
-            SessionRow.sha256 == digest(token), ~or_(*_is_over())
-        )
+        select(SessionRow).where(SessionRow.sha256 == digest(token), ~or_(*_is_over()))
     )
     if row is not None:
         a_minute_ago = func.now() - func.make_interval(0, 0, 0, 0, 0, 1)

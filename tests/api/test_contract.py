@@ -28,6 +28,7 @@ from schemathesis.specs.openapi.checks import (
 
 from api.app import create_app
 from foundation.settings import Settings
+from storage.organization import api_keys, sessions
 from tests.api.gateway.fake_backend import FakeBackend
 from tests.api.stack import Api, Tenant, running, running_api
 from tests.factories import colour_rows, jsonl
@@ -158,6 +159,12 @@ class Things:
     def _export_id(self, _: object) -> str:
         path = f"/v1/luthier/models/{self._model(None)}/export"
         return self._transfer_id(path, {"format": "peft"}, "exports")
+
+    def _session_id(self, _: object) -> str:
+        with self.api.sessions.begin() as session:
+            caller = api_keys.find_caller(session, self.tenant.key)
+            assert caller is not None
+            return sessions.create(session, caller.key_id, sessions.new_token()).id
 
     def _import_id(self, _: object) -> str:
         body = {"model": "tiny-random", "file_id": self._file_id(None)}

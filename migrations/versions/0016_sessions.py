@@ -8,8 +8,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0019"
-down_revision = "0018"
+revision = "0016"
+down_revision = "0015"
 branch_labels = None
 depends_on = None
 
@@ -26,7 +26,9 @@ def upgrade() -> None:
         sa.Column("created_at", _TIME, server_default=_NOW, nullable=False),
         sa.Column("last_used_at", _TIME, server_default=_NOW, nullable=False),
         sa.Column("expires_at", _TIME, nullable=False),
-        sa.ForeignKeyConstraint(["key_id"], ["api_keys.id"], name=op.f("fk_sessions_key_id_api_keys")),
+        sa.ForeignKeyConstraint(
+            ["key_id"], ["api_keys.id"], name=op.f("fk_sessions_key_id_api_keys")
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_sessions")),
         sa.UniqueConstraint("sha256", name=op.f("uq_sessions_sha256")),
     )
