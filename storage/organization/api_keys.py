@@ -12,7 +12,6 @@ from sqlalchemy import (
     CheckConstraint,
     ColumnElement,
     ForeignKey,
-    Row,
     Select,
     String,
     any_,
@@ -218,7 +217,7 @@ def caller_of_key(session: Session, key_id: str) -> Caller | None:
     return None if found is None else _caller(found)
 
 
-def _caller(found: Row[Any]) -> Caller:
+def _caller(found: Any) -> Caller:
     return Caller(
         key_id=found.id,
         kind="admin" if found.kind == "admin" else "project",
