@@ -17,7 +17,16 @@ from api.fine_tuning import graders
 from api.fine_tuning import jobs as fine_tuning_jobs
 from api.fine_tuning import permissions as fine_tuning_permissions
 from api.gateway import classifications, inference, moderations, stored_completions
-from api.luthier import aliases, guard, probes, reports, reproductions, series, sessions, signing_key
+from api.luthier import (
+    aliases,
+    guard,
+    probes,
+    reports,
+    reproductions,
+    series,
+    sessions,
+    signing_key,
+)
 from api.models import artifacts, exports, imports, models
 from api.organization import admin_keys as organization_admin_keys
 from api.organization import project_keys as organization_project_keys
