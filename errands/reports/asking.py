@@ -31,6 +31,8 @@ class ReportQuestion:
     """Within the section: what a kept answer is found by."""
     path: str
     body: Json
+    num_logprobs: int = 0
+    """Of the last tokens read: what a question that scores its prompt is about."""
 
 
 @dataclass(frozen=True)
@@ -109,19 +111,24 @@ def _answered(future: Future[ApiReply], asked: _Pending) -> Answered:
     if reply.status != 200:
         return Answered(key, seconds=seconds, error=_message(reply))
     try:
-        return _read(key, reply.body, seconds)
-    except (LookupError, TypeError, AttributeError) as error:
+        return _read(asked.question, reply.body, seconds)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         text = f"The inference server's reply cannot be read ({type(error).__name__})."
         return Answered(key, seconds=seconds, error=text)
 
 
-def _read(key: str, body: Json, seconds: float) -> Answered:
+def _read(question: ReportQuestion, body: Json, seconds: float) -> Answered:
     choice, usage = body["choices"][0], body.get("usage") or {}
     message = choice.get("message") or {}
     text = message.get("content") if "message" in choice else choice["text"]
     details = usage.get("prompt_tokens_details") or {}
+    logprobs: list[float] = []
+    if question.num_logprobs:
+        logprobs = [
+            float(p) for p in choice["logprobs"]["token_logprobs"][-question.num_logprobs :]
+        ]
     return Answered(
-        key,
+        question.key,
         text=str(text or message.get("refusal") or "")[:MAX_TEXT_CHARS],
         tool_calls=list(message.get("tool_calls") or ()),
         finish_reason=choice.get("finish_reason"),
@@ -129,6 +136,7 @@ def _read(key: str, body: Json, seconds: float) -> Answered:
         cached_tokens=int(details.get("cached_tokens") or 0),
         output_tokens=int(usage.get("completion_tokens") or 0),
         seconds=seconds,
+        logprobs=logprobs,
     )
 
 

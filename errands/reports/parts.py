@@ -36,6 +36,8 @@ class Answered:
     output_tokens: int = 0
     seconds: float = 0.0
     """From being asked to being there, its wait for a turn included."""
+    logprobs: list[float] = field(default_factory=list)
+    """Of the tokens that the question was about, if it was about those that it had itself."""
     error: str | None = None
 
 

@@ -56,20 +56,22 @@ class Wording:
             body["stop"] = list(ending.stop)
         shots = [*self.shots, *near]
         if not case.is_chat:
-            return ReportQuestion(key, TEXT_PATH, body | {"prompt": self._text(case, shots)})
-        body["messages"] = self._messages(case, shots)
+            return ReportQuestion(key, TEXT_PATH, body | {"prompt": self.text(case, shots)})
+        body["messages"] = self.messages(case, shots)
         if case.tools:
             body["tools"] = list(case.tools)
         return ReportQuestion(key, CHAT_PATH, body)
 
-    def _messages(self, case: Case, shots: Sequence[Case]) -> list[Json]:
+    def messages(self, case: Case, shots: Sequence[Case]) -> list[Json]:
+        """Of a chat whose next turn is the answer."""
         own = [m for m in case.messages if m["role"] in ("system", "developer")]
         rest = [m for m in case.messages if m["role"] not in ("system", "developer")]
         if self.instruction is not None:
             own = [{"role": "system", "content": self.instruction}]
         return [*own, *(message for shot in shots for message in _as_turns(shot)), *rest]
 
-    def _text(self, case: Case, shots: Sequence[Case]) -> str:
+    def text(self, case: Case, shots: Sequence[Case]) -> str:
+        """Behind which the answer is written."""
         parts = [f"{shot.prompt}{shot.wanted.text}" for shot in shots]
         if self.instruction is not None:
             parts.insert(0, self.instruction)

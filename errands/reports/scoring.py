@@ -16,15 +16,17 @@ from grading.measures import measures
 from grading.measures.measure import Answer, Measure, RowScore
 from grading.statistics import Interval, bootstrap, wilson
 
+from . import likelihood
 from .asking import CHAT_PATH
 from .cases import Case
 from .contenders import Contender
 from .context import ReportContext
+from .likelihood import Likelihood
 from .parts import Answered, Json
 from .plan import ContenderPlan
 
-GRADES = "grades"
-"""The section under which a grader's grades are kept."""
+GRADES, LIKELIHOOD = "{}-grades", "{}-likelihood"
+"""Under which a section's grades and likelihoods are kept."""
 GRADED_AT_ONCE = 8
 MAX_UNGRADED = 0.1
 """Of the answers: with more than that, the grader's word is none."""
@@ -33,19 +35,26 @@ MAX_UNGRADED = 0.1
 class Scoring:
     """Decided before anything is asked, so that no figure could have chosen it."""
 
-    def __init__(self, context: ReportContext) -> None:
+    def __init__(self, context: ReportContext, plan: ContenderPlan, section: str) -> None:
         assert context.data.task is not None
         self._context = context
+        self._plan = plan
+        self._section = section
         self._measure: Measure = measures.of_task(context.data.task)
         asked = context.asked.get("grader")
         self._grader: Grader | None = None if asked is None else graders.parse(asked)
         self.notes: list[str] = []
         self._is_graded = self._grader is not None
+        # Free answers may be good in many ways; how near one is to the wanted one is not told by its words.
+        is_free = context.data.task.type == "chat" and self._grader is None
+        self._likelihood = Likelihood.open(context) if is_free else None
 
     @property
     def primary(self) -> str:
         if self._grader is not None and self._is_graded:
             return f"the grader '{self._grader.name}'"
+        if self._likelihood is not None:
+            return likelihood.NAME
         return self._measure.primary
 
     def score(
@@ -56,6 +65,8 @@ class Scoring:
             name: [self._measure.score(reply, case.wanted) for case, reply in pairs]
             for name, pairs in replies.items()
         }
+        if self._likelihood is not None:
+            return self._likely(self._likelihood, replies, scores)
         if self._grader is None:
             return scores
         grades = self._grades(replies)
@@ -80,12 +91,49 @@ class Scoring:
             for name, pairs in replies.items()
         }
 
+    def _likely(
+        self,
+        measured: Likelihood,
+        replies: Mapping[str, Sequence[tuple[Case, Answer]]],
+        scores: Mapping[str, list[RowScore]],
+    ) -> dict[str, list[RowScore]]:
+        """Of those that have a model: the others find nothing probable."""
+        contenders = [*self._plan.alternatives, self._plan.tuned]
+        asked = [each for each in contenders if each.name in replies and each.model is not None]
+        cases = [case for case, _ in replies[asked[0].name]] if asked else []
+        questions = (
+            question
+            for case in cases
+            for each in asked
+            if (question := measured.question(self._plan.ground, each, case)) is not None
+        )
+        answers = self._context.ask(LIKELIHOOD.format(self._section), questions)
+        failed = [each.error for each in answers.values() if each.error is not None]
+        if len(failed) > MAX_UNGRADED * len(answers) or not answers:
+            self._likelihood = None
+            why = failed[0] if failed else "none of them can be put in the base's tokens"
+            self.notes.append(
+                f"How likely models find the wanted answers is not known ({why}), so the figures are by: {self._measure.primary}."
+            )
+            return dict(scores)
+        found: dict[str, list[RowScore]] = {}
+        for each in asked:
+            keys = [f"{each.name}:{case.key}" for case in cases]
+            found[each.name] = [
+                RowScore(
+                    likelihood.mean_likelihood(answers[key]) if key in answers else 0.0,
+                    {self._measure.primary: score.primary, **score.also},
+                )
+                for key, score in zip(keys, scores[each.name], strict=True)
+            ]
+        return found
+
     def together(self, pairs: Sequence[tuple[Case, Answer]]) -> Json:
         return self._measure.together([(reply, case.wanted) for case, reply in pairs])
 
     def _grades(self, replies: Mapping[str, Sequence[tuple[Case, Answer]]]) -> dict[str, Answered]:
-        context = self._context
-        grades = context.parts.answers(GRADES)
+        context, section = self._context, GRADES.format(self._section)
+        grades = context.parts.answers(section)
         missing = [
             (f"{name}:{case.key}", case, reply)
             for name, pairs in replies.items()
@@ -95,7 +143,7 @@ class Scoring:
         for start in range(0, len(missing), GRADED_AT_ONCE):
             context.lease.check()
             fresh = asyncio.run(self._grade_all(missing[start : start + GRADED_AT_ONCE]))
-            context.parts.keep_answers(GRADES, fresh)
+            context.parts.keep_answers(section, fresh)
             grades |= {each.key: each for each in fresh}
         return {
             f"{name}:{case.key}": grades[f"{name}:{case.key}"]

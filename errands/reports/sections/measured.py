@@ -20,6 +20,9 @@ LOOSE = ("grounded", "zero_shot", "instructed")
 """What a small budget does without, in this order, where it is not the best alternative."""
 
 
+NO_MODEL = "it is no model, and so finds no answer likely"
+
+
 class Measured:
     name: ClassVar[str] = "contenders"
     cost: ClassVar[str] = (
@@ -31,13 +34,15 @@ class Measured:
         if not data.holdout:
             raise SectionSkipped(data.why_none or "there are no rows that were not learnt")
         tried = context.of("prompts")
-        plan, scoring = ContenderPlan(context), Scoring(context)
+        plan = ContenderPlan(context)
+        scoring = Scoring(context, plan, self.name)
         cases, contenders, left_out = _within_budget(context, plan, tried)
         answers = context.ask(self.name, plan.questions(contenders, cases))
         replies, refused = replies_of(plan, contenders, cases, answers)
         if "tuned" in refused:
             raise SectionSkipped(f"the tuned model does not answer: {refused['tuned']}")
         scores = scoring.score(replies)
+        left_out |= {name: NO_MODEL for name in replies if name not in scores}
         clusters = [case.cluster for case in cases]
         found = [
             _told(each, cases, scores[each.name], clusters, answers, scoring, replies, context.seed)

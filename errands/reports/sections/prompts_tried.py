@@ -12,6 +12,9 @@ from errands.reports.parts import Answered, Json
 from errands.reports.plan import ContenderPlan
 from errands.reports.scoring import Scoring, replies_of
 
+BLOCK = 4
+"""Rows between two looks at the time."""
+
 
 class PromptsTried:
     name: ClassVar[str] = "prompts"
@@ -26,19 +29,19 @@ class PromptsTried:
         if not plan.dev:
             # Nothing to choose by: the way that the rows ask is the one that everybody begins with.
             return {"rows": 0, "tried": [], "refused": {}, "few_shot": None, "best": "zero_shot"}
-        scoring = Scoring(context)
-        answers = context.ask(self.name, plan.questions(plan.alternatives, plan.dev))
-        replies, refused = replies_of(plan, plan.alternatives, plan.dev, answers)
+        scoring = Scoring(context, plan, self.name)
+        dev, answers = self._asked(context, plan)
+        replies, refused = replies_of(plan, plan.alternatives, dev, answers)
         tried = {
             name: {
                 "score": round(sum(score.primary for score in scores) / len(scores), 6),
-                **_effort([answers[k] for k in _keys(name, plan.dev) if k in answers]),
+                **_effort([answers[k] for k in _keys(name, dev) if k in answers]),
             }
             for name, scores in scoring.score(replies).items()
         }
         told: Sequence[Contender] = [each for each in plan.alternatives if each.name in tried]
         return {
-            "rows": len(plan.dev),
+            "rows": len(dev),
             "measure": scoring.primary,
             "tried": [
                 {"name": each.name, "title": each.title, **tried[each.name], **each.told}
@@ -49,6 +52,20 @@ class PromptsTried:
             "best": _best(list(tried), tried),
             "notes": scoring.notes,
         }
+
+    def _asked(
+        self, context: ReportContext, plan: ContenderPlan
+    ) -> tuple[list[Case], dict[str, Answered]]:
+        """On as many rows as half of the budget bears: by what was measured, so that a second attempt stops there, too."""
+        dev: list[Case] = []
+        answers: dict[str, Answered] = {}
+        for start in range(0, len(plan.dev), BLOCK):
+            dev += plan.dev[start : start + BLOCK]
+            answers = context.ask(self.name, plan.questions(plan.alternatives, dev))
+            seconds = sum(answered.seconds for answered in answers.values())
+            if seconds / context.asking.concurrency > context.left_s / 2:
+                break
+        return dev, answers
 
 
 def _keys(name: str, cases: Sequence[Case]) -> list[str]:

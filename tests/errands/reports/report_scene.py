@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,8 @@ class Models:
 
     tuned: str = ""
     script: Script = lambda _model, _messages: "I do not know."
+    likelihood: float = 0.5
+    """That the tuned model finds in each token of an answer; the base finds half of it."""
     asked: Counter[str] = field(default_factory=Counter)
     """By the model and all that was said."""
     most_at_once: int = 0
@@ -73,6 +76,10 @@ class Models:
         said: Json = {"index": 0, "finish_reason": "stop"}
         if "messages" in body:
             said["message"] = {"role": "assistant", "content": text}
+        elif body.get("echo"):
+            logprob = math.log(self.likelihood / (1 if body["model"] == self.tuned else 2))
+            logprobs = [None, *(logprob for _ in body["prompt"][1:])]
+            said |= {"text": "", "logprobs": {"token_logprobs": logprobs}}
         else:
             said |= {"text": text, "logprobs": None}
         kind = "chat.completion" if "messages" in body else "text_completion"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import update
 
@@ -14,7 +16,7 @@ from storage.models import models
 from storage.reports.reports import ReportRow
 from tests.errands.reports import one_report
 from tests.errands.reports.report_scene import ReportScene, knows, row
-from tests.factories import Json
+from tests.factories import Json, chat_row
 
 TRAINING = [row(n) for n in range(24)]
 FEW = TRAINING[:9]
@@ -219,3 +221,25 @@ def test_what_has_no_right_answer_is_not_measured(scene: ReportScene, method: st
 
     assert scene.run(job).verdict == "too_few"
     assert not scene.models.asked
+
+
+def test_free_answers_are_measured_by_how_likely_they_are(
+    scene: ReportScene, base_path: Path
+) -> None:
+    scene.settings = scene.settings.replace(bases_dir=base_path.parent)
+    rows = [
+        chat_row(f"Tell me of {n}", " ".join(f"w{n * i % 97}" for i in range(30)))
+        for n in range(40)
+    ]
+    job = scene.job(rows[:30], rows[30:])
+
+    report = scene.run(job)
+
+    found = scene.report(job)
+    figures = {each["name"]: each["primary"]["value"] for each in found["contenders"]["contenders"]}
+    assert found["data"]["task"]["type"] == "chat"
+    assert found["contenders"]["measure"] == "likelihood of the wanted answer, a token"
+    assert figures["tuned"] == pytest.approx(0.5)
+    assert figures["zero_shot"] == pytest.approx(0.25)
+    assert "no model" in found["contenders"]["left_out"]["copy"]
+    assert report.verdict == "helped"
