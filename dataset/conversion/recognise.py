@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ _READ_BYTES = 1 << 20
 _BLANKS = " \t\r\n"
 PLAIN_TEXT = "plain text"
 """What a job reads as it is."""
+
+_ARRAY = re.compile(r"\[\s*[{\]]")
 
 Items = Iterator[tuple[int, Row | Unmapped]]
 
@@ -59,7 +62,7 @@ def recognise(
     if columns is not None or (not is_json and tables.is_table(suffix, text.partition("\n")[0])):
         name = "TSV" if suffix == ".tsv" else "CSV"
         return Conversion(name, lambda _: tables.rows_of(path, suffix, columns))
-    if text.startswith("["):
+    if _ARRAY.match(text):
         form = _form_of(_array_items(path), to_chat)
         name = f"a JSON array of {form.name} rows" if form else "a JSON array"
         return Conversion(name, lambda self: _mapped(_array_items(path), form, self))

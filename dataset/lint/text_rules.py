@@ -68,7 +68,7 @@ _REFUSES = (
 
 def rules(special_tokens: Collection[str] = ()) -> list[TextRule]:
     """Those of every file; `special_tokens` are the base's, if it is known."""
-    specials = _any_of({*SPECIAL_TOKENS, *(t for t in special_tokens if len(t) > 2)})
+    specials = special_tokens_pattern(special_tokens)
     literals = tuple(t.encode() for t in special_tokens if len(t) > 2 and not t.startswith("<|"))
     return [
         TextRule("E301", Trigger((b"<|", *literals)), _shows(specials, "it holds {}")),
@@ -115,6 +115,10 @@ def rules(special_tokens: Collection[str] = ()) -> list[TextRule]:
             _unseen,
         ),
     ]  # fmt: skip
+
+
+def special_tokens_pattern(special_tokens: Collection[str] = ()) -> re.Pattern[str]:
+    return _any_of({*SPECIAL_TOKENS, *(t for t in special_tokens if len(t) > 2)})
 
 
 def _shows(pattern: re.Pattern[str], words: str, *, besides: re.Pattern[str] | None = None) -> Look:

@@ -14,6 +14,7 @@ from . import (
     classify,
     files,
     jobs,
+    lint,
     models,
     reports,
     reproduce,
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve.serve)
+app.command("lint")(lint.lint)
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")

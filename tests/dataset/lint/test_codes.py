@@ -70,7 +70,7 @@ ENGLISH = "The parcel has finally arrived yesterday, but unfortunately it was br
 ALMOST = sentence(902, 60)
 FAULTY: dict[str, tuple[Any, Any]] = {
     # A file in which it is found, and one in which it is not.
-    "E101": (with_row(b'{"messages": [,]}'), with_row(chat(500))),
+    "E101": (with_row(b'{"messages": oops}'), with_row(chat(500))),
     "E102": (with_row(b"[1]"), with_row(chat(500))),
     "E103": (with_row(dumped(chat(500)).replace(b"a", b"\xe9")), with_row(chat(500, answer="Café au lait."))),
     "E104": (with_row({"messages": [], "extra": 1}), with_row({**CALLED, "parallel_tool_calls": True})),
