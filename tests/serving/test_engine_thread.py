@@ -25,6 +25,7 @@ from tests.serving.parts import (
     expected_ids,
     generated,
     greedy,
+    huge,
     make_engine,
     prompt_of,
     running_thread,
@@ -74,14 +75,12 @@ async def test_what_cannot_be_taken_is_refused_at_once_and_whole(thread: EngineT
 async def test_a_choice_that_fails_ends_the_others_of_its_request(
     thread: EngineThread, adapters: list[Adapter]
 ) -> None:
-    huge = Adapter(
-        "adapter-huge", {n: (a * 1e25, b * 1e25) for n, (a, b) in adapters[1].pairs.items()}
-    )
+    too_large = huge(adapters[1])
     with pytest.raises(NotFinite):
         await generated(
             thread,
             greedy(prompt_of(5), max_tokens=1500),
-            greedy(prompt_of(5), adapter=huge),
+            greedy(prompt_of(5), adapter=too_large),
         )
     await until_idle(thread.engine)
 

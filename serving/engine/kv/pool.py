@@ -51,7 +51,10 @@ class KvPool:
             dtype=dtype,
             device=device,
         )
-        self._layers = self._tensor.unbind(0)
+        # By layer, its keys and behind them its values: (2 kv heads, tokens, head dim).
+        self._layers = self._tensor.view(
+            self.num_layers, 2 * num_kv_heads, self.num_tokens, size
+        ).unbind(0)
         self.dtype = dtype
         self.device = device
         self._used = bytearray(num_pages)
@@ -144,16 +147,15 @@ class KvPool:
         first = regions[0].start
         spacing = regions[1].start - first if len(regions) > 1 else 0
         layer, head, token, number = self._tensor.stride()
-        shape = (len(self._layers), len(regions), self._tensor.shape[1], num_tokens)
+        shape = (len(self._tensor), len(regions), self._tensor.shape[1], num_tokens)
         strides = (layer, spacing * token, head, token, number)
         return self._tensor.as_strided(
             (*shape, self._tensor.shape[-1]), strides, first * token
         ).unbind(0)
 
-    def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Put keys and values (kv heads, T, head dim) at `places` (T,), positions in the pool."""
-        self._layers[2 * layer].index_copy_(1, places, keys)
-        self._layers[2 * layer + 1].index_copy_(1, places, values)
+    def write(self, layer: int, places: Tensor, keys_values: Tensor) -> None:
+        """Put keys and behind them values (T, 2 kv heads, head dim) at `places` (T,), positions in the pool."""
+        self._layers[layer].index_copy_(1, places, keys_values.transpose(0, 1))
 
     def _take(self, first: int, num_pages: int) -> None:
         self._mark(first, num_pages, 1)

@@ -1,7 +1,6 @@
 """Adapters side by side in one batch: every linear layer of the base holds a few of them in slots.
 
-Layers that the base computes as one (`linear.SHARING_INPUT`) are one for adapters, too: their A side by
-side, their B along the diagonal.
+Layers that the base computes as one (`linear.SHARING_INPUT`) are one for adapters, too.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from transformers import PreTrainedModel
 from serving.engine.tier_counts import TierCounts
 
 from .linear import PackedLinear, fused_names, put, put_parts
-from .slot_linear import Pair, SlotLinear, SlotRun, SlotRuns
+from .low_rank import LowRank
+from .slot_linear import SlotLinear, SlotRun, SlotRuns
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Adapter:
     """A parsed adapter, ready to be put into a slot."""
 
     id: str
-    pairs: Mapping[str, Pair]
+    pairs: Mapping[str, LowRank]
     """By the name of a linear layer in the base, for fused layers that of the first."""
     strength: float = 1.0
     """What is added to the base, as a multiple of what was trained. The pairs are without it."""
@@ -45,7 +45,7 @@ class Adapter:
 
     @cached_property
     def size_bytes(self) -> int:
-        return sum(t.numel() * t.itemsize for pair in self.pairs.values() for t in pair)
+        return sum(pair.size_bytes for pair in self.pairs.values())
 
     @classmethod
     def from_layers(
@@ -60,28 +60,7 @@ class Adapter:
         `shapes` are the base's, (out, in) by layer.
         """
         groups = {tuple(fused_names(name)) for name in layers}
-        return cls(id, {names[0]: _fuse(names, layers, shapes, dtype) for names in groups})
-
-
-def _fuse(
-    names: Sequence[str],
-    layers: Mapping[str, tuple[Tensor, Tensor, float]],
-    shapes: Mapping[str, tuple[int, int]],
-    dtype: torch.dtype,
-) -> Pair:
-    """One pair for the layers `names`, of which the adapter has some."""
-    left = torch.cat([layers[name][0] for name in names if name in layers])  # (sum of R, in)
-    right = torch.zeros(left.shape[0], sum(shapes[name][0] for name in names))
-    row = column = 0
-    for name in names:
-        num_out = shapes[name][0]
-        if name in layers:
-            _, b, scale = layers[name]
-            rank = b.shape[1]
-            right[row : row + rank, column : column + num_out] = b.T * scale
-            row += rank
-        column += num_out
-    return left.T.to(dtype).contiguous(), right.to(dtype)
+        return cls(id, {names[0]: LowRank.of(names, layers, shapes, dtype) for names in groups})
 
 
 class AdapterSlots:
@@ -97,7 +76,6 @@ class AdapterSlots:
         """`budget_bytes` bounds the adapters in slots together, each in its own rank."""
         self._runs = SlotRuns()
         self._layers = _replace_linears(model, num_slots, self._runs)
-        self._device = model.device
         self._num_users = [0] * num_slots
         self._adapters: list[Adapter | None] = [None] * num_slots
         # Slots by last use, the longest unused first.
@@ -177,7 +155,7 @@ class AdapterSlots:
 
     def set_runs(self, runs: Sequence[SlotRun]) -> None:
         """Say which tokens of the coming step belong to which slot."""
-        self._runs.set(runs, self._device)
+        self._runs.set(runs)
 
     def _load(self, slot: int, adapter: Adapter | None) -> None:
         self.counts.num_evictions += self._adapters[slot] is not None

@@ -1,13 +1,16 @@
 """A linear layer of the base, and slots in it for adapters: each is added to its own tokens of the batch.
 
-The batch's tokens are sorted by slot, so each adapter's tokens are one run. Runs of similar length, as
-when many sequences generate, are padded to one length and computed as one batched product for all slots.
-Others are computed run by run, `x[run] @ A @ B` in the adapter's own rank. Either way there is no gathering
-of weights and no cost for tokens of the base or for a layer that no adapter targets.
+The batch's tokens are sorted by slot, so each adapter's tokens are one run. A long run, as of a prompt, is computed
+by itself: two products. Short ones, as when many sequences generate, would be many products of next to no rows,
+each of which costs more than what it computes. So they are computed together, token by token, as sums of table rows:
+what a token gains is the sum of its adapter's rows, each times a number, and the tables hold the rows of all slots. Each
+token has rows of its own adapter alone, so there are no zeros to be multiplied for a neighbour of another rank, and nothing
+for tokens of the base.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,14 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from .linear import PackedLinear
+from .low_rank import LowRank, b_rows
 
-# (A, B) of one layer: (in, R) and (R, out), the scale folded into B.
-Pair = tuple[Tensor, Tensor]
-# Runs are computed together if padding makes them at most so many times as many tokens, and their
-# adapters at most so many times as wide: nobody is to pay for a neighbour's wide adapter.
-MAX_PADDING = 2
-# A stack is as wide for all its slots; a wider adapter has tensors of its own.
-MAX_STACKED_RANK = 64
+# A run of at most so many tokens is computed row by row. A product of 16 takes as long; one of 64 half as long.
+MAX_SUMMED_TOKENS = 16
+# Of all layers together. A table is as wide for all its slots; a wider adapter has tensors of its own.
+MAX_TABLE_RANK = 192
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,62 +35,51 @@ class SlotRun:
 
 
 @dataclass(frozen=True, slots=True)
-class _Together:
-    """A run for each of `num` neighbouring slots, padded to one length: num * length places."""
+class _Sums:
+    """Which rows are summed up. Each sum begins where its offset says and ends where the next one begins."""
 
-    slots: tuple[int, ...]
-    """Those with a run; the first and the last of the neighbours are among them."""
-    first: int
-    num: int
-    length: int
-    tokens: Tensor
-    """(num * length,) which of the batch's tokens is at each place, whichever where none belongs."""
+    tokens: Tensor | None
+    """(n,) the batch's tokens with a short run's adapter; None if these are all."""
+    width: int
+    """Of the narrow products."""
+    a_rows: Tensor
+    """In the first table, all those of each of these tokens."""
+    a_offsets: Tensor
+    b_rows: Tensor
+    """In the second table; a sum for each unit of each of the batch's tokens."""
+    b_offsets: Tensor
     places: Tensor
-    """(n,) where the tokens are that have an adapter."""
-    owned: Tensor
-    """(n,) those tokens."""
+    """In the narrow products of these tokens: what each row of the second table is multiplied by."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How a step's adapters are computed in a layer."""
+
+    sums: _Sums | None
+    products: tuple[tuple[int, int, int], ...]
+    """Slot, begin and end of each long run."""
+
+
+_Layout = tuple[object, ...]
 
 
 class SlotRuns:
-    """The runs of the step in progress, shared by all layers of one model."""
+    """The runs of the step in progress, shared by all layers of one model, and what follows from them in each.
+
+    Steps of one sort follow each other: as long as the same sequences generate, nothing of it changes.
+    """
 
     def __init__(self) -> None:
-        self.slots: list[int | None] = []
-        self.lengths: list[int] = []
-        self.together: _Together | None = None
+        self.runs: tuple[SlotRun, ...] = ()
+        self.plans: dict[_Layout, _Plan] = {}
+        """By what matters of a layer. Another dictionary for other runs."""
 
-    def set(self, runs: Sequence[SlotRun], device: torch.device) -> None:
+    def set(self, runs: Sequence[SlotRun]) -> None:
         """Say which tokens of the coming step belong to which slot, each slot in one run."""
-        has_adapters = any(run.slot is not None for run in runs)
-        self.slots = [run.slot for run in runs] if has_adapters else []
-        self.lengths = [run.num_tokens for run in runs]
-        self.together = _together(runs, device)
-
-
-def _together(runs: Sequence[SlotRun], device: torch.device) -> _Together | None:
-    """None if the runs differ too much in length, or there is but one."""
-    begins: dict[int, tuple[int, int]] = {}
-    begin = 0
-    for run in runs:
-        if run.slot is not None:
-            begins[run.slot] = begin, run.num_tokens
-        begin += run.num_tokens
-    if len(begins) < 2:
-        return None
-    first, num = min(begins), max(begins) - min(begins) + 1
-    length = max(n for _, n in begins.values())
-    if num * length > MAX_PADDING * sum(n for _, n in begins.values()):
-        return None
-    places: list[int] = []
-    owned: list[int] = []
-    for slot, (begin, n) in begins.items():
-        place = (slot - first) * length
-        places += range(place, place + n)
-        owned += range(begin, begin + n)
-    tokens = torch.zeros(num * length, dtype=torch.long)
-    tokens[places] = torch.tensor(owned)
-    indices = (tokens, torch.tensor(places), torch.tensor(owned))
-    return _Together(tuple(begins), first, num, length, *(index.to(device) for index in indices))
+        if (given := tuple(runs)) != self.runs:
+            self.runs = given
+            self.plans = {}
 
 
 class SlotLinear(nn.Module):
@@ -98,83 +88,169 @@ class SlotLinear(nn.Module):
     def __init__(self, linears: Sequence[nn.Linear], num_slots: int, runs: SlotRuns) -> None:
         super().__init__()
         self.base = PackedLinear(linears)
-        self.slots: list[Pair | None] = [None] * num_slots
-        """Views of the stacks, but for wide adapters."""
+        self.slots: list[LowRank | None] = [None] * num_slots
+        """Views of the tables, but for wide adapters."""
+        self._sizes = tuple(linear.out_features for linear in linears)
+        self._num_in = linears[0].in_features
+        # The second table's rows are as wide as divides all outputs.
+        self._unit = math.gcd(*self._sizes)
         self._runs = runs
-        # (slots, in, R) and (slots, R, out) for the largest rank, narrower adapters beside zeros.
-        self._stacks: Pair | None = None
+        # (slots, in, sum of ranks) and (slots, rows, unit), as large as the largest adapter needs.
+        self._tables: tuple[Tensor, Tensor] | None = None
+        self._plan: _Plan | None = None
+        self._plan_is_from: dict[_Layout, _Plan] | None = None
 
-    def put(self, slot: int, pair: Pair | None) -> None:
-        """Copy an adapter's pair into the slot, or empty it."""
-        self.slots[slot] = None
-        if self._stacks is not None:
-            for stack in self._stacks:
-                stack[slot] = 0
+    def put(self, slot: int, pair: LowRank | None) -> None:
+        """Copy an adapter's part into the slot, or empty it."""
+        self.slots[slot] = self._plan_is_from = None
         if pair is None:
             return
-        rank = pair[0].shape[1]
-        if rank > MAX_STACKED_RANK:
-            self.slots[slot] = pair[0].to(self.base.device), pair[1].to(self.base.device)
+        if sum(pair.ranks) > MAX_TABLE_RANK:
+            self.slots[slot] = pair.to(self.base.device)
             return
-        if self._stacks is None or rank > self._stacks[0].shape[2]:
-            self._widen(pair)
-        view = self.slots[slot] = self._view(slot, rank)
-        for place, tensor in zip(view, pair, strict=True):
+        self._make_room(pair)
+        view = self._view(slot, pair.ranks)
+        for place, tensor in zip((view.a, *view.bs), (pair.a, *pair.bs), strict=True):
             place.copy_(tensor)
+        self.slots[slot] = view
 
     def forward(self, x: Tensor) -> Tensor:
         """(1, T, in) -> (1, T, sum of out)"""
-        out: Tensor = self.base(x)
-        together = self._runs.together
-        rank = 0 if together is None else self._rank_together(together.slots)
-        if together is not None and rank:
-            self._add_together(x[0], out[0], together, rank)
-        elif self._runs.slots:
-            self._add_one_by_one(x[0], out[0])
+        if self._plan_is_from is not self._runs.plans:
+            self._plan = self._make_plan()
+            self._plan_is_from = self._runs.plans
+        gained = None if self._plan is None else self._gained(x[0], self._plan)[None]
+        out: Tensor = self.base(x, gained)
         return out
 
-    def _rank_together(self, slots: Sequence[int]) -> int:
-        """The largest rank among the slots' adapters, or 0 if they are not to be computed together."""
-        pairs = [pair for slot in slots if (pair := self.slots[slot]) is not None]
-        ranks = [left.shape[1] for left, _ in pairs]
-        if not ranks or max(ranks) > min(MAX_STACKED_RANK, MAX_PADDING * min(ranks)):
-            return 0
-        return max(ranks)
+    def _gained(self, x: Tensor, plan: _Plan) -> Tensor:
+        """(T, in) -> (T, sum of out): what the adapters add."""
+        if plan.sums is None:
+            gained = x.new_zeros(len(x), sum(self._sizes))
+        else:
+            gained = self._summed(x, plan.sums)
+        for slot, begin, end in plan.products:
+            pair = self.slots[slot]
+            assert pair is not None
+            narrow = torch.split(x[begin:end] @ pair.a, list(pair.ranks), 1)
+            outs = torch.split(gained[begin:end], list(self._sizes), 1)
+            for out, part, b in zip(outs, narrow, pair.bs, strict=True):
+                if len(b):
+                    torch.mm(part, b, out=out)
+        return gained
 
-    def _add_one_by_one(self, x: Tensor, out: Tensor) -> None:
-        # All runs' views in one call: sliced one by one they would cost as much as the products.
-        inputs, outputs = (torch.split(t, self._runs.lengths) for t in (x, out))
-        for slot, run, run_out in zip(self._runs.slots, inputs, outputs, strict=True):
-            if slot is not None and (pair := self.slots[slot]) is not None:
-                run_out.addmm_(run @ pair[0], pair[1])
-
-    def _add_together(self, x: Tensor, out: Tensor, runs: _Together, rank: int) -> None:
-        assert self._stacks is not None
-        slots = slice(runs.first, runs.first + runs.num)
-        left, right = self._stacks[0][slots, :, :rank], self._stacks[1][slots, :rank]
-        rows, sums = (
-            t.index_select(0, runs.tokens).view(runs.num, runs.length, -1) for t in (x, out)
+    def _summed(self, x: Tensor, sums: _Sums) -> Tensor:
+        assert self._tables is not None
+        a, b = self._tables
+        rows = x if sums.tokens is None else x.index_select(0, sums.tokens)
+        narrow = _sums_of_rows(
+            a.flatten(0, 1)[:, : sums.width], sums.a_rows, sums.a_offsets, rows.flatten()
         )
-        sums.baddbmm_(torch.bmm(rows, left), right)
-        out.index_copy_(0, runs.owned, sums.flatten(0, 1).index_select(0, runs.places))
+        factors = narrow.flatten().index_select(0, sums.places)
+        gained = _sums_of_rows(b.flatten(0, 1), sums.b_rows, sums.b_offsets, factors)
+        return gained.view(len(x), -1)
 
-    def _view(self, slot: int, rank: int) -> Pair:
-        assert self._stacks is not None
-        left, right = self._stacks
-        return left[slot, :, :rank], right[slot, :rank]
+    def _make_plan(self) -> _Plan | None:
+        """None if no adapter adds anything here."""
+        ranks = tuple(
+            None if run.slot is None or (pair := self.slots[run.slot]) is None else pair.ranks
+            for run in self._runs.runs
+        )
+        if not any(ranks):
+            return None
+        capacities = None if self._tables is None else tuple(t.shape[1:] for t in self._tables)
+        layout: _Layout = (self._num_in, self._sizes, capacities, ranks)
+        if layout not in self._runs.plans:
+            self._runs.plans[layout] = self._plan_of(ranks)
+        return self._runs.plans[layout]
 
-    def _widen(self, pair: Pair) -> None:
-        """Make room for the pair's rank; what is in the slots stays there."""
-        (num_in, rank), num_out, num_slots = pair[0].shape, pair[1].shape[1], len(self.slots)
+    def _plan_of(self, ranks: Sequence[tuple[int, ...] | None]) -> _Plan:
+        products: list[tuple[int, int, int]] = []
+        summed: list[tuple[int, int, tuple[int, ...] | None]] = []
+        begin = 0
+        for run, of_run in zip(self._runs.runs, ranks, strict=True):
+            end = begin + run.num_tokens
+            is_long = run.num_tokens > MAX_SUMMED_TOKENS or sum(of_run or ()) > MAX_TABLE_RANK
+            if of_run is not None and is_long:
+                assert run.slot is not None
+                products.append((run.slot, begin, end))
+                of_run = None
+            summed.append((run.slot or 0, run.num_tokens, of_run))
+            begin = end
+        has_sums = any(of_run for _, _, of_run in summed)
+        return _Plan(self._sums(summed) if has_sums else None, tuple(products))
+
+    def _sums(self, runs: Sequence[tuple[int, int, tuple[int, ...] | None]]) -> _Sums:
+        """Of runs of a slot, a number of tokens, and the ranks of those that are computed so."""
+        assert self._tables is not None
+        num_rows = self._tables[1].shape[1]
+        num_units = sum(self._sizes) // self._unit
+        width = max(sum(of_run) for _, _, of_run in runs if of_run)
+        tokens: list[int] = []
+        slots: list[int] = []
+        b_places: list[Tensor] = []
+        factors: list[Tensor] = []
+        numbers: list[Tensor] = []
+        begin = 0
+        for slot, num_tokens, of_run in runs:
+            if of_run is None:
+                numbers.append(torch.zeros(num_tokens * num_units, dtype=torch.long))
+            else:
+                first = torch.arange(len(tokens), len(tokens) + num_tokens)[:, None]
+                tokens += range(begin, begin + num_tokens)
+                slots += [slot] * num_tokens
+                of_token = b_rows(of_run, self._sizes, self._unit)
+                b_places.append((of_token[0] + slot * num_rows).repeat(num_tokens))
+                factors.append((of_token[1] + first * width).flatten())
+                numbers.append(of_token[2].repeat(num_tokens))
+            begin += num_tokens
+        a_rows = torch.tensor(slots)[:, None] * self._num_in + torch.arange(self._num_in)
         device = self.base.device
-        wider = (
-            torch.zeros(num_slots, num_in, rank, dtype=pair[0].dtype, device=device),
-            torch.zeros(num_slots, rank, num_out, dtype=pair[1].dtype, device=device),
+        return _Sums(
+            tokens=torch.tensor(tokens, device=device) if len(tokens) < begin else None,
+            width=width,
+            a_rows=a_rows.flatten().to(device),
+            a_offsets=(torch.arange(len(tokens)) * self._num_in).to(device),
+            b_rows=torch.cat(b_places).to(device),
+            b_offsets=(torch.cat(numbers).cumsum(0) - torch.cat(numbers)).to(device),
+            places=torch.cat(factors).to(device),
         )
-        if self._stacks is not None:
-            old_rank = self._stacks[0].shape[2]
-            wider[0][:, :, :old_rank], wider[1][:, :old_rank] = self._stacks
-        self._stacks = wider
+
+    def _view(self, slot: int, ranks: Sequence[int]) -> LowRank:
+        assert self._tables is not None
+        a, b = (table[slot] for table in self._tables)
+        lengths = [rank * size for rank, size in zip(ranks, self._sizes, strict=True)]
+        flat = torch.split(b.flatten()[: sum(lengths)], lengths)
+        return LowRank(
+            a[:, : sum(ranks)],
+            tuple(
+                part.view(rank, size)
+                for part, rank, size in zip(flat, ranks, self._sizes, strict=True)
+            ),
+        )
+
+    def _make_room(self, pair: LowRank) -> None:
+        """For an adapter of these ranks in any slot; what is in the slots stays there."""
+        num_slots = len(self.slots)
+        width, num_rows = sum(pair.ranks), sum(b.numel() for b in pair.bs) // self._unit
+        if self._tables is not None:
+            a, b = self._tables
+            if width <= a.shape[2] and num_rows <= b.shape[1]:
+                return
+            width, num_rows = max(width, a.shape[2]), max(num_rows, b.shape[1])
+        made = (
+            pair.a.new_zeros(num_slots, self._num_in, width, device=self.base.device),
+            pair.a.new_zeros(num_slots, num_rows, self._unit, device=self.base.device),
+        )
+        if self._tables is not None:
+            made[0][:, :, : a.shape[2]], made[1][:, : b.shape[1]] = a, b
+        self._tables = made
         for slot, held in enumerate(self.slots):
-            if held is not None and held[0].shape[1] <= MAX_STACKED_RANK:
-                self.slots[slot] = self._view(slot, held[0].shape[1])
+            if held is not None and sum(held.ranks) <= MAX_TABLE_RANK:
+                self.slots[slot] = self._view(slot, held.ranks)
+
+
+def _sums_of_rows(table: Tensor, rows: Tensor, offsets: Tensor, factors: Tensor) -> Tensor:
+    """(rows in all, width) -> (offsets, width): of each stretch of `rows` the sum, each times its factor."""
+    sums: Tensor = torch.embedding_bag(table, rows, offsets, False, 0, False, factors, False)[0]
+    return sums

@@ -100,9 +100,9 @@ async def test_an_adapter_damaged_on_disk_is_fetched_anew(
     else:
         file.write_bytes(content if damage == "flip" else content[:-1])
     again = await make_cache(tmp_path, blobs, base_path).get(ref)
-    for layer, (a, b) in first.pairs.items():
-        assert torch.equal(again.pairs[layer][0], a)
-        assert torch.equal(again.pairs[layer][1], b)
+    for layer, pair in first.pairs.items():
+        assert torch.equal(again.pairs[layer].a, pair.a)
+        assert all(map(torch.equal, again.pairs[layer].bs, pair.bs))
 
 
 async def test_adapters_whose_blob_is_gone_are_known(

@@ -128,8 +128,8 @@ def test_numbers_that_a_broken_adapter_left_behind_reach_nobody() -> None:
     cache, keys = make_cache(), Keys()
     region = cache.pool.allocate(cache.pool.num_tokens)
     assert region is not None
-    nans = torch.full((NUM_KV_HEADS, region.capacity_tokens, HEAD_DIM), torch.nan)
-    cache.pool.write(0, torch.arange(region.capacity_tokens), nans, nans)
+    nans = torch.full((region.capacity_tokens, 2 * NUM_KV_HEADS, HEAD_DIM), torch.nan)
+    cache.pool.write(0, torch.arange(region.capacity_tokens), nans)
     cache.pool.free(region)
     # The shorter row's keys are masked up to the longer one's end.
     short, long = open_row(cache, list(range(1000, 1010))), open_row(cache, list(range(90)))

@@ -14,6 +14,7 @@ from serving.engine.sampling import SamplingParams
 from serving.engine.schedule import Work
 from serving.engine.sequence import Generate
 from serving.engine.slots.lora import Adapter
+from serving.engine.slots.low_rank import LowRank
 from tests.serving.parts import (
     GREEDY,
     Choice,
@@ -21,6 +22,7 @@ from tests.serving.parts import (
     choices,
     expected_ids,
     greedy,
+    huge,
     make_engine,
     outcomes,
     prompt_of,
@@ -31,15 +33,13 @@ from text.tokenizer import Tokenizer
 def test_a_model_whose_output_is_not_finite_fails_alone(
     base_path: Path, tokenizer: Tokenizer, adapters: list[Adapter]
 ) -> None:
-    huge = Adapter(
-        "adapter-huge", {n: (a * 1e25, b * 1e25) for n, (a, b) in adapters[1].pairs.items()}
-    )
+    too_large = huge(adapters[1])
     prompts = [prompt_of(20 + 30 * i, i) for i in range(4)]
     engine = make_engine(base_path, tokenizer)
     sound, broken = (
         list(map(greedy, prompts)),
         [
-            Generate(prompt=prompt, adapter=huge, sampling=sampling, num_prompt_logprobs=num)
+            Generate(prompt=prompt, adapter=too_large, sampling=sampling, num_prompt_logprobs=num)
             for prompt in prompts
             for sampling in (GREEDY, SamplingParams(temperature=1.0))
             for num in (None, 1)
@@ -94,8 +94,9 @@ def test_an_adapter_that_cannot_be_put_into_a_slot_fails_alone(
     base_path: Path, tokenizer: Tokenizer, adapters: list[Adapter], adapter_folders: list[Path]
 ) -> None:
     """Not even its first layers are left to be taken for the whole of it."""
-    *others, (last, (left, _)) = adapters[1].pairs.items()
-    misshapen = Adapter("adapter-c", {**dict(others), last: (left, torch.zeros(1, 3))})
+    *others, (last, pair) = adapters[1].pairs.items()
+    wrong = LowRank(pair.a, tuple(torch.zeros(1, 3) for _ in pair.bs))
+    misshapen = Adapter("adapter-c", {**dict(others), last: wrong})
     prompt = prompt_of(20)
     engine = make_engine(base_path, tokenizer)
     choice(engine, greedy(prompt, adapter=adapters[1]))

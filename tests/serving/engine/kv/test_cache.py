@@ -43,8 +43,8 @@ def compute(cache: KvCache, row: CacheRow, end: int | None = None) -> None:
     assert cache.extend(row, end)
     new = torch.tensor(row.tokens[row.num_computed : end], dtype=torch.float32)
     start = row.region.start + row.num_computed - row.prefix_len
-    keys = new.view(1, -1, 1).expand(1, -1, 2)
-    cache.pool.write(0, torch.arange(start, start + len(new)), keys, keys)
+    keys_values = new.view(-1, 1, 1).expand(-1, 2, 2)
+    cache.pool.write(0, torch.arange(start, start + len(new)), keys_values)
     row.num_computed = end
 
 

@@ -25,7 +25,7 @@ def fill(pool: KvPool, region: Region, num_tokens: int) -> torch.Tensor:
     keys = torch.arange(num_tokens * 2, dtype=torch.float32).view(1, num_tokens, 2)
     places = torch.arange(region.start, region.start + num_tokens)
     for layer in range(2):
-        pool.write(layer, places, keys + layer, -keys)
+        pool.write(layer, places, torch.cat([keys + layer, -keys]).transpose(0, 1))
     return keys + 1
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from serving.engine.slots import linear
 from serving.engine.slots.linear import Fused, PackedLinear, Part, fused_names
 
 
@@ -15,17 +16,26 @@ def test_packed_linear_computes_what_its_layers_do(
     linears = [nn.Linear(64, size, bias=b) for size, b in zip((48, 16), biases, strict=True)]
     x = torch.randn(1, num_tokens, 64)
     with torch.inference_mode():
-        expected = torch.cat([linear(x) for linear in linears], -1)
+        expected = torch.cat([layer(x) for layer in linears], -1)
         torch.testing.assert_close(PackedLinear(linears)(x), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_bf16_linear_is_not_packed() -> None:
-    linear = nn.Linear(64, 48).to(torch.bfloat16)
-    packed = PackedLinear([linear])
-    assert not packed.is_packed
-    x = torch.randn(2, 64, dtype=torch.bfloat16)
+@pytest.mark.parametrize("is_packed", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_tokens", [1, 16, 100])
+def test_what_is_gained_is_summed_up_with_it(
+    num_tokens: int, dtype: torch.dtype, is_packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_packed:
+        monkeypatch.setattr(linear, "_packs", lambda _: False)
+    layer = nn.Linear(64, 48).to(dtype)
+    x, gained = torch.randn(1, num_tokens, 64).to(dtype), torch.randn(1, num_tokens, 48).to(dtype)
     with torch.inference_mode():
-        assert torch.equal(packed(x), linear(x))
+        packed = PackedLinear([layer])
+        expected = (layer.float()(x.float()) + gained).to(dtype)
+        got = packed(x, gained.clone())
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(got, expected, atol=tolerance, rtol=tolerance)
 
 
 class Doubling(nn.Module):
