@@ -36,12 +36,12 @@ class Adapter:
         """Of a slot: at another strength it is another adapter."""
         return self.id, self.strength
 
-    def pair(self, name: str) -> Pair | None:
+    def pair(self, name: str) -> LowRank | None:
         """What a layer's slot is to hold."""
         pair = self.pairs.get(name)
         if pair is None or self.strength == 1:
             return pair
-        return pair[0], pair[1] * self.strength
+        return pair.times(self.strength)
 
     @cached_property
     def size_bytes(self) -> int:

@@ -48,6 +48,9 @@ class LowRank:
     def size_bytes(self) -> int:
         return sum(t.numel() * t.itemsize for t in (self.a, *self.bs))
 
+    def times(self, strength: float) -> LowRank:
+        return LowRank(self.a, tuple(b * strength for b in self.bs))
+
     def to(self, device: torch.device) -> LowRank:
         return LowRank(self.a.to(device), tuple(b.to(device) for b in self.bs))
 
