@@ -37,7 +37,7 @@ from bench.serving.peft_peer import PeftPeer
 from bench.serving.timing import Setup, in_turn, timed
 from modeling.base import choose_precision
 from serving import served_base
-from serving.adapters import AdapterRef
+from serving.adapters.ref import AdapterRef
 from serving.served_base import ServedBase
 from serving.settings import ServingSettings
 from storage.blobs.blobs import open_store

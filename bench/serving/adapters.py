@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from modeling.artifacts import lora
 from modeling.artifacts.lora import AdapterConfig
-from serving.adapters import AdapterRef
+from serving.adapters.ref import AdapterRef
 from storage.blobs.blobs import BlobStore
 
 RANK = 16

@@ -21,7 +21,7 @@ import httpx
 
 from foundation.headers import ARTIFACT_BYTES, ARTIFACT_SHA256, CACHE_SALT
 from modeling.base import Precision
-from serving.adapters import AdapterRef
+from serving.adapters.ref import AdapterRef
 
 from .load import FIRST_PLAIN_TOKEN, NEW_TOKENS, NUM_REQUESTS, PROMPT_TOKENS
 

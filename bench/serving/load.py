@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from modeling.artifacts import lora
-from serving.adapters import AdapterRef
+from serving.adapters.ref import AdapterRef
 from serving.engine.kv.prefix import KvPrefix
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import Generate

@@ -22,8 +22,8 @@ from .low_rank import LowRank, b_rows
 
 # A run of at most so many tokens is computed row by row. A product of 16 takes as long; one of 64 half as long.
 MAX_SUMMED_TOKENS = 16
-# Of all layers together. A table is as wide for all its slots; a wider adapter has tensors of its own.
-MAX_TABLE_RANK = 192
+# Of one layer. A table is as wide for all its slots; a wider adapter has tensors of its own.
+MAX_TABLE_RANK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class SlotLinear(nn.Module):
         self.slots[slot] = self._plan_is_from = None
         if pair is None:
             return
-        if sum(pair.ranks) > MAX_TABLE_RANK:
+        if max(pair.ranks) > MAX_TABLE_RANK:
             self.slots[slot] = pair.to(self.base.device)
             return
         self._make_room(pair)
@@ -170,7 +170,7 @@ class SlotLinear(nn.Module):
         begin = 0
         for run, of_run in zip(self._runs.runs, ranks, strict=True):
             end = begin + run.num_tokens
-            is_long = run.num_tokens > MAX_SUMMED_TOKENS or sum(of_run or ()) > MAX_TABLE_RANK
+            is_long = run.num_tokens > MAX_SUMMED_TOKENS or max(of_run or (0,)) > MAX_TABLE_RANK
             if of_run is not None and is_long:
                 assert run.slot is not None
                 products.append((run.slot, begin, end))
@@ -246,7 +246,7 @@ class SlotLinear(nn.Module):
             made[0][:, :, : a.shape[2]], made[1][:, : b.shape[1]] = a, b
         self._tables = made
         for slot, held in enumerate(self.slots):
-            if held is not None and sum(held.ranks) <= MAX_TABLE_RANK:
+            if held is not None and max(held.ranks) <= MAX_TABLE_RANK:
                 self.slots[slot] = self._view(slot, held.ranks)
 
 
