@@ -19,6 +19,7 @@ from api.fine_tuning import permissions as fine_tuning_permissions
 from api.gateway import classifications, inference, moderations, stored_completions
 from api.luthier import (
     aliases,
+    forecasts,
     guard,
     probes,
     reports,
@@ -95,6 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
         signing_key,
         aliases,
         guard,
+        forecasts,
         probes,
         reproductions,
         reports,

@@ -26,9 +26,12 @@ TRANSFER_SLOTS = 1
 """Exports read and write gigabytes, and compute: one at a time."""
 REPORT_SLOTS = 1
 """Reports ask models for an hour, and must not be felt by those who ask them, too."""
+FORECAST_SLOTS = 2
+"""Forecasts tokenise whole files, each in a process of its own; somebody waits for them."""
 SLOTS = 12
 """Tasks at a time."""
 _OF_MODELS = ("modeling", "torch", "gguf")
+_OF_FORECASTS = ("worker", "training", "tokenizers")
 BATCH_SLOTS = 8
 """Batches take hours: so many at a time, and the other slots are for messages that need none."""
 
@@ -51,6 +54,8 @@ class Errands:
         """Batches that give way to others: one at a time, or all would for the one that waits."""
         self.knows_models = all(map(find_spec, _OF_MODELS))
         """Whether exports and imports can be done on this host, by a process of their own."""
+        self.reads_training_files = all(map(find_spec, _OF_FORECASTS))
+        """Likewise forecasts."""
         self.is_stopping = threading.Event()
 
     @property

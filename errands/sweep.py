@@ -1,4 +1,4 @@
-"""The errands' sweeps ring for batches, transfers and reports, and blobs that no batch needs any more are taken away."""
+"""The errands' sweeps ring for batches, transfers, reports and forecasts, and blobs that no batch needs any more are taken away."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import partial
 
 from errands.batches import output as batch_output
 from storage import queue
+from storage.forecasts.forecasts import ForecastRow
 from storage.inference.batches import BatchRow
 from storage.models.transfers import TransferRow
 from storage.reports.reports import ReportRow
@@ -17,9 +18,11 @@ from .errands import BATCH_SLOTS, Errands
 _LOCK = 7_021_530_914
 MAX_TRANSFER_RINGS = 4
 MAX_REPORT_RINGS = 4
-_KINDS = (BatchRow, TransferRow, ReportRow)
+MAX_FORECAST_RINGS = 4
+_KINDS = (BatchRow, TransferRow, ReportRow, ForecastRow)
 _TRANSFERS_LOCK = 7_021_530_918
 _REPORTS_LOCK = 7_021_530_920
+_FORECASTS_LOCK = 7_021_530_923
 
 
 def of_batches(errands: Errands) -> Sweep:
@@ -36,9 +39,15 @@ def of_reports(errands: Errands) -> Sweep:
     return _sweep(errands, ReportRow, queue.RUN_REPORT, limit=MAX_REPORT_RINGS, lock=_REPORTS_LOCK)
 
 
+def of_forecasts(errands: Errands) -> Sweep:
+    return _sweep(
+        errands, ForecastRow, queue.RUN_FORECAST, limit=MAX_FORECAST_RINGS, lock=_FORECASTS_LOCK
+    )
+
+
 def _sweep(
     errands: Errands,
-    table: type[BatchRow | TransferRow | ReportRow],
+    table: type[BatchRow | TransferRow | ReportRow | ForecastRow],
     task: str,
     *,
     limit: int,

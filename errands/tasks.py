@@ -7,6 +7,7 @@ from typing import Any
 from celery import signals
 
 from errands.batches import run as batch_run
+from errands.forecasts import run as forecast_run
 from errands.reports import run as report_run
 from errands.transfers import run as transfer_run
 from foundation.errors import LuthierError
@@ -50,6 +51,11 @@ def run_report(report_id: str) -> None:
     report_run.run(_Process.errands, report_id)
 
 
+@queue.app.task(name=queue.RUN_FORECAST, max_retries=0)
+def run_forecast(forecast_id: str) -> None:
+    forecast_run.run(_Process.errands, forecast_id)
+
+
 @signals.worker_init.connect
 def _open(**_: Any) -> None:
     try:
@@ -65,6 +71,7 @@ def _open(**_: Any) -> None:
         sweep.of_batches(errands),
         sweep.of_transfers(errands),
         sweep.of_reports(errands),
+        sweep.of_forecasts(errands),
     )
     _Process.cleanup = BatchCleanup(errands)
     _Process.webhooks = Webhooks(

@@ -140,7 +140,7 @@ def runnable(session: Session, kind: type[Leased], limit: int) -> list[str]:
     return list(session.scalars(query))
 
 
-def write(session: Session, held: Claim[R], *conditions: Any, **values: Any) -> R:
+def write(session: Session, held: Claim[R], /, *conditions: Any, **values: Any) -> R:
     """Write `values` if the row is still held, and as the conditions say; raises LostLease."""
     row = changed(session, type(held.row), *is_mine(held), *conditions, **values)
     if row is None:
@@ -148,7 +148,7 @@ def write(session: Session, held: Claim[R], *conditions: Any, **values: Any) -> 
     return row
 
 
-def changed(session: Session, kind: type[R], *conditions: Any, **values: Any) -> R | None:
+def changed(session: Session, kind: type[R], /, *conditions: Any, **values: Any) -> R | None:
     """The row with `values` written, None if there is none as the conditions say."""
     return session.scalar(
         update(kind)

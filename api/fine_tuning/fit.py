@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from foundation.errors import InvalidRequest
+from foundation.memory import gigabytes
 from foundation.settings import Settings
+from storage.forecasts import hosts, memory
+from storage.forecasts.hosts import Host
 from storage.models import architecture
 from storage.models.artifacts import HEADED_KINDS
 from storage.models.base_models import BaseModel
@@ -125,6 +131,26 @@ def _check_size(body: CreateFineTuningJob, base: BaseModel, settings: Settings) 
         raise _refused(
             f"tuning.{name}",
             f"Invalid 'tuning.{name}': {base.id} has {most} {why}: expected {most} at most, but got {asked} instead.",
+        )
+
+
+def check_memory(
+    tuning: Mapping[str, Any], base: BaseModel, settings: Settings, found: list[Host]
+) -> None:
+    """What no worker that told of itself could hold, whatever the rows are. Where nobody knows, the worker finds out."""
+    most = hosts.most_bytes(found)
+    shape = architecture.known(settings.bases_dir, base)
+    if most is None or shape is None:
+        return
+    needed = memory.least_bytes(shape, tuning)
+    if needed > most:
+        raise InvalidRequest(
+            f"The job cannot fit into the memory of a worker. It needs at least {gigabytes(needed)}: the base of "
+            f"{shape.num_parameters / 1e6:.0f} million parameters, and weights, gradients and moments of the "
+            f"{memory.num_trained(shape, tuning) / 1e6:.1f} million that the tuning {tuning['type']} trains. The largest "
+            f"worker has {gigabytes(most)}. What would fit: {' or '.join(memory.would_fit(shape, tuning, most))}.",
+            param="tuning",
+            code="out_of_memory",
         )
 
 

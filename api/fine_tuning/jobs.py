@@ -21,6 +21,7 @@ from foundation.errors import InvalidRequest, ModelNotServed
 from foundation.settings import Settings
 from storage import queue
 from storage.files import files
+from storage.forecasts import hosts
 from storage.ids import new_id
 from storage.jobs import jobs, pauses
 from storage.jobs.jobs import JobRow
@@ -207,6 +208,23 @@ def _create(
     settings: Settings,
     catalogue: Catalogue,
 ) -> JobRow:
+    row = asked_row(session, caller, body, settings, catalogue)
+    base = catalogue.get(row.base_model)
+    tuning = row.tuning or {"type": "lora"}
+    # How much of a tuned model trains its files say, which are not at hand here.
+    if base is not None and (row.tuning or row.init_artifact_id is None):
+        fit.check_memory(tuning, base, settings, hosts.seen(session))
+    return jobs.create(session, row)
+
+
+def asked_row(
+    session: Session,
+    caller: Caller,
+    body: CreateFineTuningJob,
+    settings: Settings,
+    catalogue: Catalogue,
+) -> JobRow:
+    """A job as it is asked for; it is nowhere yet. Raises InvalidRequest."""
     method = body.method_type()
     tuning = body.tuning.options() if body.tuning else None
     start = starting_point(session, caller, body.model, settings, catalogue, body.tuning)
@@ -220,7 +238,7 @@ def _create(
     )
     data_sha256 = check_files(session, caller, body.training_file, body.validation_file)
     integrations = [i.model_dump(exclude_none=True) for i in body.integrations or ()]
-    row = new_row(
+    return new_row(
         caller,
         "ftjob-",
         start,
@@ -235,7 +253,6 @@ def _create(
         integrations=integrations or None,
         data_sha256=data_sha256,
     )
-    return jobs.create(session, row)
 
 
 def _resume(session: Session, project_id: str, job_id: str, settings: Settings) -> JobRow:

@@ -12,6 +12,7 @@ from .adapters import Adapters
 from .aliases import Aliases
 from .classifications import Classifications
 from .exports import Exports
+from .forecasts import Forecasts
 from .imports import Imports
 from .jobs import Jobs
 from .reports import Reports
@@ -66,6 +67,11 @@ class Luthier(OpenAI):
     def exports(self) -> Exports:
         """Tuned models for use elsewhere."""
         return Exports(self)
+
+    @cached_property
+    def forecasts(self) -> Forecasts:
+        """What jobs would take."""
+        return Forecasts(self)
 
     @cached_property
     def imports(self) -> Imports:

@@ -1,4 +1,4 @@
-"""The process that knows models, at the other end of a pipe: `python -m modeling.transfers`."""
+"""A process that knows models or training files, at the other end of a pipe: `python -m modeling.transfers`, for example."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -17,8 +18,6 @@ from errands.errands import Errands
 from foundation import leash
 from foundation.settings import without_secrets
 from storage.leases import Stopped
-
-from .lease import TransferLease
 
 COMMAND = (sys.executable, "-m", "modeling.transfers")
 POLL_S = 0.1
@@ -31,28 +30,44 @@ log = structlog.get_logger()
 class TransferRefused(Exception):
     """It cannot be done; code and message are for the transfer's owner."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.param = param
 
 
 class ProcessDied(Exception):
     """It ended without a word, or was ended."""
 
 
-def run(errands: Errands, lease: TransferLease, request: Json, folder: Path) -> Json:
+class Follower(Protocol):
+    """The lease of who waits."""
+
+    def check(self) -> None: ...
+    def tell_progress(self, share: float) -> None: ...
+
+
+def run(
+    errands: Errands,
+    lease: Follower,
+    request: Json,
+    folder: Path,
+    *,
+    command: Sequence[str] = COMMAND,
+    log_name: str = "transfers",
+) -> Json:
     """What it made, as it tells; its progress goes into the row.
 
     Raises TransferRefused, ProcessDied, LostLease and Stopped, and leaves no process behind.
     """
     asked = folder / "request.json"
     asked.write_text(json.dumps(request), encoding="utf-8")
-    log_file = errands.settings.data_dir / "logs" / "transfers.log"
+    log_file = errands.settings.data_dir / "logs" / f"{log_name}.log"
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("wb") as output:
         process = subprocess.Popen(
-            [*COMMAND, str(asked)],
+            [*command, str(asked)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=output,
@@ -71,7 +86,7 @@ def run(errands: Errands, lease: TransferLease, request: Json, folder: Path) -> 
         process.stdin.close()
 
 
-def _follow(errands: Errands, lease: TransferLease, news: Queue[Json | None]) -> Json:
+def _follow(errands: Errands, lease: Follower, news: Queue[Json | None]) -> Json:
     while True:
         lease.check()
         if errands.is_stopping.is_set():
@@ -83,7 +98,7 @@ def _follow(errands: Errands, lease: TransferLease, news: Queue[Json | None]) ->
         if each is None:
             raise ProcessDied("the process that knows models ended without a result")
         if "failed" in each:
-            raise TransferRefused(each["code"], each["failed"])
+            raise TransferRefused(each["code"], each["failed"], each.get("param"))
         if "done" in each:
             done: Json = each["done"]
             return done

@@ -27,7 +27,7 @@ KEPT_S = 30 * 24 * 3600
 MAX_UNFINISHED = 16
 """Of a project."""
 # Any number will do, as long as every process uses the same.
-_LOCK = 7_021_530_919
+_LOCK = 7_021_530_925
 _IS_UNFINISHED = text("status = 'in_progress'")
 _IS_COUNTED = text("is_counted")
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from foundation.memory import gigabytes
 from foundation.settings import Settings
 
-from . import memory, speed
+from . import gain, memory, speed
 from .forecasts import ForecastRow
 from .hosts import Host
 from .plan import Plan
@@ -23,8 +23,6 @@ VERSION = 1
 MAX_JOBS = 100
 """Of one host that a forecast goes by."""
 MAX_LIKE = 60
-PILOT_ROWS = 2_000
-"""From so many on, pilots of 2 to 5 % of them are large enough to say something."""
 
 Json = dict[str, Any]
 
@@ -56,8 +54,14 @@ class Paced:
     basis: Json
 
 
-def make(session: Session, plan: Plan, hosts: list[Host], prices: Prices) -> Json:
-    """The columns of its row; `hosts` are those that may train it, the likeliest first."""
+def make(
+    session: Session,
+    plan: Plan,
+    hosts: list[Host],
+    prices: Prices,
+    vote: Mapping[str, Any] | None = None,
+) -> Json:
+    """The columns of its row; `hosts` are those that may train it, the likeliest first. Of the `vote`, see `gain`."""
     host = hosts[0]
     found = _speed(session, plan, host)
     expected = found.speed.seconds(plan.work)
@@ -85,6 +89,7 @@ def make(session: Session, plan: Plan, hosts: list[Host], prices: Prices) -> Jso
         "seconds": {**seconds, "basis": found.basis},
         "memory": _memory(plan, hosts),
         "price": _price(plan, seconds, prices),
+        "gain": gain.told(plan, vote),
         "host_type": host.type,
     }
     return {

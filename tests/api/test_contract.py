@@ -27,7 +27,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import create_app
+from api.luthier import forecasts as forecast_route
 from foundation.settings import Settings
+from storage.forecasts import forecasts
+from storage.jobs import jobs
 from storage.organization import api_keys, sessions
 from tests.api.gateway.fake_backend import FakeBackend
 from tests.api.stack import Api, Tenant, running, running_api
@@ -141,6 +144,12 @@ class Things:
     def _response_id(self, _: object) -> str:
         return self.client.responses.create(model="tiny-random", input="x").id
 
+    def _forecast_id(self, _: object) -> str:
+        job_id = self._fine_tuning_job_id(None)
+        with self.api.sessions.begin() as session:
+            asked = jobs.asked(jobs.get(session, self.tenant.project_id, job_id))
+            return forecasts.create(session, project_id=self.tenant.project_id, asked=asked).id
+
     def _conversation_id(self, _: object) -> str:
         return self.client.conversations.create().id
 
@@ -199,7 +208,13 @@ class Things:
 
 @pytest.fixture(scope="module")
 def things(api: Api) -> Iterator[Things]:
-    with receiver() as hooks, running(FakeBackend().app()) as backend:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        receiver() as hooks,
+        running(FakeBackend().app()) as backend,
+    ):
+        # Nobody makes them here.
+        patch.setattr(forecast_route, "WAIT_S", 0.0)
         settings = api.settings.replace(
             backends={"tiny-random": (backend,)},
             internal_key="internal",

@@ -13,8 +13,10 @@ from api.app import create_app
 from foundation.settings import Settings
 from foundation.vault import Vault
 from storage.files import uploads
+from storage.forecasts import forecasts
 from storage.inference import batches, conversations, responses, stored_completions
 from storage.jobs import checkpoints
+from storage.jobs import jobs as storage_jobs
 from storage.models import aliases, permissions, transfers
 from storage.organization import api_keys, sessions
 from storage.webhooks import webhooks
@@ -39,6 +41,7 @@ OF_EVERYBODY = (
     "/v1/luthier/signing_key",
     "/v1/luthier/guard",
     "/v1/luthier/sessions/identity",
+    "/v1/luthier/forecasts/calibration",
 )
 """And what holds no ids of the owner's."""
 SIGN_IN = ("POST", "/v1/luthier/sessions")
@@ -56,6 +59,7 @@ BODIES: dict[str, Any] = {
     "/v1/fine_tuning/checkpoints/{fine_tuned_model_checkpoint}/permissions": {"project_ids": ["x"]},
 }
 BODIES["/v1/luthier/models/{model}/export"] = {"format": "peft"}
+BODIES["/v1/luthier/forecasts"] = {"model": "{model}", "training_file": "{file_id}"}
 BODIES["/v1/luthier/imports"] = {"model": "tiny-random", "file_id": "{file_id}"}
 BODIES["/v1/luthier/fine_tuning/jobs/{fine_tuning_job_id}/report"] = {"depth": "auto"}
 BODIES["/v1/uploads/{upload_id}/complete"] = {"part_ids": []}
@@ -83,6 +87,7 @@ UNKNOWN = {
     "export_id": "export-unknown",
     "import_id": "import-unknown",
     "session_id": "sess_unknown",
+    "forecast_id": "forecast-unknown",
 }
 
 
@@ -150,6 +155,8 @@ def owned(api: Api, owner: Tenant) -> dict[str, str]:
         caller = api_keys.find_caller(session, owner.key)
         assert caller is not None
         web_session = sessions.create(session, caller.key_id, sessions.new_token())
+        asked = storage_jobs.asked(storage_jobs.get(session, owner.project_id, job.id))
+        forecast = forecasts.create(session, project_id=owner.project_id, asked=asked)
         upload = uploads.create(
             session,
             project_id=owner.project_id,
@@ -175,6 +182,7 @@ def owned(api: Api, owner: Tenant) -> dict[str, str]:
         "export_id": export.id,
         "import_id": imported.id,
         "session_id": web_session.id,
+        "forecast_id": forecast.id,
     }
 
 

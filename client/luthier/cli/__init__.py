@@ -13,6 +13,7 @@ from . import (
     chat,
     classify,
     files,
+    forecast,
     jobs,
     lint,
     models,
@@ -38,6 +39,8 @@ app.add_typer(models.app, name="models")
 app.add_typer(aliases.app, name="aliases")
 app.command("chat")(chat.chat)
 app.command("classify")(classify.classify)
+app.command("forecast")(forecast.forecast)
+app.command("calibration")(forecast.calibration)
 app.command("reproduce")(reproduce.reproduce)
 app.command("export")(transfers.export)
 app.command("verify")(transfers.verify)

@@ -43,9 +43,9 @@ def create(
     """Create a fine-tuning job. What is left out, the server chooses by the base, the method and the file."""
     job = client.fine_tuning.jobs.create(
         model=model,
-        training_file=_file_id(client, training_file),
-        **_given(
-            validation_file=validation_file and _file_id(client, validation_file),
+        training_file=file_id(client, training_file),
+        **given(
+            validation_file=validation_file and file_id(client, validation_file),
             suffix=suffix,
             seed=seed,
         ),
@@ -60,12 +60,12 @@ def create(
     show_until_end(client, job.id, after=None, as_json=as_json)
 
 
-def _given(**options: Any) -> dict[str, Any]:
+def given(**options: Any) -> dict[str, Any]:
     """What the user said; the rest is "auto" for the server."""
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _file_id(client: Luthier, name: str) -> str:
+def file_id(client: Luthier, name: str) -> str:
     if not Path(name).is_file():
         return name
     file_id = files.send(client, Path(name)).id
