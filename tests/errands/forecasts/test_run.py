@@ -20,6 +20,7 @@ from embedded.postgres import Postgres
 from embedded.valkey import Valkey
 from errands.errands import Errands
 from errands.forecasts import run as forecast_run
+from errands.transfers import process
 from errands.transfers.process import TransferRefused
 from luthier import Luthier
 from luthier.cli import app
@@ -33,7 +34,7 @@ from tests.api.stack import Api, Tenant, running_api
 from tests.factories import chat_row, colour_rows, jsonl
 from worker.forecasting.__main__ import ForecastRequest, answer
 
-REALLY = forecast_run.process.run
+REALLY = process.run
 
 
 @dataclass
@@ -107,7 +108,7 @@ def scene(
     forecast_api: Api, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ForecastScene]:
     monkeypatch.setattr(queue.app.conf, "broker_url", broker_url)
-    monkeypatch.setattr(forecast_run.process, "run", read_here)
+    monkeypatch.setattr(process, "run", read_here)
     tenant, errands = forecast_api.tenant(), Errands(forecast_api.settings)
     client = Luthier(base_url=f"{forecast_api.url}/v1", api_key=tenant.key, max_retries=0)
     with client:
@@ -139,7 +140,7 @@ def labelled_rows(count: int) -> list[dict[str, Any]]:
 def test_a_forecast_is_exact_in_tokens_and_is_made_by_a_process_of_its_own(
     scene: ForecastScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forecast_run.process, "run", REALLY)
+    monkeypatch.setattr(process, "run", REALLY)
     asked: dict[str, Any] = {"n_epochs": 3, "batch_size": 2}
     method = {"type": "supervised", "supervised": {"hyperparameters": asked}}
     found = scene.made(colour_rows(10), method=method)
@@ -172,11 +173,12 @@ def test_what_a_job_would_fail_with_is_told(scene: ForecastScene) -> None:
     found = scene.made(colour_rows(3))
     assert found.status == "failed"
     assert found.error is not None
-    assert (found.error.code, found.error.param) == ("invalid_n_examples", "training_file")
+    assert found.error.to_dict()["param"] == "training_file"
+    assert found.error.code == "invalid_n_examples"
     method = {"type": "classification"}
     found = scene.made(colour_rows(12), method=method)
     assert found.error is not None
-    assert found.error.param == "training_file"
+    assert found.error.to_dict()["param"] == "training_file"
     with pytest.raises(openai.BadRequestError, match="invalid training_file"):
         scene.client.forecasts.create(model="tiny-random", training_file="file-unknown")
 
@@ -219,7 +221,7 @@ def test_a_process_that_dies_is_tried_again_and_then_given_up(
     scene: ForecastScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(route, "WAIT_S", 0.0)
-    monkeypatch.setattr(forecast_run.process, "run", REALLY)
+    monkeypatch.setattr(process, "run", REALLY)
     monkeypatch.setattr(forecast_run, "COMMAND", ("false",))
     asked = scene.client.forecasts.create(
         model="tiny-random", training_file=scene.file(colour_rows(10))
