@@ -11,6 +11,8 @@ BATCH = "x-luthier-batch"
 # To an inference server, from the gateway.
 CACHE_SALT = "x-luthier-cache-salt"
 """Whose requests may share computed beginnings."""
+WEIGHT = "x-luthier-weight"
+"""Of their project, where it is not 1."""
 ARTIFACT_SHA256 = "x-luthier-adapter-sha256"
 ARTIFACT_BYTES = "x-luthier-adapter-bytes"
 ARTIFACT_KIND = "x-luthier-artifact-kind"

@@ -1,4 +1,5 @@
-"""How many sequences each project may have open, waiting or being computed, and which adapters these use.
+"""How many sequences each project may have open, waiting or being computed, and which adapters these use; and how much
+each project weighs.
 
 Used on the event loop.
 """
@@ -30,8 +31,20 @@ class Admission:
         self._num_users: Counter[str] = Counter()
         self.adapters: dict[str, Adapter | KvPrefix] = {}
         """Those in use, by their ids."""
+        self._weights: dict[str, int] = {}
         self.when_freed: Callable[[], None] = lambda: None
         """Called when one is in use no longer."""
+
+    def weigh(self, project: str, weight: int) -> None:
+        """From the next request of the project on."""
+        if weight == 1:
+            self._weights.pop(project, None)
+        else:
+            self._weights[project] = weight
+
+    def weight(self, project: str) -> int:
+        """The project's share of the engine in proportion to others'."""
+        return self._weights.get(project, 1)
 
     def enter(self, sequence: Sequence) -> None:
         self._num_open[sequence.project] += 1

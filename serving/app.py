@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from pydantic import BaseModel, Field
 
 from foundation.errors import InvalidRequest, Unauthenticated, Unavailable
-from foundation.headers import ARTIFACT_BYTES, ARTIFACT_KIND, ARTIFACT_SHA256, CACHE_SALT
+from foundation.headers import ARTIFACT_BYTES, ARTIFACT_KIND, ARTIFACT_SHA256, CACHE_SALT, WEIGHT
 from modeling.artifacts import lora
 from serving.chat.completions import ChatCompletion
 from serving.chat.request import ChatCompletionRequest
@@ -138,26 +138,30 @@ class AdapterHeaders(BaseModel):
     size_bytes: int | None = Field(None, alias=ARTIFACT_BYTES)
     kind: str = Field(lora.KIND, alias=ARTIFACT_KIND)
     cache_salt: str = Field("", alias=CACHE_SALT)
+    weight: int = Field(1, alias=WEIGHT, ge=1)
 
 
 Headers = Annotated[AdapterHeaders, Header()]
 
 
-async def _chat_body(request: Request, _: Served, headers: Headers) -> ChatCompletionRequest:
-    return await _body(request, headers, ChatCompletionRequest)
+async def _chat_body(request: Request, served: Served, headers: Headers) -> ChatCompletionRequest:
+    return await _body(request, served, headers, ChatCompletionRequest)
 
 
-async def _completion_body(request: Request, _: Served, headers: Headers) -> CompletionRequest:
-    return await _body(request, headers, CompletionRequest)
+async def _completion_body(request: Request, served: Served, headers: Headers) -> CompletionRequest:
+    return await _body(request, served, headers, CompletionRequest)
 
 
 async def _classification_body(
-    request: Request, _: Served, headers: Headers
+    request: Request, served: Served, headers: Headers
 ) -> ClassificationRequest:
-    return await _body(request, headers, ClassificationRequest)
+    return await _body(request, served, headers, ClassificationRequest)
 
 
-async def _body(request: Request, headers: AdapterHeaders, model: type[Body]) -> Body:
+async def _body(
+    request: Request, served: ServedBase, headers: AdapterHeaders, model: type[Body]
+) -> Body:
+    served.thread.admission.weigh(headers.cache_salt, headers.weight)
     content = await request.body()
     return await _state(request).texts.run(
         headers.cache_salt, lambda: bodies.parse(content, model), size_bytes=len(content)

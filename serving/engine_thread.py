@@ -90,6 +90,8 @@ class EngineThread:
             self.engine.prepare(request, partial(self._put, queue, index))
             for index, request in enumerate(requests)
         ]
+        for sequence in sequences:
+            sequence.weight = self.admission.weight(sequence.project)
         return self._deltas(sequences, queue)
 
     async def _deltas(

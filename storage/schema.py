@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from foundation.errors import Unavailable
 
-REVISION = "0018"
+REVISION = "0019"
 """Of the newest migration: hosts that compute have none of them at hand."""
 HEADER = "x-luthier-schema"
 """Tells an inference server the gateway's revision."""

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from api.wiring import Wiring
 from foundation.errors import InvalidRequest, NotFound
-from foundation.headers import ARTIFACT_BYTES, ARTIFACT_KIND, ARTIFACT_SHA256, CACHE_SALT
+from foundation.headers import ARTIFACT_BYTES, ARTIFACT_KIND, ARTIFACT_SHA256, CACHE_SALT, WEIGHT
 from storage.models import aliases, artifacts, dialled, models, strengths
 from storage.models.artifacts import ArtifactRow
 from storage.models.base_models import BaseModel, Catalogue
@@ -42,14 +42,14 @@ class Target:
 async def resolve(wiring: Wiring, caller: Caller, name: str, *, is_to_write: bool = True) -> Target:
     """Raises NotFound, with the same text for another project's model as for none, and InvalidRequest for one
     of a kind that is not served, or writes nothing though it is to, and for a strength that it cannot have."""
-    salt = {CACHE_SALT: caller.project_id}
+    whose = _whose(caller)
     catalogue = wiring.catalogue()
     base, found = catalogue.get(name), None
     if base is None:
         base, found = await wiring.database.run(_look_up, caller.project_id, name, catalogue)
     if base is not None:
         # A project's requests share prefixes with each other only, so they belong together.
-        return Target(name, base.id, base.id, base.id, caller.project_id, salt)
+        return Target(name, base.id, base.id, base.id, caller.project_id, whose)
     if found is None:
         raise NotFound(
             f"The model `{name}` does not exist or you do not have access to it.",
@@ -85,13 +85,18 @@ def of_artifact(
         strengths.name_at(artifact.id, strength),
         artifact.id,
         {
-            CACHE_SALT: caller.project_id,
+            **_whose(caller),
             ARTIFACT_SHA256: artifact.sha256,
             ARTIFACT_BYTES: str(artifact.size_bytes),
             ARTIFACT_KIND: artifact.kind,
         },
         is_dialled=strength != 1,
     )
+
+
+def _whose(caller: Caller) -> dict[str, str]:
+    weight = {} if caller.weight == 1 else {WEIGHT: str(caller.weight)}
+    return {CACHE_SALT: caller.project_id, **weight}
 
 
 def _look_up(

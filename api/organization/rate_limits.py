@@ -1,4 +1,5 @@
-"""/v1/organization/projects/{project_id}/rate_limits: how many requests and tokens a minute a project may send and use.
+"""/v1/organization/projects/{project_id}/rate_limits: how many requests and tokens a minute a project may send and use,
+and its share of the inference servers.
 
 OpenAI has limits a model; here the models of a project share one, which is called `rl-all-models`.
 """
@@ -26,6 +27,7 @@ router = APIRouter(
 
 ID: Literal["rl-all-models"] = "rl-all-models"
 MAX_PER_MINUTE = 2**31 - 1
+MAX_WEIGHT = 100
 NOT_KEPT = (
     "max_images_per_1_minute",
     "max_audio_megabytes_per_1_minute",
@@ -37,11 +39,20 @@ NOT_KEPT = (
 PerMinute = Annotated[int, Field(strict=True, ge=0, le=MAX_PER_MINUTE)]
 
 
+class Share(BaseModel):
+    """What OpenAI's limits have no word for."""
+
+    weight: Annotated[int, Field(strict=True, ge=1, le=MAX_WEIGHT)]
+    """Of the project's share of the inference servers: where two want all, one of weight 3 gets three times as much as
+    one of weight 1."""
+
+
 class UpdateRateLimit(BaseModel):
     """0: whatever the server's settings say."""
 
     max_requests_per_1_minute: PerMinute | None = None
     max_tokens_per_1_minute: PerMinute | None = None
+    luthier: Share | None = None
     max_images_per_1_minute: int | None = None
     max_audio_megabytes_per_1_minute: int | None = None
     max_requests_per_1_day: int | None = None
@@ -65,6 +76,7 @@ class RateLimit(BaseModel):
     max_requests_per_1_minute: int
     max_tokens_per_1_minute: int
     """0: as many as they like."""
+    luthier: Share
 
     @classmethod
     def of(cls, row: ProjectRow, wiring: Wired) -> RateLimit:
@@ -72,6 +84,7 @@ class RateLimit(BaseModel):
         return cls(
             max_requests_per_1_minute=row.requests_per_minute or settings.requests_per_minute,
             max_tokens_per_1_minute=row.tokens_per_minute or settings.tokens_per_minute,
+            luthier=Share(weight=row.weight),
         )
 
 
@@ -106,5 +119,6 @@ async def update_rate_limit(
         project_id,
         requests_per_minute=body.max_requests_per_1_minute,
         tokens_per_minute=body.max_tokens_per_1_minute,
+        weight=body.luthier.weight if body.luthier is not None else None,
     )
     return RateLimit.of(row, wiring)

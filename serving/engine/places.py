@@ -71,7 +71,7 @@ class Places:
         return [*self.running, *(s for queue in self._waiting.values() for s in queue)]
 
     def add(self, sequence: Sequence) -> None:
-        self.turns.enter(sequence.project, sequence.request.weight)
+        self.turns.enter(sequence.project, sequence.weight)
         sequence.came_s = self._clock()
         self._waiting.setdefault(sequence.key, deque()).append(sequence)
 

@@ -41,8 +41,6 @@ class Generate:
     cache_salt: str = ""
     """The project. Keys and values are reused only between requests of equal salt (and adapter), and
     those of different salts take turns."""
-    weight: int = 1
-    """Of the project: of two that want all, one of weight 3 gets three times as much as one of weight 1."""
     num_prompt_logprobs: int | None = None
     """As `SamplingParams.num_logprobs`, for the tokens of the prompt."""
     first_scored: int = 1
@@ -57,7 +55,6 @@ class Pool:
     head: Head
     adapter: Adapter | KvPrefix | None = None
     cache_salt: str = ""
-    weight: int = 1
 
     @property
     def reading(self) -> Generate:
@@ -67,7 +64,6 @@ class Pool:
             max_tokens=0,
             adapter=self.adapter,
             cache_salt=self.cache_salt,
-            weight=self.weight,
         )
 
 
@@ -127,6 +123,8 @@ class Sequence:
         self.num_cached_tokens: int | None = None
         self.row: CacheRow | None = None
         self.slot: int | None = None
+        # Of its project: of two that want all, one of weight 3 gets three times as much as one of weight 1.
+        self.weight = 1
         # When it came, and since when all slots have been taken by other adapters.
         self.came_s = 0.0
         self.blocked_since_s: float | None = None

@@ -76,6 +76,7 @@ class Caller:
     guards_output: bool = False
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    weight: int = 1
     """As its project has it."""
     is_owner: bool = False
     """May change what protects the project from its own users: by a key that the operator made, or one of a service
@@ -228,6 +229,7 @@ def _caller(found: Any) -> Caller:
         guards_output=bool(found.guards_output),
         requests_per_minute=found.requests_per_minute,
         tokens_per_minute=found.tokens_per_minute,
+        weight=found.weight or 1,
         is_owner=found.role in (None, "owner"),
     )
 
@@ -249,6 +251,7 @@ def internal_caller(session: Session, project_id: str) -> Caller | None:
         guards_output=project.guards_output,
         requests_per_minute=project.requests_per_minute,
         tokens_per_minute=project.tokens_per_minute,
+        weight=project.weight,
     )
 
 
@@ -280,6 +283,7 @@ _CALLERS = (
         ProjectRow.guards_output,
         ProjectRow.requests_per_minute,
         ProjectRow.tokens_per_minute,
+        ProjectRow.weight,
         ServiceAccountRow.role,
     )
     .outerjoin(ProjectRow, ApiKeyRow.project_id == ProjectRow.id)

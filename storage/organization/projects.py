@@ -23,6 +23,9 @@ class ProjectRow(Base):
     requests_per_minute: Mapped[int | None]
     tokens_per_minute: Mapped[int | None]
     """At the inference servers; None: what the settings say."""
+    weight: Mapped[int] = mapped_column(server_default="1")
+    """Of its share of the inference servers: where two projects want all, one of weight 3 gets three times as much as
+    one of weight 1."""
     archived_at: Mapped[Timestamp | None]
     """From then on none of its keys works. There is no way back."""
     guards_input: Mapped[bool] = mapped_column(server_default=false())
@@ -114,13 +117,16 @@ def limit(
     *,
     requests_per_minute: int | None,
     tokens_per_minute: int | None,
+    weight: int | None,
 ) -> ProjectRow:
-    """From the next request on. None changes nothing, 0 takes the limit away."""
+    """From the next request on. None changes nothing, 0 takes a limit away."""
     row = get_active(session, project_id)
     if requests_per_minute is not None:
         row.requests_per_minute = requests_per_minute or None
     if tokens_per_minute is not None:
         row.tokens_per_minute = tokens_per_minute or None
+    if weight is not None:
+        row.weight = weight
     session.flush()
     return row
 

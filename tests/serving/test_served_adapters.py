@@ -12,6 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving import served_base
 from serving.adapters.ref import AdapterRef
+from serving.engine.places import Places
+from serving.engine.sequence import Sequence
 from tests.serving.server import HELLO, MODEL, Running, read_to_end, store_adapter
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -116,6 +118,27 @@ async def test_deleting_an_adapter_ends_what_it_is_at(
     # Others go on.
     await anext(aiter(streams[1]))
     await streams[1].close()
+
+
+async def test_a_project_weighs_what_the_gateway_says(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[int] = []
+    add = Places.add
+
+    def note(places: Places, sequence: Sequence) -> None:
+        weights.append(sequence.weight)
+        add(places, sequence)
+
+    monkeypatch.setattr(Places, "add", note)
+    for weight in ({"x-luthier-weight": "3"}, {}):
+        await running.openai.completions.create(
+            model=MODEL,
+            prompt="x",
+            max_tokens=1,
+            extra_headers={"x-luthier-cache-salt": "proj_heavy", **weight},
+        )
+    assert weights == [3, 1]
 
 
 async def test_each_place_of_adapters_has_its_figures(

@@ -106,6 +106,29 @@ def test_a_project_has_a_limit_of_its_own(front: Api) -> None:
     client.close()
 
 
+def test_an_operator_weighs_a_project(front: Api, backend: FakeBackend) -> None:
+    tenant = front.tenant()
+    client = front.client(tenant, admin_key=front.admin_key())
+    limits = client.admin.organization.projects.rate_limits
+
+    def weigh(weight: object) -> Any:
+        body = {"luthier": {"weight": weight}}
+        return limits.update_rate_limit(
+            "rl-all-models", project_id=tenant.project_id, extra_body=body
+        )
+
+    assert weigh(3).to_dict()["luthier"] == {"weight": 3}
+    ask(client)
+    assert backend.requests[-1][1]["x-luthier-weight"] == "3"
+    weigh(1)
+    ask(client)
+    assert "x-luthier-weight" not in backend.requests[-1][1]
+    for wrong in (0, 101, 1.5, "3", None):
+        with pytest.raises(openai.BadRequestError, match="weight"):
+            weigh(wrong)
+    client.close()
+
+
 def test_nobody_is_limited_unless_it_is_said(api: Api) -> None:
     with gateway(api, FakeBackend()) as front, front.client(front.tenant()) as client:
         raw = client.chat.completions.with_raw_response.create(

@@ -66,8 +66,9 @@ class Load:
         weight: int = 1,
     ) -> Sequence:
         adapter = None if adapter_id is None else Adapter(adapter_id, {})
-        request = Generate(prompt=prompt, adapter=adapter, cache_salt=project, weight=weight)
+        request = Generate(prompt=prompt, adapter=adapter, cache_salt=project)
         sequence = Sequence(request, max_tokens, self.tokenizer, lambda _: None)
+        sequence.weight = weight
         self.scheduler.places.add(sequence)
         return sequence
 
