@@ -103,6 +103,7 @@ def _hold_out(
             data.notes.append(
                 f"{num_known} rows of the validation file ask what a training row asks, too, and were left out."
             )
+        data.notes += _cautions(job, data)
         if not data.holdout:
             data.how = "none"
             data.why_none = (
@@ -110,6 +111,21 @@ def _hold_out(
                 if num_known
                 else "The validation file has no row in which a model answers something."
             )
+
+
+def _cautions(job: JobRow, data: ReportData) -> Iterator[str]:
+    """What makes figures say less than they seem to."""
+    if len(data.holdout) > data.num_rows:
+        yield (
+            "Conversations are measured turn by turn, each behind what the row has before it, not behind what the model "
+            "said; turns of one conversation count together in the intervals."
+        )
+    control = job.hyperparameters.get("luthier") or {}
+    if control.get("keep") == "best" or control.get("early_stopping"):
+        yield (
+            "The validation file has also chosen the checkpoint that is the model, so its figure is a little better than "
+            "it would be on other rows."
+        )
 
 
 def _cases(

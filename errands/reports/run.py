@@ -28,6 +28,7 @@ from . import data as report_data
 from .context import ReportContext, ReportImpossible, Section, SectionSkipped, open_context
 from .lease import ReportLease
 from .sections import all_sections
+from .verdict import TARGET, Judged, judge
 
 SCHEMA_VERSION = 1
 """Of report.json: it grows when what stands there comes to mean something else; what is new beside it changes nothing."""
@@ -143,8 +144,6 @@ def _made(context: ReportContext, section: Section) -> Json:
 
 
 def _end(errands: Errands, context: ReportContext, costs: Mapping[str, Json]) -> None:
-    from .verdict import TARGET, judge
-
     report, lease = context.lease.report, context.lease
     judged = judge(
         context.found,
@@ -161,7 +160,7 @@ def _end(errands: Errands, context: ReportContext, costs: Mapping[str, Json]) ->
         "base_model": context.base,
         "depth": report.depth,
         "seed": context.seed,
-        "verdict": {"code": judged.code, "sentence": judged.sentence},
+        "verdict": _verdict(context, judged),
         "data": _about(context),
         **context.found,
         "costs": dict(costs),
@@ -180,6 +179,18 @@ def _end(errands: Errands, context: ReportContext, costs: Mapping[str, Json]) ->
 
     lease.end(write)
     crash_point("after_report_end")
+
+
+def _verdict(context: ReportContext, judged: Judged) -> Json:
+    """With what it goes by, and where the rows are that changed."""
+    changed = context.found["changed"]
+    return {
+        "code": judged.code,
+        "sentence": judged.sentence,
+        "against": changed.get("against"),
+        "difference": changed.get("difference"),
+        "rows": f"/v1/luthier/fine_tuning/jobs/{context.job.id}/report.html#rows",
+    }
 
 
 def _about(context: ReportContext) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,26 @@ def test_rows_that_were_learnt_are_left_out(scene: ReportScene) -> None:
     found = scene.report(job)
     assert found["contenders"]["rows"] == 6
     assert any("2 rows of the validation file" in note for note in found["data"]["notes"])
+
+
+def test_turns_of_a_conversation_are_measured_each_behind_what_the_row_has(
+    scene: ReportScene,
+) -> None:
+    scene.models.script = knows(1.0)
+    both = [
+        {"messages": [*row(n)["messages"], *row(n + 50)["messages"][1:]]} for n in range(100, 106)
+    ]
+    job = scene.job(FEW, both)
+
+    scene.run(job)
+
+    found = scene.report(job)
+    assert (found["contenders"]["rows"], found["contenders"]["cases"]) == (6, 12)
+    assert found["contenders"]["clusters"] == 6
+    assert found["changed"]["difference"]["method"] == "bootstrap, sign flips"
+    assert any("turn by turn" in note for note in found["data"]["notes"])
+    said = [asked for asked in scene.models.asked if "It155" in asked and "tiny-random" in asked]
+    assert all(json.loads(str(row(105)["messages"][-1]["content"]))["colour"] in s for s in said)
 
 
 def test_a_holdout_of_three_rows_tells_nothing(scene: ReportScene) -> None:
