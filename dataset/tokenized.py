@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from text.chat_template import ChatTemplate, TokenizedExample
 
@@ -98,7 +99,7 @@ class Tally:
         self.num_rows = self.num_examples = 0
         self._num_tokens = self._num_supervised_tokens = 0
         self._num_truncated = self._num_left_out = 0
-        self._num_too_long = 0
+        self._num_too_long = self._num_alike = 0
         self._num_silent = 0
         self._first_silent: int | None = None
 
@@ -134,6 +135,11 @@ class Tally:
         num_long = self._num_truncated + self._num_too_long
         if not num_long:
             return ""
+        if self._num_alike == self.num_rows:
+            return (
+                f": the answers of each pair are alike as far as {self._max_seq_len} tokens reach. Answers that differ "
+                "sooner help, or a larger luthier.max_seq_len where that was asked for"
+            )
         return (
             f": {num_long} of {self.num_rows} are longer than {self._max_seq_len} tokens, and what is learnt stands "
             "behind those. Shorter prompts help, or a larger luthier.max_seq_len where that was asked for"
@@ -158,6 +164,7 @@ class Tally:
         if len(sequences) > 1:
             example = cut_alike(sequences, self._max_seq_len, self._bos_id)
             is_useful = _differ(example) and self._append(example)
+            self._num_alike += _are_alike(example)
         else:
             example = cut(sequences[0], self._max_seq_len)
             is_useful = self._append(example)
@@ -199,9 +206,16 @@ class Tally:
 
 def _differ(example: Example) -> bool:
     """Whether every answer is still another one than the next, and each has a token left."""
-    answers = [each.input_ids[1:][each.weights[1:] != 0] for each in example.sequences]
-    is_empty = any(len(answer) == 0 for answer in answers)
-    return not is_empty and not any(itertools.starmap(np.array_equal, itertools.pairwise(answers)))
+    is_empty = any(len(answer) == 0 for answer in _answers(example))
+    return not is_empty and not _are_alike(example)
+
+
+def _are_alike(example: Example) -> bool:
+    return any(itertools.starmap(np.array_equal, itertools.pairwise(_answers(example))))
+
+
+def _answers(example: Example) -> list[npt.NDArray[np.int32]]:
+    return [each.input_ids[1:][each.weights[1:] != 0] for each in example.sequences]
 
 
 def _teaches_silence(example: Example, eos_ids: frozenset[int]) -> bool:

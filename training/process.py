@@ -176,9 +176,12 @@ def _dataset_warnings(loaded: Statistics, role: str, config: TrainConfig) -> lis
             f"tokens and were truncated at {where}"
         )
     if loaded.num_left_out:
+        are_pairs = isinstance(config.method, Dpo)
+        nothing = (
+            "nothing to tell their answers apart by" if are_pairs else "no token to learn from"
+        )
         warnings.append(
-            f"{loaded.num_left_out} example(s) of the {role} file have no token to learn from "
-            "and were left out"
+            f"{loaded.num_left_out} example(s) of the {role} file have {nothing} and were left out"
         )
     if loaded.num_too_long:
         warnings.append(

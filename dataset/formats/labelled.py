@@ -51,6 +51,10 @@ class LabelledRows:
                     elif not isinstance(row[key], str):
                         yield no_text(key, row[key])
                 yield from extra(row, _KEYS)
+                if not row["text"].strip():
+                    yield wrong_value(
+                        " text is empty: there is nothing that could be classified", "E117"
+                    )
         if not self.label(row).strip():
             yield wrong_value(" has an empty label; give every class a word", "E117")
 

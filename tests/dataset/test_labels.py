@@ -134,6 +134,10 @@ def test_labels_that_training_lacks_are_refused_by_their_line(
         ({"text": "x"}, "Example 11 is missing key 'label'"),
         ({"text": "x", "label": 1}, "Example 11 label Input should be a valid string"),
         ({"text": "x", "label": " "}, "Example 11 has an empty label"),
+        (
+            {"text": " ", "label": "a"},
+            "Example 11 text is empty: there is nothing that could be classified",
+        ),
         ({"text": "x", "label": "a", "id": 1}, 'Example 11 contains an extra "id"'),
         ({"text": "x", "label": "y" * 64}, "a label of 65 tokens, 'yyyy"),
     ],

@@ -143,6 +143,19 @@ def test_a_pair_that_is_equal_behind_the_cut_is_left_out(
     assert (counted.num_examples, counted.num_left_out, counted.num_truncated) == (1, 1, 1)
 
 
+def test_pairs_that_are_all_equal_behind_the_cut_are_told_what_helps(
+    tmp_path: Path, shows_all: ChatTemplate
+) -> None:
+    """Their prompts are short."""
+    rows = [pair("a" * 60 + "b", "a" * 60 + "c", asked=str(number)) for number in range(3)]
+    with pytest.raises(InvalidFile) as caught:
+        load(tmp_path, shows_all, *rows, max_seq_len=50)
+    assert (
+        "the answers of each pair are alike as far as 50 tokens reach. Answers that differ sooner help"
+        in caught.value.message
+    )
+
+
 def test_an_empty_preferred_answer_teaches_silence_and_an_empty_other_does_not(
     tmp_path: Path, shows_all: ChatTemplate
 ) -> None:

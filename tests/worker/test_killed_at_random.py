@@ -69,7 +69,7 @@ def killed_once(scene: Scene, chance: random.Random) -> str:
         pid = process.pid if name == "worker" else child_of(process.pid)
         if pid is not None and process.is_alive():
             os.kill(pid, signal.SIGKILL)
-    process.join(timeout=120)
+    process.join(timeout=600)
     assert process.exitcode is not None, env
     # More deaths in a row than a job may have; here they are what is tested.
     scene.set(crashes=0)
