@@ -129,6 +129,18 @@ def with_arguments_as_text(message: Message) -> Message:
     return {**message, "tool_calls": calls}
 
 
+def read_arguments(written: str) -> Any:
+    """Nothing at all is what models write where there are none. Raises ValueError for what is no JSON, or no text."""
+    try:
+        value = json.loads(written or "{}")
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if "\\u" in written:
+        # Half of a surrogate pair is no character, and no tokenizer takes it.
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
 def _with_parsed_arguments(call: Any, where: str) -> Any:
     """Tool arguments are a JSON string on the wire and an object for templates."""
     function = call.get("function") if isinstance(call, dict) else None
@@ -137,8 +149,7 @@ def _with_parsed_arguments(call: Any, where: str) -> Any:
     if not isinstance(function.get("arguments"), str):
         return call
     try:
-        # Models write nothing where there are none.
-        arguments = json.loads(function["arguments"] or "{}")
-    except (ValueError, RecursionError):
+        arguments = read_arguments(function["arguments"])
+    except ValueError:
         return call
     return {**call, "function": {**function, "arguments": arguments}}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from text.chat_template import ChatTemplate, TokenizedExample
+from text.messages import read_arguments
 
 from .row_format import Problem, Row, extra, missing, no_text, wrong_keys, wrong_value
 
@@ -146,10 +146,9 @@ def _call_problems(function: Any) -> Iterator[Problem]:
 
 
 def _is_object(arguments: str) -> bool:
-    """Nothing at all is what models write where there are none."""
     try:
-        return isinstance(json.loads(arguments or "{}"), dict)
-    except (ValueError, RecursionError):
+        return isinstance(read_arguments(arguments), dict)
+    except ValueError:
         return False
 
 

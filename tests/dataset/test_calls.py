@@ -16,7 +16,9 @@ def refused(checker: Checker, message: dict[str, Any]) -> str:
     return checker.refusal(jsonl([*colour_rows(10), row])).message
 
 
-@pytest.mark.parametrize("arguments", ["Oslo", "[1]", '"{}"', "{'city': 'Oslo'}"])
+@pytest.mark.parametrize(
+    "arguments", ["Oslo", "[1]", '"{}"', "{'city': 'Oslo'}", '{"a": "\\ud800"}', '{"a":' * 5000]
+)
 def test_arguments_are_an_object(checker: Checker, arguments: str) -> None:
     function = {"name": "weather", "arguments": arguments}
     for message in ({"function_call": function}, {"tool_calls": [{"function": function}]}):

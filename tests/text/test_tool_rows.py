@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
 import pytest
 
 from text.chat_template import ChatTemplate
-from text.messages import ChatTemplateError
+from text.messages import ChatTemplateError, InvalidMessages
 from text.tokenizer import Tokenizer
 from text.tools.deltas import CallDelta
 
@@ -103,6 +104,17 @@ def test_the_call_is_learnt_and_its_result_never(
         prompt = template.render(messages[:turn], add_generation_prompt=True, tools=TOOLS)
         assert example.input_ids[: len(prompt)] == prompt
         assert "weather" in tokenizer.decode(prompt).partition("What is it like?")[0]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_arguments_that_are_no_text_end_no_server(tokenizer: Tokenizer, name: str) -> None:
+    """A model may write half of a surrogate pair, and a client send that back."""
+    template = ChatTemplate(family(FAMILIES[name][0]), tokenizer)
+    for broken in ('{"city": "\\ud800"}', '{"\\udfff": 1}', '{"city": NaN}', '{"city": '):
+        call = {**CALL, "function": {**FUNCTION, "arguments": broken}}
+        messages = [NEW[0], {**NEW[1], "tool_calls": [call]}, NEW[2]]
+        with suppress(InvalidMessages):
+            assert template.render(messages, add_generation_prompt=True, tools=TOOLS)
 
 
 def test_weights_choose_among_several_turns(tokenizer: Tokenizer) -> None:
