@@ -213,7 +213,7 @@ class CreateResponse(InputOfResponse):
             },
             "tool_choice": "auto" if self.tool_choice is None else self.tool_choice,
             "tools": [
-                {"strict": True, "description": None, "parameters": None, **t}
+                {"strict": False, "description": None, "parameters": None, **t}
                 for t in self.tools or ()
             ],
             "top_logprobs": self.top_logprobs or 0,

@@ -70,11 +70,14 @@ async def unfolded(
             for event in unfolding.add(chunk):
                 yield event
         if not unfolding.is_finished:
-            raise LuthierError("The model's reply broke off. Please try again.")
+            raise LuthierError(event_stream.BROKE)
         last = list(unfolding.end())
         await keep(unfolding.body())
-    except (httpx.HTTPError, event_stream.EventTooLong, *FAILED) as error:
+    except (httpx.HTTPError, event_stream.EventTooLong) as error:
         log.warning("response.broke", error=repr(error))
+        last = list(unfolding.fail(event_stream.BROKE, "server_error"))
+    except FAILED as error:
+        log.warning("response.not_kept", error=repr(error))
         last = list(unfolding.fail(SERVER_ERROR, "server_error"))
     except LuthierError as error:
         last = list(unfolding.fail(error.message, "server_error"))

@@ -14,6 +14,7 @@ import openai
 import pydantic
 import pytest
 import torch
+from openai.types.responses import ParsedResponseFunctionToolCall
 from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -34,10 +35,12 @@ from tests.serving.parts import (
 )
 from tests.serving.server import SETTINGS
 from text.chat_template import ChatTemplate
+from text.tokenizer import Tokenizer
 
 from .test_classifications import classifier
 
 BASE = BaseModel("tiny-random", "builtin:tiny-random", "1", max_seq_len=2048)
+NUM_GREEDY = 24
 
 
 @pytest.fixture
@@ -77,8 +80,8 @@ def artifacts(base_path: Path) -> list[Artifact]:
     ]
 
 
-def expected_logprobs(base_path: Path, folder: Path, kind: str, ids: list[int]) -> list[float]:
-    """What whoever downloads the folder finds its prompt's log-probabilities to be."""
+def downloaded(base_path: Path, folder: Path, kind: str) -> Any:
+    """What whoever downloads the folder has, in transformers and PEFT."""
     base = load_model(base_path, "sdpa")
     model: nn.Module = base
     if kind == full.KIND:
@@ -90,9 +93,24 @@ def expected_logprobs(base_path: Path, folder: Path, kind: str, ids: list[int]) 
         )
     elif kind in (lora.KIND, prefix.KIND):
         model = PeftModel.from_pretrained(base, folder)
+    return model.eval()
+
+
+def expected_logprobs(model: Any, ids: list[int]) -> list[float]:
     with torch.inference_mode():
         logprobs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
     return [float(logprobs[i, token]) for i, token in enumerate(ids[1:])]
+
+
+def greedy(model: Any, prompt: list[int], tokenizer: Tokenizer) -> list[int]:
+    """What comes behind the prompt; nothing is kept from one token to the next."""
+    ids = list(prompt)
+    with torch.inference_mode():
+        for _ in range(NUM_GREEDY):
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] in tokenizer.stop_ids:
+                break
+    return ids[len(prompt) :]
 
 
 class Mark(pydantic.BaseModel):
@@ -115,6 +133,32 @@ def check_parsed(client: openai.OpenAI, model: str) -> None:
     assert whole.finish_reason == "stop"
     with client.chat.completions.stream(**asked) as stream:
         assert stream.get_final_completion().choices[0].message.parsed == whole.message.parsed
+    response = client.responses.parse(
+        model=model, input="Hello", text_format=Mark, max_output_tokens=200, extra_body={"seed": 1}
+    )
+    assert response.output_parsed == whole.message.parsed
+
+
+def check_called(client: openai.OpenAI, model: str) -> None:
+    """The same as the arguments of a call, in both forms."""
+    tools: Any = {"tool_choice": "required", "parallel_tool_calls": False, "temperature": 0}
+    tool = openai.pydantic_function_tool(Mark)
+    called = client.chat.completions.parse(
+        model=model,
+        messages=[{"role": "user", "content": "Hello"}],
+        tools=[tool],
+        max_tokens=200,
+        **tools,
+    ).choices[0]
+    assert called.finish_reason == "tool_calls"
+    (call,) = list(called.message.tool_calls or [])
+    assert isinstance(call.function.parsed_arguments, Mark)
+    flat: Any = {"type": "function", **tool["function"]}
+    (item,) = client.responses.parse(
+        model=model, input="Hello", tools=[flat], max_output_tokens=200, **tools
+    ).output
+    assert isinstance(item, ParsedResponseFunctionToolCall)
+    assert item.arguments == call.function.arguments
 
 
 def test_a_head_that_is_downloaded_says_what_is_served(
@@ -186,7 +230,8 @@ def test_a_model_at_a_strength_lies_between_its_base_and_itself(
     halved = {name: (a, b / 2, scale) for name, (a, b, scale) in layers.items()}
     lora.write(tmp_path / "half", lora.of_layers(config, halved))
     ids = prompt_of(40)
-    expected = expected_logprobs(base_path, tmp_path / "half", lora.KIND, ids)
+    half = downloaded(base_path, tmp_path / "half", lora.KIND)
+    expected = expected_logprobs(half, ids)
     with front.client(tenant) as client:
 
         def written(name: str) -> str:
@@ -209,7 +254,7 @@ def test_a_model_at_a_strength_lies_between_its_base_and_itself(
 
 
 def test_what_is_downloaded_computes_what_is_served(
-    front: Api, tenant: Tenant, base_path: Path, tmp_path: Path
+    front: Api, tenant: Tenant, base_path: Path, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
     folders = {"lora": write_adapter(base_path, tmp_path / "lora")}
     for artifact in artifacts(base_path):
@@ -230,8 +275,15 @@ def test_what_is_downloaded_computes_what_is_served(
             unpacked = tmp_path / "downloaded" / kind
             with tarfile.open(fileobj=io.BytesIO(download.content)) as tar:
                 tar.extractall(unpacked, filter="data")
-            expected = expected_logprobs(base_path, unpacked, kind, ids)
-            assert found[1:] == pytest.approx(expected, abs=2e-5), kind
+            oracle = downloaded(base_path, unpacked, kind)
+            assert found[1:] == pytest.approx(expected_logprobs(oracle, ids), abs=2e-5), kind
+            said = client.completions.create(
+                model=model, prompt=ids, max_tokens=NUM_GREEDY, temperature=0
+            )
+            expected = tokenizer.decode(greedy(oracle, ids, tokenizer))
+            assert said.choices[0].text == expected, kind
             check_parsed(client, model)
+            if kind == lora.KIND:
+                check_called(client, model)
         kept = client.chat.completions.list(limit=1).data[0].to_dict()
         assert kept["response_format"]["json_schema"]["name"] == "Mark"  # type: ignore[index]

@@ -220,6 +220,7 @@ def test_a_stream_that_breaks_ends_as_failed_and_is_not_kept(
     last = events[-1]
     assert last.type == "response.failed"
     assert last.response.error is not None
+    assert "broke off" in last.response.error.message
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(last.response.id)
 
