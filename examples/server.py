@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import openai
@@ -25,7 +27,9 @@ class ServerError(RuntimeError):
 
 
 @contextmanager
-def running(data_dir: Path, *options: str) -> Iterator[openai.OpenAI]:
+def running(
+    data_dir: Path, *options: str, env: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[openai.OpenAI]:
     """A client of a fresh server on a free port; its log is `data_dir`/server.log.
 
     What an earlier run left in `data_dir` is removed, but for the imported bases, which take a
@@ -49,7 +53,12 @@ def running(data_dir: Path, *options: str) -> Iterator[openai.OpenAI]:
         str(port),
     ]
     with log.open("wb") as output:
-        process = subprocess.Popen([*command, *options], stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*command, *options],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **env},
+        )
     try:
         _wait_until_ready(process, f"http://127.0.0.1:{port}/readyz", log)
         key = (data_dir / "api_key").read_text().strip()

@@ -49,6 +49,8 @@ class ContenderPlan:
             yield CONSTANT
             yield COPY
         yield Contender("zero_shot", "the base, asked as the rows ask", base)
+        if context.job.model != base:
+            yield Contender("before", "the model that training went on from", context.job.model)
         if own := context.asked.get("prompt"):
             yield Contender("your_prompt", "the base with your prompt", base, Wording(str(own)))
         if not training:

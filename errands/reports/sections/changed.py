@@ -29,7 +29,7 @@ class Changed:
         adjusted = statistics.holm([all_found[name].p for name in others])
         found: Json = {
             "against": best,
-            "sees": _sees(rows, all_found.get(best)),
+            "sees": _sees(rows, best, all_found.get(best)),
             "others": [
                 {"against": name, **told(all_found[name]), "p_holm": round(p, 6)}
                 for name, p in zip(others, adjusted, strict=True)
@@ -65,14 +65,14 @@ def _difference(rows: Sequence[Json], against: str, seed: int) -> Difference:
     )
 
 
-def _sees(rows: Sequence[Json], difference: Difference | None) -> float:
+def _sees(rows: Sequence[Json], against: str | None, difference: Difference | None) -> float:
     """The smallest difference that so many rows show four times in five."""
     num_clusters = len({row["cluster"] for row in rows})
     if difference is None or difference.num_only_first is not None:
         return round(statistics.smallest_difference(num_clusters), 4)
-    against = [row["scores"]["tuned"] for row in rows]
-    mean = sum(against) / len(against)
-    deviation = max(0.05, (sum((x - mean) ** 2 for x in against) / len(against)) ** 0.5)
+    changes = [row["scores"]["tuned"] - row["scores"][against] for row in rows]
+    mean = sum(changes) / len(changes)
+    deviation = (sum((change - mean) ** 2 for change in changes) / len(changes)) ** 0.5
     return round(min(1.0, statistics.smallest_mean_difference(num_clusters, deviation)), 4)
 
 

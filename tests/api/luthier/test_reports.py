@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from typing import Any
+from xml.etree import ElementTree
 
 import httpx
 import orjson
@@ -181,6 +182,8 @@ def test_the_page_has_the_same_bytes_each_time() -> None:
     report = a_report("ftjob-1", "Hello")
 
     assert page.html(report) == page.html(report)
+    pictures = re.findall(r"<svg.*?</svg>", page.html(a_report("ftjob-1")), re.DOTALL)
+    assert len([ElementTree.fromstring(picture) for picture in pictures]) == 3
     bare = {name: {"skipped": "no rows"} for name in ("prompts", "contenders", "changed", "cost")}
     assert "no rows" in page.html({**report, **bare})
 

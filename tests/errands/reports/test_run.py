@@ -236,6 +236,24 @@ def test_a_grader_of_the_users_own_decides(scene: ReportScene) -> None:
     assert scene.report(job)["contenders"]["measure"] == "the grader 'says black'"
 
 
+def test_a_model_that_goes_on_from_another_is_compared_with_that_one_too(
+    scene: ReportScene,
+) -> None:
+    scene.models.script = knows(0.11)
+    earlier = scene.api.tuned_model(scene.tenant)
+    job = scene.job(FEW, HOLDOUT[:6])
+    with scene.api.sessions.begin() as session:
+        session.execute(update(type(job)).where(type(job).id == job.id).values(model=earlier.name))
+
+    scene.run(job)
+
+    figures = {
+        each["name"]: each["primary"]["value"]
+        for each in scene.report(job)["contenders"]["contenders"]
+    }
+    assert figures == {"zero_shot": 0, "before": 1, "tuned": 1}
+
+
 @pytest.mark.parametrize("method", ["dpo", "unsupervised", "classification"])
 def test_what_has_no_right_answer_is_not_measured(scene: ReportScene, method: str) -> None:
     job = scene.job(FEW, HOLDOUT, method=method)
