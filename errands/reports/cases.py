@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataset.task_type import text_of
-from grading.measures.measure import Answer
+from grading.measures.measure import ModelAnswer
 
 Json = dict[str, Any]
 
@@ -19,7 +19,7 @@ class Case:
     """Of its file, from 1."""
     turn: int
     """Which of the row's messages is wanted: the ones before it are as the row has them. 0 without messages."""
-    wanted: Answer
+    wanted: ModelAnswer
     messages: tuple[Json, ...] = ()
     """What is asked, in chats."""
     prompt: str = ""
@@ -69,7 +69,7 @@ def of_row(row: Mapping[str, Any], line: int) -> Iterator[Case]:
     if "messages" in row:
         yield from _of_chat(row, line)
     elif "completion" in row:
-        yield Case(line, 0, Answer(row["completion"]), prompt=row["prompt"])
+        yield Case(line, 0, ModelAnswer(row["completion"]), prompt=row["prompt"])
 
 
 def _of_chat(row: Mapping[str, Any], line: int) -> Iterator[Case]:
@@ -83,8 +83,8 @@ def _of_chat(row: Mapping[str, Any], line: int) -> Iterator[Case]:
         yield Case(line, turn, reply_of(message), messages=before, tools=tools)
 
 
-def reply_of(message: Mapping[str, Any]) -> Answer:
+def reply_of(message: Mapping[str, Any]) -> ModelAnswer:
     calls = list(message.get("tool_calls") or ())
     if message.get("function_call"):
         calls.append({"type": "function", "function": message["function_call"]})
-    return Answer(text_of(message), tuple(calls))
+    return ModelAnswer(text_of(message), tuple(calls))

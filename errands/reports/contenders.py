@@ -13,7 +13,7 @@ from dataset.neighbours import Neighbours
 from dataset.task_type import DetectedTask
 from grading.measures import json_values
 from grading.measures.json_values import NotJson
-from grading.measures.measure import Answer
+from grading.measures.measure import ModelAnswer
 
 from .asking import ReportQuestion
 from .cases import Case
@@ -77,7 +77,7 @@ class Ground:
         key = f"{contender.name}:{case.key}"
         return contender.prompt.question(key, contender.model or "", case, self.ending, near)
 
-    def reply(self, contender: Contender, case: Case) -> Answer:
+    def reply(self, contender: Contender, case: Case) -> ModelAnswer:
         """Of one without a model."""
         voters = self.near(case, NUM_VOTES)[::-1] if contender.is_copy else self.training
         return _voted([voter.wanted for voter in voters], self.task)
@@ -97,22 +97,22 @@ def diverse(cases: Sequence[Case], count: int, seed: int) -> tuple[Case, ...]:
     return tuple(chosen)
 
 
-def _voted(wanted: Sequence[Answer], task: DetectedTask) -> Answer:
+def _voted(wanted: Sequence[ModelAnswer], task: DetectedTask) -> ModelAnswer:
     """What most of them say, field by field where they are JSON; the first of equals."""
     if not wanted:
-        return Answer("")
+        return ModelAnswer("")
     if task.type == "json":
         return _voted_json(wanted)
     if task.type == "tools":
         calls = Counter(orjson.dumps([c.get("function") for c in w.tool_calls]) for w in wanted)
         ((most, _),) = calls.most_common(1)
-        return Answer("", [{"function": function} for function in orjson.loads(most)])
+        return ModelAnswer("", [{"function": function} for function in orjson.loads(most)])
     counts = Counter(reply.text.strip() for reply in wanted)
     ((text, _),) = counts.most_common(1)
-    return Answer(text)
+    return ModelAnswer(text)
 
 
-def _voted_json(wanted: Sequence[Answer]) -> Answer:
+def _voted_json(wanted: Sequence[ModelAnswer]) -> ModelAnswer:
     votes: dict[str, Counter[bytes]] = {}
     for reply in wanted:
         try:
@@ -120,7 +120,7 @@ def _voted_json(wanted: Sequence[Answer]) -> Answer:
         except NotJson:
             continue
         if not isinstance(value, dict):
-            return Answer(Counter(reply.text for reply in wanted).most_common(1)[0][0])
+            return ModelAnswer(Counter(reply.text for reply in wanted).most_common(1)[0][0])
         for name, part in value.items():
             votes.setdefault(name, Counter())[orjson.dumps(part, option=orjson.OPT_SORT_KEYS)] += 1
     is_usual = {name: count.total() * 2 > len(wanted) for name, count in votes.items()}
@@ -129,10 +129,10 @@ def _voted_json(wanted: Sequence[Answer]) -> Answer:
         for name, count in votes.items()
         if is_usual[name]
     }
-    return Answer(orjson.dumps(fields).decode())
+    return ModelAnswer(orjson.dumps(fields).decode())
 
 
-def _values(wanted: Answer) -> list[str]:
+def _values(wanted: ModelAnswer) -> list[str]:
     if wanted.tool_calls:
         return [str((call.get("function") or {}).get("name")) for call in wanted.tool_calls]
     try:

@@ -13,7 +13,7 @@ from grading import graders
 from grading.grade import ModelFailed, Sample, grade
 from grading.graders import Grader
 from grading.measures import measures
-from grading.measures.measure import Answer, Measure, RowScore
+from grading.measures.measure import Measure, ModelAnswer, RowScore
 from grading.statistics import Interval, bootstrap, wilson
 
 from . import likelihood
@@ -58,7 +58,7 @@ class Scoring:
         return self._measure.primary
 
     def score(
-        self, replies: Mapping[str, Sequence[tuple[Case, Answer]]]
+        self, replies: Mapping[str, Sequence[tuple[Case, ModelAnswer]]]
     ) -> dict[str, list[RowScore]]:
         """By contenders. A grader that cannot grade is told of, and the measure of the task is used instead."""
         scores = {
@@ -94,7 +94,7 @@ class Scoring:
     def _likely(
         self,
         measured: Likelihood,
-        replies: Mapping[str, Sequence[tuple[Case, Answer]]],
+        replies: Mapping[str, Sequence[tuple[Case, ModelAnswer]]],
         scores: Mapping[str, list[RowScore]],
     ) -> dict[str, list[RowScore]]:
         """Of those that have a model: the others find nothing probable."""
@@ -128,10 +128,12 @@ class Scoring:
             ]
         return found
 
-    def together(self, pairs: Sequence[tuple[Case, Answer]]) -> Json:
+    def together(self, pairs: Sequence[tuple[Case, ModelAnswer]]) -> Json:
         return self._measure.together([(reply, case.wanted) for case, reply in pairs])
 
-    def _grades(self, replies: Mapping[str, Sequence[tuple[Case, Answer]]]) -> dict[str, Answered]:
+    def _grades(
+        self, replies: Mapping[str, Sequence[tuple[Case, ModelAnswer]]]
+    ) -> dict[str, Answered]:
         context, section = self._context, GRADES.format(self._section)
         grades = context.parts.answers(section)
         missing = [
@@ -151,10 +153,10 @@ class Scoring:
             for case, _ in pairs
         }
 
-    async def _grade_all(self, missing: Sequence[tuple[str, Case, Answer]]) -> list[Answered]:
+    async def _grade_all(self, missing: Sequence[tuple[str, Case, ModelAnswer]]) -> list[Answered]:
         return list(await asyncio.gather(*(self._grade(*each) for each in missing)))
 
-    async def _grade(self, key: str, case: Case, reply: Answer) -> Answered:
+    async def _grade(self, key: str, case: Case, reply: ModelAnswer) -> Answered:
         assert self._grader is not None
         sample = Sample(reply.text, list(reply.tool_calls))
         graded = await grade(self._grader, sample, item_of(case), self._complete)
@@ -216,9 +218,9 @@ def replies_of(
     contenders: Sequence[Contender],
     cases: Sequence[Case],
     answers: Mapping[str, Answered],
-) -> tuple[dict[str, list[tuple[Case, Answer]]], dict[str, str]]:
+) -> tuple[dict[str, list[tuple[Case, ModelAnswer]]], dict[str, str]]:
     """What each answered to each case; and of those that answered nothing at all, why. An error is an empty answer."""
-    replies: dict[str, list[tuple[Case, Answer]]] = {}
+    replies: dict[str, list[tuple[Case, ModelAnswer]]] = {}
     refused: dict[str, str] = {}
     for each in contenders:
         if each.model is None:
@@ -230,7 +232,7 @@ def replies_of(
             refused[each.name] = errors[0]
             continue
         replies[each.name] = [
-            (case, Answer(answered.text, tuple(answered.tool_calls)))
+            (case, ModelAnswer(answered.text, tuple(answered.tool_calls)))
             for case, answered in zip(cases, found, strict=True)
         ]
     return replies, refused

@@ -7,13 +7,13 @@ from typing import Any
 
 from . import json_values
 from .json_values import NotJson, same
-from .measure import Answer, Json, Measure, RowScore
+from .measure import Json, Measure, ModelAnswer, RowScore
 
 
 class CallsMeasure(Measure):
     primary = "names and arguments of the calls equal"
 
-    def score(self, answer: Answer, wanted: Answer) -> RowScore:
+    def score(self, answer: ModelAnswer, wanted: ModelAnswer) -> RowScore:
         found, target = _calls(answer), _calls(wanted)
         if not target:
             # A row that wants no call is right when nothing is called.
@@ -35,12 +35,12 @@ class CallsMeasure(Measure):
         )
         return RowScore(float(is_right), also, parts)
 
-    def together(self, pairs: Sequence[tuple[Answer, Answer]]) -> Json:
+    def together(self, pairs: Sequence[tuple[ModelAnswer, ModelAnswer]]) -> Json:
         none = sum(not answer.tool_calls for answer, wanted in pairs if wanted.tool_calls)
         return {"answers without a call": none} if none else {}
 
 
-def _calls(reply: Answer) -> list[tuple[str, Any]]:
+def _calls(reply: ModelAnswer) -> list[tuple[str, Any]]:
     """Name and arguments of each; None for arguments that are no JSON."""
     calls = []
     for call in reply.tool_calls:

@@ -11,7 +11,7 @@ from dataset.task_type import JsonField, without_fence
 
 from . import json_values
 from .json_values import NotJson, is_number, same
-from .measure import Answer, Json, Measure, RowScore
+from .measure import Json, Measure, ModelAnswer, RowScore
 
 TOLERANCE = 1e-6
 """Relative: numbers that are as close are the same one, written in another way."""
@@ -27,7 +27,7 @@ class JsonMeasure(Measure):
         """Of the training rows: what their fields hold decides how each is measured."""
         self._fields = fields
 
-    def score(self, answer: Answer, wanted: Answer) -> RowScore:
+    def score(self, answer: ModelAnswer, wanted: ModelAnswer) -> RowScore:
         try:
             target = _fields(json_values.read(wanted.text))
         except NotJson:
@@ -45,7 +45,7 @@ class JsonMeasure(Measure):
         }
         return RowScore(float(same(found, target)), also, parts)
 
-    def together(self, pairs: Sequence[tuple[Answer, Answer]]) -> Json:
+    def together(self, pairs: Sequence[tuple[ModelAnswer, ModelAnswer]]) -> Json:
         fenced = sum(without_fence(answer.text) != answer.text for answer, _ in pairs)
         return {"answers in a fence": fenced} if fenced else {}
 

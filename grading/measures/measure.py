@@ -11,7 +11,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Answer:
+class ModelAnswer:
     """What a model wrote, or what a row wants written."""
 
     text: str
@@ -34,10 +34,10 @@ class Measure(ABC):
     """What is measured, in plain words."""
 
     @abstractmethod
-    def score(self, answer: Answer, wanted: Answer) -> RowScore:
+    def score(self, answer: ModelAnswer, wanted: ModelAnswer) -> RowScore:
         """Of one row."""
 
-    def together(self, pairs: Sequence[tuple[Answer, Answer]]) -> Json:
+    def together(self, pairs: Sequence[tuple[ModelAnswer, ModelAnswer]]) -> Json:
         """What is known of all rows only; of answers and what was wanted."""
         del pairs
         return {}

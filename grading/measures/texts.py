@@ -14,7 +14,7 @@ from rapidfuzz.distance import Levenshtein
 from dataset.task_type import without_fence
 from grading import text_similarity
 
-from .measure import Answer, Json, Measure, RowScore
+from .measure import Json, Measure, ModelAnswer, RowScore
 
 MAX_COMPARED_CHARS = 8_192
 """Of either text, where time grows with the product of the lengths; what is behind it is not looked at."""
@@ -27,11 +27,11 @@ _CHRF_ORDER, _CHRF_BETA = 6, 2.0
 class ClassMeasure(Measure):
     primary = "accuracy"
 
-    def score(self, answer: Answer, wanted: Answer) -> RowScore:
+    def score(self, answer: ModelAnswer, wanted: ModelAnswer) -> RowScore:
         right = float(label(answer.text) == label(wanted.text))
         return RowScore(right, {}, {label(wanted.text): right})
 
-    def together(self, pairs: Sequence[tuple[Answer, Answer]]) -> Json:
+    def together(self, pairs: Sequence[tuple[ModelAnswer, ModelAnswer]]) -> Json:
         labels = [(label(answer.text), label(wanted.text)) for answer, wanted in pairs]
         wrong = Counter((wanted, found[:100]) for found, wanted in labels if found != wanted)
         return {
@@ -46,13 +46,13 @@ class ClassMeasure(Measure):
 class NumberMeasure(Measure):
     primary = "the same number"
 
-    def score(self, answer: Answer, wanted: Answer) -> RowScore:
+    def score(self, answer: ModelAnswer, wanted: ModelAnswer) -> RowScore:
         found, target = number(answer.text), number(wanted.text)
         if found is None or target is None:
             return RowScore(0.0, {"a number": float(found is not None)})
         return RowScore(float(math.isclose(found, target, rel_tol=1e-9)), {"a number": 1.0})
 
-    def together(self, pairs: Sequence[tuple[Answer, Answer]]) -> Json:
+    def together(self, pairs: Sequence[tuple[ModelAnswer, ModelAnswer]]) -> Json:
         read = [(number(answer.text), number(wanted.text)) for answer, wanted in pairs]
         errors = [(abs(a - b), abs(b)) for a, b in read if a is not None and b is not None]
         if not errors:
@@ -68,7 +68,7 @@ class NumberMeasure(Measure):
 class ExtractMeasure(Measure):
     primary = "the same words"
 
-    def score(self, answer: Answer, wanted: Answer) -> RowScore:
+    def score(self, answer: ModelAnswer, wanted: ModelAnswer) -> RowScore:
         found, target = words(answer.text), words(wanted.text)
         return RowScore(float(found == target), {"token F1": token_f1(found, target)})
 
@@ -76,7 +76,7 @@ class ExtractMeasure(Measure):
 class CodeMeasure(Measure):
     primary = "similarity by edits"
 
-    def score(self, answer: Answer, wanted: Answer) -> RowScore:
+    def score(self, answer: ModelAnswer, wanted: ModelAnswer) -> RowScore:
         found, target = (without_fence(each.text).strip() for each in (answer, wanted))
         similarity = Levenshtein.normalized_similarity(
             found[:MAX_COMPARED_CHARS], target[:MAX_COMPARED_CHARS]
@@ -90,7 +90,7 @@ class CodeMeasure(Measure):
 class RewriteMeasure(Measure):
     primary = "chrF"
 
-    def score(self, answer: Answer, wanted: Answer) -> RowScore:
+    def score(self, answer: ModelAnswer, wanted: ModelAnswer) -> RowScore:
         found, target = (each.text[:MAX_COMPARED_CHARS] for each in (answer, wanted))
         return RowScore(chrf(found, target), {"exactly the same": float(found == target)})
 
@@ -98,7 +98,7 @@ class RewriteMeasure(Measure):
 class ChatMeasure(Measure):
     primary = "ROUGE-L"
 
-    def score(self, answer: Answer, wanted: Answer) -> RowScore:
+    def score(self, answer: ModelAnswer, wanted: ModelAnswer) -> RowScore:
         found, target = (each.text[:MAX_COMPARED_CHARS] for each in (answer, wanted))
         return RowScore(text_similarity.reward("rouge_l", found, target))
 

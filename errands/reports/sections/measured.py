@@ -11,7 +11,7 @@ from errands.reports.context import ReportContext, SectionSkipped, shortened
 from errands.reports.parts import Answered, Json
 from errands.reports.plan import ContenderPlan
 from errands.reports.scoring import Scoring, mean, percentile, replies_of
-from grading.measures.measure import Answer, RowScore
+from grading.measures.measure import ModelAnswer, RowScore
 
 MAX_CASES = {"auto": 200, "full": 1000}
 MIN_CASES = 48
@@ -108,7 +108,7 @@ def _told(
     clusters: Sequence[str],
     answers: Mapping[str, Answered],
     scoring: Scoring,
-    replies: Mapping[str, Sequence[tuple[Case, Answer]]],
+    replies: Mapping[str, Sequence[tuple[Case, ModelAnswer]]],
     seed: int,
 ) -> Json:
     pairs = replies[contender.name]
@@ -163,7 +163,7 @@ def _row(
     place: int,
     contenders: Sequence[Contender],
     scores: Mapping[str, Sequence[RowScore]],
-    replies: Mapping[str, Sequence[tuple[Case, Answer]]],
+    replies: Mapping[str, Sequence[tuple[Case, ModelAnswer]]],
 ) -> Json:
     names = [each.name for each in contenders if each.name in scores]
     return {
@@ -181,7 +181,7 @@ def _row(
     }
 
 
-def _text(reply: Answer) -> str:
+def _text(reply: ModelAnswer) -> str:
     calls = [call.get("function") or {} for call in reply.tool_calls]
     said = [reply.text, *(f"{c.get('name')}({c.get('arguments')})" for c in calls)]
     return shortened("\n".join(filter(None, said)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dataset.task_type import task_of
 from grading.measures import json_values, measures, texts
-from grading.measures.measure import Answer, Measure
+from grading.measures.measure import Measure, ModelAnswer
 from tests.factories import Json, chat_row
 
 JSON_ROWS = [
@@ -38,7 +38,7 @@ def measure_of(rows: list[Json]) -> Measure:
 
 
 def primary(measure: Measure, answer: str, wanted: str) -> float:
-    return measure.score(Answer(answer), Answer(wanted)).primary
+    return measure.score(ModelAnswer(answer), ModelAnswer(wanted)).primary
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_json_is_right_when_all_of_it_is(answer: str, right: int) -> None:
 
 
 def test_fields_are_measured_by_what_they_hold() -> None:
-    wanted = Answer('{"kind": "a", "sum": 1.0, "tags": ["x", "y"], "note": "abcd"}')
-    answer = Answer('{"kind": "b", "sum": 1.0000000001, "tags": ["y", "z"], "note": "abcx"}')
+    wanted = ModelAnswer('{"kind": "a", "sum": 1.0, "tags": ["x", "y"], "note": "abcd"}')
+    answer = ModelAnswer('{"kind": "b", "sum": 1.0000000001, "tags": ["y", "z"], "note": "abcx"}')
 
     score = measure_of(JSON_ROWS).score(answer, wanted)
 
@@ -107,7 +107,7 @@ def test_classes_are_right_or_wrong_and_have_an_f1_together() -> None:
     measure = measure_of([chat_row(f"Mail {n}", LABELS[n % 3]) for n in range(60)])
     wanted = [LABELS[n % 3] for n in range(9)]
     found = ["delivery", "billing", "billing", " delivery\n", "?", *wanted[5:]]
-    pairs = [(Answer(a), Answer(b)) for a, b in zip(found, wanted, strict=True)]
+    pairs = [(ModelAnswer(a), ModelAnswer(b)) for a, b in zip(found, wanted, strict=True)]
 
     scores = [measure.score(answer, want) for answer, want in pairs]
     together = measure.together(pairs)
@@ -137,7 +137,9 @@ def test_numbers_are_right_when_they_are_the_same() -> None:
     assert measure.primary == "the same number"
     assert primary(measure, "1,000", "1000.0") == 1
     assert primary(measure, "1001", "1000") == 0
-    together = measure.together([(Answer("1001"), Answer("1000")), (Answer("?"), Answer("5"))])
+    together = measure.together(
+        [(ModelAnswer("1001"), ModelAnswer("1000")), (ModelAnswer("?"), ModelAnswer("5"))]
+    )
     assert together == {"mean absolute error": 1.0, "median relative error": 0.001}
 
 
@@ -146,7 +148,7 @@ def test_excerpts_are_right_when_their_words_are() -> None:
     measure = measure_of(rows)
 
     assert primary(measure, '"number 7".', "Number 7") == 1
-    score = measure.score(Answer("Number 7 of"), Answer("Number 7"))
+    score = measure.score(ModelAnswer("Number 7 of"), ModelAnswer("Number 7"))
     assert score.primary == 0
     assert score.also["token F1"] == pytest.approx(0.8)
 
@@ -173,7 +175,7 @@ def test_calls_are_right_when_names_and_arguments_are(
     rows = [{"messages": [{"role": "user", "content": f"{n}?"}, said]} for n in range(10)]
     measure = measure_of(rows)
 
-    score = measure.score(Answer("", calls), Answer("", [wanted]))
+    score = measure.score(ModelAnswer("", calls), ModelAnswer("", [wanted]))
 
     assert (score.primary, score.parts) == (right, parts)
 
@@ -208,10 +210,10 @@ def test_code_is_compared_by_edits_and_by_whether_it_parses() -> None:
         chat_row(f"Add {n}", f"```python\ndef f(x):\n    return x + {n}\n```") for n in range(10)
     ]
     measure = measure_of(rows)
-    wanted = Answer("```python\ndef f(x):\n    return x + 1\n```")
+    wanted = ModelAnswer("```python\ndef f(x):\n    return x + 1\n```")
 
-    same = measure.score(Answer("def f(x):\n    return x + 1"), wanted)
-    broken = measure.score(Answer("def f(x:\n    return x + 1"), wanted)
+    same = measure.score(ModelAnswer("def f(x):\n    return x + 1"), wanted)
+    broken = measure.score(ModelAnswer("def f(x:\n    return x + 1"), wanted)
 
     assert (same.primary, same.also["parses as Python"]) == (1, 1)
     assert 0.9 < broken.primary < 1
@@ -223,7 +225,10 @@ def test_code_is_compared_by_edits_and_by_whether_it_parses() -> None:
 @given(answer=st.text(max_size=40))
 def test_nothing_that_a_model_writes_breaks_a_measure(kind: str, answer: str) -> None:
     measure = measures.KINDS[kind]()
-    pairs = [(Answer(answer), Answer("12")), (Answer("x" * 9_000), Answer(answer))]
+    pairs = [
+        (ModelAnswer(answer), ModelAnswer("12")),
+        (ModelAnswer("x" * 9_000), ModelAnswer(answer)),
+    ]
 
     for found, wanted in pairs:
         score = measure.score(found, wanted)
