@@ -55,7 +55,8 @@ def prepare() -> Path:
     if not folder.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-            unpacked = _unpacked(_downloaded(Path(scratch)), Path(scratch))
+            sdist = downloaded("openai", VERSION, SHA256, Path(scratch))
+            unpacked = _unpacked(sdist, Path(scratch))
             (unpacked / "pytest.ini").write_text(_CONFIGURATION)
             unpacked.replace(folder)
     return folder
@@ -81,14 +82,15 @@ def environment(base_url: str, reset_url: str) -> dict[str, str]:
     }
 
 
-def _downloaded(scratch: Path) -> Path:
+def downloaded(package: str, version: str, sha256: str, folder: Path) -> Path:
+    """The package's source distribution. Raises CalledProcessError where pip cannot get it."""
     argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    argv += ["--no-deps", "--no-binary", ":all:", "--dest", str(scratch), f"openai=={VERSION}"]
+    argv += ["--no-deps", "--no-binary", ":all:", "--dest", str(folder), f"{package}=={version}"]
     subprocess.run(argv, check=True)
-    sdist = scratch / f"openai-{VERSION}.tar.gz"
+    sdist = folder / f"{package}-{version}.tar.gz"
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
-    if found != SHA256:
-        raise SystemExit(f"{sdist.name} has the SHA-256 {found}; expected {SHA256}")
+    if found != sha256:
+        raise SystemExit(f"{sdist.name} has the SHA-256 {found}; expected {sha256}")
     return sdist
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.conformance import suite
 
-PASSING = 1190
+PASSING = 1187
+"""Of 1,190; the suite itself skips three."""
 
 
 def passed_and_not(report: Path) -> tuple[int, list[str]]:
