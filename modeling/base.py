@@ -19,9 +19,9 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfl
 NATIVE_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 SELF_TEST_SIZE = 512
 SELF_TEST_REPEATS = 10
-# What computes it natively takes no longer than for fp32. Between that and 30 times as long lies what a busy
-# machine makes of a short measurement: a job that resumes must not find another precision.
-MAX_SELF_TEST_RATIO = 3.0
+# What computes it natively takes no longer than for fp32, what emulates it 30 times as long. The verdict must be the same in
+# every process, however busy the machine is: a job that resumes in another precision is another job.
+MAX_SELF_TEST_RATIO = 4.0
 
 log = logging.getLogger(__name__)
 
@@ -100,17 +100,23 @@ def _cpu_flags() -> frozenset[str]:
 
 def _is_bf16_emulated() -> bool:
     """A short product in both precisions: flags promise, this confirms."""
-    # By turns, so that what else the machine does comes upon both.
-    turns = [
-        {dtype: _time_product_s(dtype) for dtype in DTYPES.values()}
-        for _ in range(SELF_TEST_REPEATS)
-    ]
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        # By turns, so that what else the machine does comes upon both.
+        turns = [
+            {dtype: _time_product_s(dtype) for dtype in DTYPES.values()}
+            for _ in range(SELF_TEST_REPEATS)
+        ]
+    finally:
+        torch.set_num_threads(num_threads)
     bf16_s, fp32_s = (min(t[dtype] for t in turns) for dtype in (torch.bfloat16, torch.float32))
     return bf16_s > MAX_SELF_TEST_RATIO * fp32_s
 
 
 def _time_product_s(dtype: torch.dtype) -> float:
+    """Of this thread's processor time, of which nothing passes while others have the processor."""
     a = torch.ones(SELF_TEST_SIZE, SELF_TEST_SIZE, dtype=dtype)
-    start_s = time.perf_counter()
+    start_s = time.thread_time()
     torch.mm(a, a)
-    return time.perf_counter() - start_s
+    return time.thread_time() - start_s

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,22 @@ def test_a_busy_machine_s_measurement_is_no_emulation(
     times = {torch.float32: iter([9.0, 1.0] * 9), torch.bfloat16: iter([90.0, ratio] * 9)}
     monkeypatch.setattr(base, "_time_product_s", lambda dtype: next(times[dtype]))
     assert base._is_bf16_emulated() == expected
+
+
+def test_who_waits_for_the_processor_is_not_taken_for_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each product of bf16 waits for others here, and takes as much processor time as one of fp32."""
+
+    def product(a: torch.Tensor, _: torch.Tensor) -> None:
+        if a.dtype == torch.bfloat16:
+            time.sleep(0.02)
+        until_s = time.thread_time() + 0.001
+        while time.thread_time() < until_s:
+            pass
+
+    monkeypatch.setattr(torch, "mm", product)
+    before = torch.get_num_threads()
+    assert not base._is_bf16_emulated()
+    assert torch.get_num_threads() == before
 
 
 def test_choose_precision_here_is_one_that_was_measured() -> None:
