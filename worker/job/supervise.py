@@ -43,6 +43,7 @@ from worker.trainer_memory import TrainerMemory
 from worker.worker import Worker
 
 from . import progress, publish, wandb_runs
+from .reading import LossReading
 
 POLL_S = 0.25
 STOP_S = 6.0
@@ -93,6 +94,7 @@ class _Supervision:
         self._forecast_s = forecast_s = (lease.job.forecast or {}).get("seconds", {}).get("p50")
         self._pace = progress.Pace(forecast_s)
         self._memory = TrainerMemory(self.trainer.pid)
+        self._reading: LossReading | None = None
         self._is_finished = False
         """The trainer is done with the job."""
         self._state = Path(start.resume_from) if start.resume_from else None
@@ -176,6 +178,8 @@ class _Supervision:
 
     def _record_start(self, started: Started) -> None:
         self.step = self._state_step = started.step
+        config = self._start.config
+        self._reading = LossReading(config, -(-started.num_examples // config.batch_size))
 
         def write(session: Session) -> None:
             forecasts.started(session, started.job_id)
@@ -201,6 +205,7 @@ class _Supervision:
     def _record_steps(self, steps: list[StepMetrics]) -> None:
         remaining_s = [self._pace.remaining_s(metrics) for metrics in steps][-1]
         grown_bytes = self._memory.grown()
+        read = [told for m in steps if self._reading and (told := self._reading.see(m))]
 
         def write(session: Session) -> None:
             if grown_bytes is not None:
@@ -214,6 +219,8 @@ class _Supervision:
                     type="metrics",
                     data=progress.data(metrics),
                 )
+            for text, data in read:
+                events.add(session, steps[-1].job_id, "reading", text, data=data)
 
         finish = func.clock_timestamp() + timedelta(seconds=remaining_s)
         self._lease.write(write, estimated_finish=finish)
