@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,16 +11,21 @@ import typer
 from openai.types.fine_tuning import FineTuningJob
 
 from luthier.client import Luthier
+from luthier.jobs import TERMINAL
 
 from . import files
 from .connection import connected
 from .errors import CommandError
 from .job_options import with_job_options
-from .output import AsJson, print_list, print_object
+from .output import AsJson, print_list, print_object, printable
 from .progress import event_display
 
 app = typer.Typer(help="Create, follow, pause and cancel fine-tuning jobs.", no_args_is_help=True)
 COLUMNS = ("id", "status", "model", "fine_tuned_model", "created_at")
+
+FORECAST_PATIENCE_S = 5.0
+"""So long a new job's forecast is waited for."""
+_FORECAST_POLL_S = 0.25
 
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID")]
 Limit = Annotated[int, typer.Option(min=1, help="At most so many, newest first.")]
@@ -54,10 +60,29 @@ def create(
     )
     if not follow_it:
         print_object(job, as_json=as_json)
+        if not as_json:
+            _print_forecast(client, job.id)
         return
     if not as_json:
         typer.echo(f"Created {job.id}")
     show_until_end(client, job.id, after=None, as_json=as_json)
+
+
+def _print_forecast(client: Luthier, job_id: str) -> None:
+    """What the job will take, if that is known soon: its rows are read before."""
+    give_up_at = time.monotonic() + FORECAST_PATIENCE_S
+    while time.monotonic() < give_up_at:
+        time.sleep(_FORECAST_POLL_S)
+        job = client.fine_tuning.jobs.retrieve(job_id)
+        told = job.to_dict(mode="json").get("forecast")
+        if isinstance(told, dict):
+            found = client.forecasts.retrieve(told["id"])
+            if found.forecast is not None:
+                typer.echo(f"Forecast: {printable(found.forecast['text'])}")
+            return
+        if job.status in TERMINAL:
+            return
+    typer.echo(f"Its forecast comes once its rows are read: luthier jobs show {job_id}", err=True)
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from storage import queue
 from storage.forecasts import forecasts, hosts
 from storage.forecasts.forecasts import MAX_UNFINISHED, ForecastRow
 from storage.forecasts.hosts import Host, WorkerRow
+from storage.jobs.jobs import JobRow
 from tests import servers
 from tests.api.stack import Api, Tenant, running_api
 from tests.factories import chat_row, colour_rows, jsonl
@@ -252,6 +253,14 @@ def test_the_command_says_it_in_lines(scene: ForecastScene) -> None:
         done = scene.command("forecast", scene.file(colour_rows(3)), "--model", "tiny-random")
     assert done.exit_code == 1
     assert "such a job would fail" in done.output
+    # As the worker attaches it.
+    file_id = scene.file(colour_rows(10))
+    with scene.api.sessions.begin() as session:
+        made = forecasts.page(session, scene.tenant.project_id, after=None, limit=9).rows[-1]
+        job = scene.client.fine_tuning.jobs.create(model="tiny-random", training_file=file_id)
+        session.execute(update(JobRow).where(JobRow.id == job.id).values(forecast={"id": made.id}))
+    created = scene.command("jobs", "show", job.id)
+    assert made.id in created.stdout
     table = scene.command("calibration")
     assert table.exit_code == 0, table.output
     assert table.stdout.splitlines()[0].split()[:3] == ["month", "method", "kind"]
