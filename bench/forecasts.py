@@ -132,28 +132,30 @@ def main() -> None:
     began_s = time.monotonic()
     num_inside = num_wide = 0
     ratios: list[float] = []
-    with tempfile.TemporaryDirectory(prefix="bench-forecasts-") as directory:
-        with _serving(Path(directory) / "luthier") as client:
-            for number in range(arguments.before + arguments.jobs):
-                case = CASES[number % len(CASES)]
-                made = run(client, case, chance)
-                assert made.forecast is not None
-                assert made.outcome is not None
-                assert made.outcome.seconds is not None
-                told, taken = made.forecast["seconds"], made.outcome.seconds
-                is_inside = told["p10"] <= taken <= told["p90"]
-                is_counting = number >= arguments.before
-                print(
-                    f"{number + 1:3} {case.name:16} {case.model:22} {told['p10']:7.1f} {told['p50']:7.1f} "
-                    f"{told['p90']:7.1f} s forecast ({told['basis']['interval']}), {taken:7.1f} s taken"
-                    f"{'' if is_inside else ', missed'}{'' if is_counting else ' (to learn from)'}",
-                    flush=True,
-                )
-                if is_counting and made.outcome.is_counted:
-                    num_inside += is_inside
-                    num_wide += told["p05"] <= taken <= told["p95"]
-                    ratios.append(taken / told["p50"])
-            shown = client.forecasts.calibration()
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-forecasts-") as directory,
+        _serving(Path(directory) / "luthier") as client,
+    ):
+        for number in range(arguments.before + arguments.jobs):
+            case = CASES[number % len(CASES)]
+            made = run(client, case, chance)
+            assert made.forecast is not None
+            assert made.outcome is not None
+            assert made.outcome.seconds is not None
+            told, taken = made.forecast["seconds"], made.outcome.seconds
+            is_inside = told["p10"] <= taken <= told["p90"]
+            is_counting = number >= arguments.before
+            print(
+                f"{number + 1:3} {case.name:16} {case.model:22} {told['p10']:7.1f} {told['p50']:7.1f} "
+                f"{told['p90']:7.1f} s forecast ({told['basis']['interval']}), {taken:7.1f} s taken"
+                f"{'' if is_inside else ', missed'}{'' if is_counting else ' (to learn from)'}",
+                flush=True,
+            )
+            if is_counting and made.outcome.is_counted:
+                num_inside += is_inside
+                num_wide += told["p05"] <= taken <= told["p95"]
+                ratios.append(taken / told["p50"])
+        shown = client.forecasts.calibration()
     held = wilson(num_inside, len(ratios))
     ratios.sort()
     print(
