@@ -109,11 +109,11 @@ def test_the_api_and_serving_come_back(stack: Stack, client: openai.OpenAI) -> N
 
 
 def test_serving_that_is_frozen_is_started_again(stack: Stack, client: openai.OpenAI) -> None:
-    (frozen,) = stack.processes("-m serving")
+    (frozen,) = stack.processes("-m serving --")
     os.kill(frozen, signal.SIGSTOP)
     # Once it is known to be silent, chats are told so at once instead of waiting with it.
     wait_for(lambda: is_told_at_once(client), SILENT_AFTER_S, stack.tail)
-    wait_for(lambda: stack.processes("-m serving") not in ([], [frozen]), 120, stack.tail)
+    wait_for(lambda: stack.processes("-m serving --") not in ([], [frozen]), 120, stack.tail)
     wait_until_ready(stack)
     assert jobs.ask(client, "tiny-random", "Hello?") is not None
     assert "did not answer GET /readyz for 3" in stack.tail()
