@@ -165,7 +165,7 @@ def process(
         env={**environment(settings), **env},
     )
     url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     try:
         while True:
             try:

@@ -202,7 +202,8 @@ def _content(rows: Sequence[Json] | bytes) -> bytes:
     return rows if isinstance(rows, bytes) else jsonl(rows)
 
 
-def wait_for(is_true: Callable[[], object], timeout_s: float = 20, what: str = "it") -> None:
+def wait_for(is_true: Callable[[], object], timeout_s: float = 120, what: str = "it") -> None:
+    """What happens in a moment may take a hundred times as long on a machine that is busy."""
     deadline = time.monotonic() + timeout_s
     while not is_true():
         assert time.monotonic() < deadline, f"{what} did not happen"
