@@ -94,6 +94,10 @@ def _number(value: object, digits: int = 0) -> str:
     return f"{value:,.{digits}f}" if isinstance(value, int | float) else "-"
 
 
+def _chance(p: float) -> str:
+    return f"= {p:.3g}" if p >= 0.0001 else "< 0.0001"
+
+
 def _pretty(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
@@ -120,5 +124,6 @@ _environment.filters |= {
     "figure": _figure,
     "points": _points,
     "number": _number,
+    "chance": _chance,
     "pretty": _pretty,
 }

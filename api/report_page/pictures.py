@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from . import svg
 
-WIDTH, LEFT, RIGHT, ROW = 720, 300, 70, 26
+WIDTH, LEFT, RIGHT, ROW = 740, 340, 64, 26
 MAX_PARTS = 30
 
 Json = Mapping[str, Any]
@@ -85,4 +85,4 @@ def _x(share: float) -> float:
 
 
 def _short(words: str) -> str:
-    return words if len(words) <= 44 else f"{words[:43]}…"
+    return words if len(words) <= 50 else f"{words[:49]}…"

@@ -61,11 +61,15 @@ def changed(found: Json, limit: int) -> Iterator[str]:
         f"{counts['both_right']} right both times, {counts['neither']} neither"
     )
     rows = {(row["line"], row["turn"]): row for row in found["contenders"]["answers"]}
-    places = [*about["rows"]["lost"], *about["rows"]["gained"]]
-    for line, turn in places[:limit]:
+    places = [
+        (how, *place)
+        for how, corner in (("worse", "lost"), ("better", "gained"))
+        for place in about["rows"][corner]
+    ]
+    for how, line, turn in places[:limit]:
         row = rows[line, turn]
         before, now = (_short(row["answers"][name]) for name in (about["against"], "tuned"))
-        yield f"  line {line}: {_short(row['asked'])}\n    {before} -> {now}"
+        yield f"  {how}, line {line}: {_short(row['asked'])}\n    {before} -> {now}"
 
 
 def _how_far(found: Json) -> str:

@@ -51,7 +51,7 @@ class Contender:
 
 CONSTANT = Contender("constant", "the most common answer, whatever is asked")
 COPY = Contender(
-    "copy", f"vote of the {NUM_VOTES} nearest training rows, without a model", is_copy=True
+    "copy", f"a vote of the {NUM_VOTES} nearest training rows (no model)", is_copy=True
 )
 
 

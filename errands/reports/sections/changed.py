@@ -31,7 +31,7 @@ class Changed:
             "against": best,
             "sees": _sees(rows, best, all_found.get(best)),
             "others": [
-                {"against": name, **told(all_found[name]), "p_holm": round(p, 6)}
+                {"against": name, **told(all_found[name]), "p_holm": rounded(p)}
                 for name, p in zip(others, adjusted, strict=True)
             ],
         }
@@ -44,11 +44,16 @@ class Changed:
         }
 
 
+def rounded(p: float) -> float:
+    """To three digits, however small."""
+    return float(f"{p:.3g}")
+
+
 def told(difference: Difference) -> Json:
     found: Json = {
         **figures(difference.interval),
         "n": difference.n,
-        "p": round(difference.p, 6),
+        "p": rounded(difference.p),
         "method": difference.method,
     }
     if difference.num_only_first is not None:
@@ -98,7 +103,7 @@ def _parts(rows: Sequence[Json], against: str, seed: int) -> list[Json]:
             "tuned": round(tuned, 6),
             "other": round(other, 6),
             **told(difference),
-            "p_holm": round(p, 6),
+            "p_holm": rounded(p),
         }
         for (name, difference, tuned, other), p in zip(found, adjusted, strict=True)
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import median
 from typing import Any, ClassVar
 
 from errands.reports.asking import ReportQuestion
@@ -13,13 +14,13 @@ from errands.reports.plan import ContenderPlan
 from errands.reports.scoring import percentile
 from storage.forecasts.making import Prices
 
-NUM_ALONE = {"auto": 6, "full": 24}
+NUM_ALONE = {"auto": 8, "full": 24}
 """Questions that are asked one after the other."""
 
 
 class Cost:
     name: ClassVar[str] = "cost"
-    cost: ClassVar[str] = "six answers of two contenders, one after the other (`full`: 24)"
+    cost: ClassVar[str] = "eight answers of two contenders, one after the other (`full`: 24)"
 
     def make(self, context: ReportContext) -> Mapping[str, Any]:
         measured = context.of("contenders")
@@ -96,7 +97,10 @@ def _told(measured: Json, alone: list[Answered]) -> Json:
 
 def _break_even(tuned: list[Answered], base: list[Answered], training_s: float | None) -> Json:
     """After how many requests the seconds of training are saved; None for never."""
-    saved_s = _median(base) - _median(tuned)
+    # Pair by pair: the two were asked one after the other, in the same hour of the machine's.
+    by_case = {answered.key.partition(":")[2]: answered.seconds for answered in base}
+    pairs = [(each.key.partition(":")[2], each.seconds) for each in tuned]
+    saved_s = median([by_case[case] - seconds for case, seconds in pairs if case in by_case] or [0])
     found: Json = {"seconds_saved_per_request": round(saved_s, 4), "break_even_requests": None}
     if training_s is not None and saved_s > 0:
         found["break_even_requests"] = math.ceil(training_s / saved_s)
