@@ -8,5 +8,5 @@ from __future__ import annotations
 import subprocess
 import sys
 
-for name in ("train", "residency", "memory", "serve", "poll", "hostile"):
+for name in ("train", "residency", "memory", "serve", "poll", "hostile", "soak"):
     subprocess.run([sys.executable, "-m", f"bench.{name}"], check=True)

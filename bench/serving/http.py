@@ -49,6 +49,18 @@ class HttpServer:
         self._body = body
         self._chance = random.Random(0)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        return self._client
+
+    def headers_of(self, model: str) -> Mapping[str, str]:
+        """What a request to an adapter says of it besides; nothing for the base."""
+        return self._headers.get(model, {})
+
     async def wait_until_ready(self, path: str) -> None:
         deadline_s = time.monotonic() + READY_S
         while time.monotonic() < deadline_s and self._process.poll() is None:
