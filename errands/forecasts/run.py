@@ -13,8 +13,9 @@ import structlog
 from errands import attempts
 from errands.attempts import Errand
 from errands.errands import FORECAST_SLOTS, Errands
+from errands.model_process import ProcessDied
 from errands.transfers import bases, process
-from errands.transfers.process import ProcessDied, TransferRefused
+from errands.transfers.process import TransferRefused
 from foundation.crash_points import crash_point
 from foundation.errors import BlobError
 from storage import queue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +33,8 @@ class ReportQuestion:
     body: Json
     num_logprobs: int = 0
     """Of the last tokens read: what a question that scores its prompt is about."""
+    read: Callable[[Json], str] | None = None
+    """What of the reply is kept as its text, if not what the model wrote."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ def _answered(future: Future[ApiReply], asked: _Pending) -> Answered:
     if reply.status != 200:
         return Answered(key, seconds=seconds, error=_message(reply))
     try:
+        if asked.question.read is not None:
+            return Answered(key, text=asked.question.read(reply.body), seconds=seconds)
         return _read(asked.question, reply.body, seconds)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         text = f"The inference server's reply cannot be read ({type(error).__name__})."

@@ -17,6 +17,9 @@ from .data import ReportData
 from .lease import ReportLease
 from .parts import Answered, Json, ReportParts
 
+RESERVED = 0.4
+"""Of the budget, for what is told beside the comparison."""
+
 
 class SectionSkipped(Exception):
     """The section has nothing to say, for the reason that is its text."""
@@ -83,8 +86,12 @@ class ReportContext:
 
     @property
     def left_s(self) -> float:
-        """Of the budget."""
-        return max(0.0, self.budget_s - sum(self.spent_s.values()))
+        """Of the budget, for comparing contenders: the sections behind that have a share of it."""
+        return max(0.0, (1 - RESERVED) * self.budget_s - sum(self.spent_s.values()))
+
+    def room_s(self, share: float) -> float:
+        """What a section behind the contenders may take: all that is left, its share of the budget at least."""
+        return max(self.budget_s - sum(self.spent_s.values()), share * self.budget_s)
 
     def ask(
         self, section: str, questions: Iterable[ReportQuestion], *, alone: bool = False

@@ -11,6 +11,7 @@ import structlog
 from errands import attempts
 from errands.attempts import Errand
 from errands.errands import TRANSFER_SLOTS, Errands
+from errands.model_process import ProcessDied
 from foundation.errors import BlobError, StorageFull
 from storage import queue
 from storage.leases import Claim
@@ -19,7 +20,7 @@ from storage.models.transfers import TransferRow
 
 from . import exports, imports
 from .lease import TransferLease
-from .process import ProcessDied, TransferRefused
+from .process import TransferRefused
 
 CRASH_POINTS = ("after_transfer_claim", "after_making", "before_transfer_end", "after_transfer_end")
 MAX_CRASHES = 3

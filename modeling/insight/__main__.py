@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from foundation import leash
 from modeling.artifacts.artifact import Artifact, ArtifactError
 from modeling.artifacts.kinds import format_of
@@ -28,13 +30,14 @@ from .base_weights import BaseWeights
 from .changes import NotMeasurable
 from .forgetting import Reference
 from .request import ArtifactFolder, Part, Request, read_rows
-from .tuned import TunedModel
+from .tuned import TokenRow, TunedModel
 from .weights import Json, OnProgress
 
 PROGRESS_INTERVAL_S = 0.25
 MAX_TOLD_CHARS = 1000
-NICENESS = 10
-"""A report makes nobody wait."""
+NICENESS = 5
+CPU_SHARE = 0.5
+"""A report makes nobody wait. Threads that wait for each other lose most where the machine is busy."""
 
 
 class Insight:
@@ -71,28 +74,37 @@ class Insight:
             case request.Samples():
                 return forgetting.of_samples(self._reference(on_progress))
             case request.Prompts():
-                prompts = [row.ids[: row.scored[0]] for row in read_rows(part.rows) if row.scored]
+                prompts = [row.ids[: row.scored[0]] for row in self._rows(part) if row.scored]
                 stop_ids = self._template.tokenizer.stop_ids
                 return forgetting.of_prompts(self._model, prompts, stop_ids, part.num_tokens)
             case request.Neutral():
                 return forgetting.of_neutral(self._model, self._template.tokenizer)
             case request.Tokens():
-                return shifts.tokens(self._model, read_rows(part.rows))
+                return shifts.tokens(self._model, self._rows(part))
             case request.Layers():
-                return shifts.layers(self._model, read_rows(part.rows))
+                return shifts.layers(self._model, self._rows(part))
             case request.Ablation():
-                return depth.ablation(self._model, read_rows(part.rows), on_progress)
+                return depth.ablation(self._model, self._rows(part), on_progress)
             case request.Dial():
                 return self._dial(part, on_progress)
         raise ValueError(f"no part is called {part.part}")
 
     def _dial(self, part: request.Dial, on_progress: OnProgress) -> Json:
-        rows = read_rows(part.rows)
+        rows = self._rows(part)
         # What cannot be turned down is told before anything is drawn for it.
         few = None
         if self._model.adapted and part.num_samples:
             few = self._reference(on_progress).part(part.num_samples)
         return depth.dial(self._model, rows, few, part.strengths, on_progress)
+
+    def _rows(self, part: request.WithRows) -> list[TokenRow]:
+        """Raises NotMeasurable."""
+        rows = read_rows(part.rows, self._template, part.max_tokens)
+        if not rows:
+            raise NotMeasurable(
+                f"none of the rows can be read by this base in {part.max_tokens} tokens"
+            )
+        return rows
 
     @cached_property
     def _model(self) -> TunedModel:
@@ -130,6 +142,7 @@ class _Progress:
 def main(path: str) -> int:
     leash.exit_with_parent()
     os.nice(NICENESS)
+    torch.set_num_threads(max(1, int(CPU_SHARE * torch.get_num_threads())))
     asked = Request.model_validate_json(Path(path).read_bytes())
     try:
         insight = Insight(asked)

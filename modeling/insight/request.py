@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from modeling.base import Precision
+from text.chat_template import ChatTemplate
+from text.messages import ChatTemplateError, InvalidMessages
 
 from . import intruders
 from .depth import STRENGTHS
 from .samples import NUM_SAMPLES
 from .tuned import TokenRow
 
+MAX_TOKENS = 8192
+"""Of a part's rows together."""
+MAX_ROW_TOKENS = 2048
+
 
 class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+NumTokens = Annotated[int, Field(ge=1)]
 
 
 class Base(Asked):
@@ -33,6 +42,12 @@ class ArtifactFolder(Asked):
     """By which results call it."""
     folder: Path
     kind: str
+
+
+class WithRows(Asked):
+    rows: Path
+    """See `read_rows`."""
+    max_tokens: NumTokens = MAX_TOKENS
 
 
 class Weights(Asked):
@@ -56,11 +71,10 @@ class Samples(Asked):
     part: Literal["samples"]
 
 
-class Prompts(Asked):
+class Prompts(WithRows):
     """The same on what the base says to given rows, as far as their first token that counts."""
 
     part: Literal["prompts"]
-    rows: Path
     num_tokens: Annotated[int, Field(ge=1, le=512)] = 64
 
 
@@ -68,24 +82,20 @@ class Neutral(Asked):
     part: Literal["neutral"]
 
 
-class Tokens(Asked):
+class Tokens(WithRows):
     part: Literal["tokens"]
-    rows: Path
 
 
-class Layers(Asked):
+class Layers(WithRows):
     part: Literal["layers"]
-    rows: Path
 
 
-class Ablation(Asked):
+class Ablation(WithRows):
     part: Literal["ablation"]
-    rows: Path
 
 
-class Dial(Asked):
+class Dial(WithRows):
     part: Literal["dial"]
-    rows: Path
     strengths: tuple[Annotated[float, Field(ge=0, le=1.5)], ...] = STRENGTHS
     num_samples: Annotated[int, Field(ge=0, le=NUM_SAMPLES)] = 16
     """0: without KL."""
@@ -119,12 +129,30 @@ class Request(Asked):
     precision: Literal["auto"] | Precision = "auto"
 
 
-def read_rows(path: Path) -> list[TokenRow]:
-    """A file of JSON lines: `{"name": …, "ids": […], "weights": […]}`. Raises ValueError."""
-    rows = []
+def read_rows(path: Path, template: ChatTemplate, max_tokens: int = MAX_TOKENS) -> list[TokenRow]:
+    """A file of JSON lines, each with a `name` and `ids` with `weights`, or what a training file's row has.
+
+    As many from the beginning as have `max_tokens` together; none that the template refuses, or that nothing counts in.
+    """
+    rows: list[TokenRow] = []
+    left = max_tokens
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        if len(row["ids"]) != len(row["weights"]) or len(row["ids"]) < 2:
-            raise ValueError(f"row {row.get('name')!r} has not a weight for each of its tokens")
-        rows.append(TokenRow(row["ids"], row["weights"], str(row["name"])))
+        try:
+            found = TokenRow(*_tokens(row, template), str(row["name"]))
+        except (InvalidMessages, ChatTemplateError):
+            continue
+        if found.scored and len(found.ids) <= min(left, MAX_ROW_TOKENS):
+            rows.append(found)
+            left -= len(found.ids)
     return rows
+
+
+def _tokens(row: dict[str, Any], template: ChatTemplate) -> tuple[list[int], list[float]]:
+    if "ids" in row:
+        return row["ids"], row["weights"]
+    if "messages" in row:
+        example = template.tokenize_chat(row["messages"], row.get("tools"))
+    else:
+        example = template.tokenize_completion(row["prompt"], row["completion"])
+    return example.input_ids, example.weights

@@ -6,10 +6,15 @@ import pytest
 
 from embedded.postgres import Postgres
 from embedded.valkey import Valkey
-from errands.reports import asking
+from errands.reports import asking, run
 from storage import queue
 from tests import servers
-from tests.errands.reports.report_scene import ReportScene, ReportStage, report_stage
+from tests.errands.reports.report_scene import (
+    ReportScene,
+    ReportStage,
+    compared_sections,
+    report_stage,
+)
 
 
 @pytest.fixture(scope="session")
@@ -34,5 +39,6 @@ def scene(
 ) -> Iterator[ReportScene]:
     monkeypatch.setattr(queue.app.conf, "broker_url", broker_url)
     monkeypatch.setattr(asking, "POLL_S", 0.02)
+    monkeypatch.setattr(run, "all_sections", compared_sections)
     with stage.scene() as scene:
         yield scene

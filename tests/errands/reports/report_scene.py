@@ -17,6 +17,11 @@ from sqlalchemy import func, update
 
 from errands.errands import Errands
 from errands.reports import run as report_run
+from errands.reports.context import Section
+from errands.reports.sections.changed import Changed
+from errands.reports.sections.cost import Cost
+from errands.reports.sections.measured import Measured
+from errands.reports.sections.prompts_tried import PromptsTried
 from foundation.settings import Settings
 from storage.files import files
 from storage.ids import new_id
@@ -44,6 +49,11 @@ def wanted(asked: str) -> str:
     return str(row(number)["messages"][-1]["content"])
 
 
+def compared_sections() -> list[Section]:
+    """Those that compare contenders; the others have tests of their own."""
+    return [PromptsTried(), Measured(), Changed(), Cost()]
+
+
 Script = Callable[[str, Sequence[Json]], str]
 """(the name that the inference server hears, the messages) -> the answer."""
 
@@ -56,6 +66,8 @@ class Models:
     script: Script = lambda _model, _messages: "I do not know."
     likelihood: float = 0.5
     """That the tuned model finds in each token of an answer; the base finds half of it."""
+    likes: Callable[[str, str], float] = lambda _model, _text: -1.0
+    """The log-probability that a model finds in each character of a text among several."""
     asked: Counter[str] = field(default_factory=Counter)
     """By the model and all that was said."""
     most_at_once: int = 0
@@ -63,6 +75,8 @@ class Models:
 
     async def answer(self, request: Request) -> Response:
         body = orjson.loads(await request.body())
+        if isinstance(body.get("prompt"), list) and isinstance(body["prompt"][0], str):
+            return self._liked(body)
         messages = body.get("messages") or [{"role": "user", "content": body["prompt"]}]
         self.asked[f"{body['model']} {messages}"] += 1
         self._now += 1
@@ -85,6 +99,25 @@ class Models:
         kind = "chat.completion" if "messages" in body else "text_completion"
         about = {"id": "x-1", "object": kind, "created": 1, "model": body["model"]}
         return JSONResponse({**about, "choices": [said], "usage": usage})
+
+    def _liked(self, body: Json) -> Response:
+        """A token is a character."""
+        model = str(body["model"])
+        choices = [
+            {
+                "index": index,
+                "text": "",
+                "finish_reason": "length",
+                "logprobs": {
+                    "text_offset": list(range(len(text))),
+                    "token_logprobs": [None, *[self.likes(model, text)] * (len(text) - 1)],
+                },
+            }
+            for index, text in enumerate(body["prompt"])
+        ]
+        about = {"id": "x-1", "object": "text_completion", "created": 1, "model": model}
+        usage = {"prompt_tokens": 1, "completion_tokens": 0, "total_tokens": 1}
+        return JSONResponse({**about, "choices": choices, "usage": usage})
 
 
 def knows(share: float) -> Script:
@@ -137,9 +170,10 @@ class ReportScene:
         depth: Depth = "auto",
         asked: Json | None = None,
         method: str = "supervised",
+        weights: bytes = b"weights",
     ) -> JobRow:
         """One that has succeeded, with a report to be made."""
-        model = self.api.tuned_model(self.tenant)
+        model = self.api.tuned_model(self.tenant, weights)
         self.models.tuned = model.artifact_id
         fields: Json = {
             "id": new_id("ftjob-"),
