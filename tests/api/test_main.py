@@ -71,6 +71,7 @@ def test_it_ends_with_its_parent(api: Api) -> None:
         child.stdin = None
 
 
+@pytest.mark.slow
 def test_a_missing_setting_is_named() -> None:
     env = {k: v for k, v in os.environ.items() if not k.startswith("LUTHIER_")}
     done = subprocess.run(
@@ -80,6 +81,7 @@ def test_a_missing_setting_is_named() -> None:
     assert "LUTHIER_DATABASE_URL is not set" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_catalogue_that_cannot_be_read_stops_the_start_with_one_line(
     api: Api, tmp_path: Path
 ) -> None:
