@@ -19,6 +19,7 @@ from api.gateway.backends import Backends
 from api.gateway.entrance import Entrance
 from api.gateway.metering import Meter
 from api.gateway.rate_limits import RateLimits
+from api.luthier.lint_runs import LintRuns
 from foundation.settings import Settings
 from foundation.vault import Vault
 from storage import queue
@@ -57,6 +58,7 @@ class Wiring:
     meter: Meter
     background: Background
     rate_limits: RateLimits
+    lint_runs: LintRuns
 
     def catalogue(self) -> Catalogue:
         """As it stands now: `luthier bases add` needs no restart."""
@@ -105,6 +107,7 @@ async def wire(
             meter=meter,
             background=background,
             rate_limits=rate_limits,
+            lint_runs=LintRuns(),
         )
     finally:
         await background.close()

@@ -11,7 +11,7 @@ from dataset.task_type import DetectedTask
 from .columns import RowColumns
 from .findings import LintFindings
 from .rows import RowPass
-from .text_rules import excerpt
+from .texts.rules import excerpt
 
 _SHOWN = 8
 

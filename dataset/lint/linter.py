@@ -20,7 +20,7 @@ from dataset.conversion.rows import Unmapped
 from dataset.conversion.tables import NotConvertible
 from text.chat_template import ChatTemplate
 
-from . import figures, personal, repeats, text_rules, tokens, whole
+from . import figures, repeats, tokens, whole
 from .catalogue import CODES, selected
 from .columns import RowColumns
 from .findings import LintFindings
@@ -29,6 +29,7 @@ from .reading import blocks
 from .repeats import RowFile
 from .report import LintedFile, LintReport, Role
 from .rows import RowPass
+from .texts import personal, rules
 
 VERSION = 1
 """Of what is found: a kept report of another version is made anew."""
@@ -135,7 +136,7 @@ class _FileWork:
         self.seen = RowPass(
             self.findings,
             self.columns,
-            [*text_rules.rules(specials), *personal.rules()],
+            [*rules.rules(specials), *personal.rules()],
             method=options.method,
             sketches=Sketches(self._prompts, self._whole_rows) if options.finds_near else None,
         )

@@ -22,7 +22,7 @@ Kind = Literal["context", "learnt", "cut"]
 
 
 @dataclass(frozen=True)
-class Segment:
+class ShownSegment:
     """Neighbours of one kind."""
 
     text: str
@@ -36,7 +36,7 @@ class PreviewedRow:
     line: int
     why: str
     """That it is the first, the longest, or drawn."""
-    segments: tuple[Segment, ...]
+    segments: tuple[ShownSegment, ...]
     num_tokens: int
     num_learnt: int
     problem: str = ""
@@ -142,7 +142,7 @@ def _shown(
 
 def _segments(
     example: TokenizedExample, template: ChatTemplate, max_seq_len: int
-) -> Sequence[Segment]:
+) -> Sequence[ShownSegment]:
     special = template.tokenizer.special_ids
 
     def kind(place: int) -> tuple[Kind, bool]:
@@ -155,7 +155,7 @@ def _segments(
 
     groups = itertools.groupby(range(len(example.input_ids)), key=kind)
     return [
-        Segment(
+        ShownSegment(
             template.tokenizer.decode([example.input_ids[i] for i in places], skip_special=False),
             *of,
         )

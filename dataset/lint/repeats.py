@@ -18,7 +18,7 @@ from . import near
 from .columns import RowColumns
 from .findings import MAX_SHOWN, LintFindings
 from .forms import said_in
-from .text_rules import excerpt
+from .texts.rules import excerpt
 
 Numbers = npt.NDArray[np.int64]
 _TEXTS_KEPT = 64

@@ -18,7 +18,7 @@ from .near import Sketches
 from .reading import LineBlock, QuickReader, scanned
 from .samples import RowSample
 from .styles import Styles
-from .text_rules import TextRule
+from .texts.rules import TextRule
 from .turns import RoleOrder, is_placeholder, look_at_calls, look_at_roles
 
 MAX_SYSTEMS = 10_000

@@ -15,7 +15,7 @@ from .findings import LintFindings
 from .repeats import RowFile
 from .rows import RowPass
 from .samples import auc, separation
-from .text_rules import excerpt
+from .texts.rules import excerpt
 
 MIN_ROWS = 10
 _TOO_FEW = {

@@ -16,7 +16,7 @@ from dataset.lint.catalogue import CATALOGUE
 from dataset.lint.linter import Linted, LintOptions, linted
 from dataset.lint.reading import blocks
 from dataset.lint.report import LintReport
-from dataset.lint.text_rules import special_tokens_pattern
+from dataset.lint.texts.rules import special_tokens_pattern
 from foundation.jsonl import BadLine, read_line
 
 from .rows import DROPPED, changed, repaired

@@ -12,7 +12,7 @@ from typing import Any
 import ftfy
 
 from dataset.formats.row_format import Row
-from dataset.lint import personal, text_rules
+from dataset.lint.texts import personal, rules
 from dataset.lint.turns import is_placeholder
 from foundation import encodings
 from foundation.jsonl import BadLine, read_line
@@ -78,10 +78,10 @@ def _of_python(text: str) -> str:
 def _text_changes(specials: re.Pattern[str]) -> dict[str, ChangeText]:
     return {
         "W403": lambda _, text: ftfy.fix_text(text, _DECODING),
-        "W402": lambda _, text: text_rules.CARRIAGE_RETURNS.sub("\n", text),
-        "W404": lambda _, text: text_rules.CONTROLS.sub("", text),
+        "W402": lambda _, text: rules.CARRIAGE_RETURNS.sub("\n", text),
+        "W404": lambda _, text: rules.CONTROLS.sub("", text),
         "E301": lambda _, text: specials.sub("", text),
-        "W302": lambda _, text: text_rules.TEMPLATE_MARKS.sub("", text).strip(),
+        "W302": lambda _, text: rules.TEMPLATE_MARKS.sub("", text).strip(),
         "W601": lambda _, text: personal.replaced(text, personal.SECRETS),
         "W602": lambda _, text: personal.replaced(text, personal.PERSONAL),
         "W401": _stripped,

@@ -70,7 +70,8 @@ def test_a_finished_job_reports_what_was_done(client: openai.OpenAI, trained: st
 def test_events_tell_the_whole_story_in_order(client: openai.OpenAI, trained: str) -> None:
     events = jobs.events(client, trained)
     job = client.fine_tuning.jobs.retrieve(trained)
-    messages = [e.message for e in events if e.type == "message"]
+    # The linter's warnings are in words of its own.
+    messages = [e.message for e in events if e.type == "message" and e.level == "info"]
     assert messages[:4] == [
         f"Created fine-tuning job: {trained}",
         f"Validating training file: {job.training_file} and validation file: {job.validation_file}",

@@ -31,7 +31,7 @@ from worker.endings import JobFailed, Setback
 from worker.lease import Lease
 from worker.worker import Worker
 
-from . import classes, control, planning, resolve, resume, room, trainables
+from . import classes, control, linting, planning, resolve, resume, room, trainables
 from .planning import Planned, Reading
 
 READ_BYTES = 1 << 16
@@ -77,9 +77,14 @@ def prepare(worker: Worker, lease: Lease, folder: Path) -> Start:
         for role, row in rows.items()
     }
     crash_point("after_validation")
+    local = {role: _rows_path(folder, role) for role in rows}
     if not decided:
+        filenames = {role: row.filename for role, row in rows.items()}
+        linting.tell(lease, local, filenames, job.method, lambda: worker.check(lease))
         found = planning.planned(asked, reading, statistics, folder, base, base_path, changed)
         _decide(worker, lease, found, reading.labels)
+    for path in local.values():
+        path.unlink()
     train_config = decided or found.resolved.config
     output = folder / "checkpoints"
     output.mkdir()
@@ -131,7 +136,7 @@ def _read(
     reading: Reading,
 ) -> Statistics:
     """Validate a file and tokenise it into a folder that is named after its role."""
-    local = folder / f"{role}.rows"
+    local = _rows_path(folder, role)
     # As a whole before it is read: a blob store does not wait for as long as tokenising can take.
     with local.open("wb") as copy:
         for chunk in _chunks(worker, lease, row, role):
@@ -155,8 +160,11 @@ def _read(
         raise JobFailed(
             error.code, error.message, error.param, problems=problems, bad_row=next(bad_rows, "")
         ) from error
-    finally:
-        local.unlink()
+
+
+def _rows_path(folder: Path, role: Role) -> Path:
+    """Where the file itself lies until it is tokenised."""
+    return folder / f"{role}.rows"
 
 
 def _chunks(worker: Worker, lease: Lease, row: FileRow, role: Role) -> Iterator[bytes]:

@@ -21,11 +21,9 @@ _SEVERITIES = {"E": "error", "W": "warning", "I": "info"}
 
 
 def lint(
-    file: Annotated[
-        Path, typer.Argument(help="JSON Lines, or what can be converted to it.", exists=True)
-    ],
+    file: Annotated[Path, typer.Argument(help="JSON Lines, or what can be converted to it.")],
     validation: Annotated[
-        Path | None, typer.Option(help="A validation file, to be compared with.", exists=True)
+        Path | None, typer.Option(help="A validation file, to be compared with.")
     ] = None,
     mend: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Write a mended copy there.")

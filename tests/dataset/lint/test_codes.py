@@ -11,6 +11,7 @@ import pytest
 from dataset.lint.catalogue import CATALOGUE, CODES, selected
 from tests.dataset.lint.rows import chat, chats, codes, dumped, linted, said, sentence, text
 from tests.factories import jsonl
+from tests.test_import_laws import HOUSE
 from text.chat_template import ChatTemplate
 
 Row = dict[str, Any]
@@ -290,3 +291,26 @@ def test_escapes_hide_nothing(code: str) -> None:
     )
     assert code in found(plain)
     assert code in found(escaped)
+
+
+def test_the_document_lists_the_catalogue() -> None:
+    document = (HOUSE / "docs" / "lint.md").read_text()
+    rows = [f"| {c.id} | {c.meaning} | {c.mend} | {c.mended_by or ''} |" for c in CATALOGUE]
+    table = [line for line in document.splitlines() if line.startswith(("| E", "| W", "| I"))]
+    assert table == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("support_mails", set()),
+        ("mail_categories", set()),
+        # Mails there come again behind words such as "Listen.".
+        ("moderation", {"W202"}),
+        ("preferences", set()),
+    ],
+)
+def test_examples_have_none_but_those_that_are_known(name: str, expected: set[str]) -> None:
+    folder = HOUSE / "examples" / name
+    parts = [(folder / f"{part}.jsonl").read_bytes() for part in ("train", "validation")]
+    assert codes(linted(*parts)) == expected

@@ -39,8 +39,9 @@ def test_events_are_openais_in_text_and_order(finished: Scene) -> None:
     snapshots = {c.step: c.model_name for c in finished.checkpoints(job_id)}
     told = finished.events(job_id)
     # The forecast is in words of its own: tests/worker/job/test_forecast.py.
-    events = [e for e in told if e.key != "forecast"]
-    assert [e.key for e in told if e not in events] == ["forecast"]
+    # So is what the linter says of rows that all have one answer: tests/worker/job/test_linting.py.
+    events = [e for e in told if e.key != "forecast" and not e.key.startswith("lint")]
+    assert [e.key for e in told if e.key == "forecast"] == ["forecast"]
     assert [e.message for e in events] == [
         f"Created fine-tuning job: {job_id}",
         f"Validating training file: {job.training_file} and validation file: {job.validation_file}",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .text_rules import TextRule
+from .rules import TextRule
 from .triggers import Trigger
 
 
