@@ -23,6 +23,8 @@ VERSION = 1
 MAX_JOBS = 100
 """Of one host that a forecast goes by."""
 MAX_LIKE = 60
+MIN_SECONDS = 0.05
+"""What is quicker counts as so long."""
 
 Json = dict[str, Any]
 
@@ -65,7 +67,9 @@ def make(
     host = hosts[0]
     found = _speed(session, plan, host)
     expected = found.speed.seconds(plan.work)
-    seconds = {name: round(expected * factor, 2) for name, factor in found.factors.items()}
+    seconds = {
+        name: max(round(expected * factor, 2), 0.01) for name, factor in found.factors.items()
+    }
     result = {
         "version": VERSION,
         "tokens": {
@@ -167,18 +171,25 @@ def _speed(session: Session, plan: Plan, host: Host) -> Paced:
     found = speed.guessed(host.num_cores, has_gpu=host.has_gpu)
     found = speed.fit(_done(rows), found)
     before = speed.fit(_done(of_kind), found)
-    errors = speed.ratios(_done(like), before)
-    is_known = bool(of_kind)
-    ends = speed.DEFAULT_SPREAD if is_known else speed.BLIND_SPREAD
-    is_measured = len(errors) >= speed.MIN_RATIOS
+    errors, interval = speed.ratios(_done(like), before), "measured"
+    if len(errors) < speed.MIN_RATIOS and of_kind:
+        # What forecasts of other jobs, as they were told, were off by on such machines.
+        others = [
+            max(r.actual_seconds, MIN_SECONDS) / r.seconds_p50
+            for r in rows
+            if r.interval != "guess"
+        ]
+        errors, interval = others[-MAX_LIKE:], "of_others"
+    if len(errors) < speed.MIN_RATIOS:
+        interval = "default" if of_kind else "guess"
     return Paced(
         speed.fit(_done(like), before),
-        speed.spread(errors, ends),
+        speed.spread(errors, speed.DEFAULT_SPREAD if of_kind else speed.BLIND_SPREAD),
         {
             "like_jobs": len(like),
             "jobs_of_this_kind": len(of_kind),
             "jobs_on_such_machines": len(rows),
-            "interval": "measured" if is_measured else "default" if is_known else "guess",
+            "interval": interval,
         },
     )
 
@@ -194,6 +205,8 @@ def _measured(session: Session, host_type: str, condition: Any, *, limit: int) -
         ForecastRow.num_steps,
         ForecastRow.num_parameters,
         ForecastRow.actual_seconds,
+        ForecastRow.seconds_p50,
+        ForecastRow.result["seconds", "basis", "interval"].astext.label("interval"),
         ForecastRow.ended_at,
     ).where(ForecastRow.is_counted, ForecastRow.host_type == host_type, condition)
     return list(session.execute(query.order_by(ForecastRow.ended_at.desc()).limit(limit)))
@@ -203,7 +216,7 @@ def _done(rows: list[Row[Any]]) -> list[RunThrough]:
     return [
         RunThrough(
             JobWork(row.work_tokens, row.num_steps, row.num_parameters),
-            max(row.actual_seconds, 0.05),
+            max(row.actual_seconds, MIN_SECONDS),
         )
         for row in rows
     ]

@@ -74,7 +74,7 @@ def fit(jobs: Sequence[RunThrough], before: Speed) -> Speed:
     none of the costs is below zero. With no jobs it is what was known."""
     if not jobs:
         return before
-    scale = median(job.seconds / before.seconds(job.work) for job in jobs)
+    scale = median(job.seconds / max(before.seconds(job.work), 1e-9) for job in jobs)
     known = Speed(_times(before.costs, (scale, scale, scale)))
     found = known
     for _ in range(_ROUNDS):
@@ -134,7 +134,7 @@ def ratios(jobs: Sequence[RunThrough], before: Speed) -> list[float]:
     found = []
     for number in range(MIN_BEFORE, len(jobs)):
         speed = fit(jobs[:number], before)
-        found.append(jobs[number].seconds / speed.seconds(jobs[number].work))
+        found.append(jobs[number].seconds / max(speed.seconds(jobs[number].work), 1e-9))
     return found
 
 

@@ -98,6 +98,13 @@ def lines(told: Json) -> Iterator[list[str]]:
 _CUT = {"truncated": "lose a part", "left_out": "are left out"}
 
 
+_INTERVALS = {
+    "measured": "how far forecasts of such were off",
+    "of_others": "how far forecasts of other jobs were off",
+    "default": "a wide default until there are ten errors",
+}
+
+
 def _basis(basis: Json) -> str:
     if basis["interval"] == "guess":
         return "a guess: none like it was measured on such a machine yet"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.orm import Session
 
 from storage.forecasts import forecasts, hosts
 from storage.forecasts.forecasts import ForecastRow
@@ -103,6 +104,31 @@ def test_forecasts_learn_from_jobs_that_ran_through(scene: Scene) -> None:
         "interval": "default",
     }
     assert after.seconds_p50 == pytest.approx(100, rel=0.02)
+
+
+def test_until_like_jobs_say_how_wide_an_interval_is_others_do(scene: Scene) -> None:
+    first_id = scene.job()
+    run(scene.worker())
+    first = forecast_of(scene, first_id)
+    told = {**(first.result or {})}
+    told["seconds"] = {**told["seconds"], "basis": {"interval": "default"}}
+
+    def copy(session: Session, number: int) -> None:
+        """Of another method, forecast as 10 s; they took 9 to 11."""
+        columns = {c.key: getattr(first, c.key) for c in ForecastRow.__table__.columns}
+        columns |= {"id": f"forecast-{number}", "job_id": None, "method": "dpo", "result": told}
+        columns |= {"seconds_p50": 10.0, "actual_seconds": 9.0 + number / 5}
+        session.add(ForecastRow(**columns))
+
+    with scene.sessions.begin() as session:
+        for number in range(11):
+            copy(session, number)
+    second_id = scene.job()
+    run(scene.workers[0])
+    result = forecast_of(scene, second_id).result
+    assert result is not None
+    assert result["seconds"]["basis"]["interval"] == "of_others"
+    assert result["seconds"]["p95"] / result["seconds"]["p05"] < 1.25
 
 
 def test_the_forecast_says_when_a_job_ends_until_its_steps_do() -> None:
