@@ -107,7 +107,7 @@ def _run(client: openai.OpenAI, console: Console) -> dict[str, Any]:
 
     start_s = time.monotonic()
     console.rule("What did fine-tuning do?")
-    verdict = _report(client, console, job.id)
+    verdict = tell_report(client, console, job.id)
     seconds["report"] = time.monotonic() - start_s
     return {
         "base": BASE,
@@ -187,7 +187,7 @@ def gain(tuned: Scores, best: Scores) -> str:
     )
 
 
-def _report(client: openai.OpenAI, console: Console, job_id: str) -> dict[str, str] | None:
+def tell_report(client: openai.OpenAI, console: Console, job_id: str) -> dict[str, str] | None:
     """The server's own answer, from rows of the validation file; None where it takes too long."""
     address = f"{client.base_url}luthier/fine_tuning/jobs/{job_id}/report.html"
     reports = Reports(client)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import httpx
 import orjson
 import pytest
+from rich.console import Console
 from sqlalchemy import update
 from typer.testing import CliRunner
 
 from api.report_page import page
+from examples import demo
 from luthier import Luthier
 from luthier.cli import app
 from luthier.reports import ReportNotReady
@@ -266,6 +269,24 @@ def test_the_command_tells_the_verdict_first(api: Api, tenant: Tenant, tmp_path:
     assert "75 %" in shown.stdout
     assert orjson.loads(written.stdout) == a_report(job_id, "Said")
     assert (tmp_path / "x.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_demo_ends_with_the_verdict_and_where_the_report_is(
+    api: Api, tenant: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "OUTPUT_DIR", tmp_path)
+    monkeypatch.setattr(demo, "REPORT_TIMEOUT_S", 0.0)
+    job_id, console = made(api, tenant, "Said"), Console(record=True, width=200)
+    with api.client(tenant) as client:
+        verdict = demo.tell_report(client, console, job_id)
+        assert demo.tell_report(client, console, ended(api, tenant, "running")) is None
+
+    told = console.export_text()
+    assert verdict == {"code": "helped", "sentence": "Said"}
+    assert told.startswith("helped: Said\n")
+    assert f"{api.url}/v1/luthier/fine_tuning/jobs/{job_id}/report.html" in told
+    assert "It will be at" in told
+    assert (tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tests.factories import Json, chat_row
 TRAINING = [row(n) for n in range(24)]
 FEW = TRAINING[:9]
 """Too few to choose prompts by: the base is asked as the rows ask, and that is all."""
-HOLDOUT = [row(n) for n in range(100, 112)]
+HOLDOUT = [row(n) for n in range(104, 112)]
 
 
 @pytest.fixture(autouse=True)
@@ -41,13 +41,13 @@ def test_a_report_says_what_tuning_did(scene: ReportScene) -> None:
     assert report.verdict == found["verdict"]["code"] == "helped", found["verdict"]
     assert scene.told(job)[-1] == f"Report: helped: {report.sentence}"
     by_name = {each["name"]: each for each in found["contenders"]["contenders"]}
-    assert by_name["tuned"]["primary"]["value"] == pytest.approx(11 / 12)
+    assert by_name["tuned"]["primary"]["value"] == 7 / 8
     assert by_name["zero_shot"]["primary"]["value"] == 0
     assert {"constant", "copy", "instructed", "grounded"} < by_name.keys()
     assert found["changed"]["counts"]["lost"] == 0
     assert [
         lost["line"] for lost in found["contenders"]["answers"] if not lost["scores"]["tuned"]
-    ] == [12]
+    ] == [8]
     assert found["data"]["task"]["type"] == "json"
     assert found["cost"]["requests"] == 1
     assert scene.models.most_at_once <= 4
@@ -268,9 +268,9 @@ def test_free_answers_are_measured_by_how_likely_they_are(
     scene.settings = scene.settings.replace(bases_dir=base_path.parent)
     rows = [
         chat_row(f"Tell me of {n}", " ".join(f"w{n * i % 97}" for i in range(30)))
-        for n in range(40)
+        for n in range(17)
     ]
-    job = scene.job(rows[:30], rows[30:])
+    job = scene.job(rows[:12], rows[12:])
 
     report = scene.run(job)
 
