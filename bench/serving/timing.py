@@ -22,10 +22,6 @@ class Time:
         walls, cpus = [t.wall_s for t in times], [t.cpu_s for t in times]
         return cls(statistics.median(walls), statistics.median(cpus))
 
-    def times(self, number: float) -> Time:
-        """Of so many times the work."""
-        return Time(self.wall_s * number, self.cpu_s * number)
-
     def rate(self, num_tokens: int) -> str:
         wall, cpu = num_tokens / self.wall_s, num_tokens / self.cpu_s
         return f"{wall:.1f} ({cpu:.1f} a processor second)"

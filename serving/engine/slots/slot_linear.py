@@ -239,8 +239,8 @@ class SlotLinear(nn.Module):
                 return
             width, num_rows = max(width, a.shape[2]), max(num_rows, b.shape[1])
         made = (
-            pair.a.new_zeros(num_slots, self._num_in, width, device=self.base.device),
-            pair.a.new_zeros(num_slots, num_rows, self._unit, device=self.base.device),
+            pair.a.new_empty(num_slots, self._num_in, width, device=self.base.device),
+            pair.a.new_empty(num_slots, num_rows, self._unit, device=self.base.device),
         )
         if self._tables is not None:
             made[0][:, :, : a.shape[2]], made[1][:, : b.shape[1]] = a, b
