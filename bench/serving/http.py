@@ -157,6 +157,8 @@ async def vllm(
     ]
     environment = {
         "VLLM_CPU_KVCACHE_SPACE": str(VLLM_KV_GIB),
+        # Else it leaves a core to others.
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "HOME": str(scratch),
