@@ -38,6 +38,7 @@ from api.organization import service_accounts as organization_service_accounts
 from api.organization import usage
 from api.responses import conversations, responses
 from api.webhooks import endpoints as webhook_endpoints
+from dashboard import views
 from foundation.settings import Settings
 from storage.models.base_models import WatchedCatalogue
 
@@ -118,6 +119,7 @@ def create_app(settings: Settings) -> FastAPI:
         organization_admin_keys,
     ):
         app.include_router(resource.router, responses=errors.DOCUMENTED)
+    app.router.routes.extend(views.routes(app))
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app
 
