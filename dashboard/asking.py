@@ -17,7 +17,7 @@ _PASSED_ON = ("cookie", "origin", "sec-fetch-site", "host", "user-agent")
 TIMEOUT_S = 30.0
 
 
-class Refused(Exception):
+class ApiRefused(Exception):
     """The API's answer was an error."""
 
     def __init__(self, reply: httpx.Response) -> None:
@@ -36,7 +36,7 @@ class Refused(Exception):
         return self.status == 401
 
 
-class Asking:
+class ApiOfViewer:
     """The API for one request of a browser's."""
 
     def __init__(self, app: ASGIApp, request: Request) -> None:
@@ -54,15 +54,15 @@ class Asking:
         )
 
     async def get(self, path: str, params: Params | None = None) -> Json:
-        """The reply's JSON. Raises Refused."""
+        """The reply's JSON. Raises ApiRefused."""
         return _json(await self._http.get(path, params=dict(params or {})))
 
     async def post(self, path: str, body: Json | None = None) -> httpx.Response:
-        """Raises Refused."""
+        """Raises ApiRefused."""
         return _checked(await self._http.post(path, json=body))
 
     async def delete(self, path: str) -> httpx.Response:
-        """Raises Refused."""
+        """Raises ApiRefused."""
         return _checked(await self._http.delete(path))
 
     async def close(self) -> None:
@@ -71,7 +71,7 @@ class Asking:
 
 def _checked(reply: httpx.Response) -> httpx.Response:
     if reply.status_code >= 400:
-        raise Refused(reply)
+        raise ApiRefused(reply)
     return reply
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from . import wording
-from .asking import Json, Refused
+from .asking import ApiRefused, Json
 from .viewing import Viewer, see_other
 
 ACTIONS = {"pause": "Pause", "resume": "Resume", "cancel": "Cancel"}
@@ -93,12 +94,53 @@ async def new(request: Request, viewer: Viewer) -> Response:
     form = {key: str(value) for key, value in (await request.form()).items()}
     try:
         made = (await viewer.ask.post(_JOBS, body_of(form))).json()
-    except Refused as refused:
+    except ApiRefused as refused:
         if refused.is_sign_in_needed:
             raise
         problem = {"message": refused.message, "request_id": refused.request_id}
         return await _form(request, viewer, form, problem)
     return see_other(request, f"jobs/{made['id']}")
+
+
+async def preview(request: Request, viewer: Viewer) -> Response:
+    """What the linter says of the chosen file, and what the job would take. Always 200: a browser tells each other status on its
+    console, and a form that is half filled in is no fault.
+    """
+    form = {key: str(value) for key, value in (await request.form()).items()}
+    if not form.get("training_file"):
+        return viewer.page(
+            request, "parts/preview.html", "new", lint=None, forecast=None, reasons=()
+        )
+    reasons = []
+    lint = forecast = None
+    try:
+        lint = await viewer.ask.get(_lint_path(form["training_file"]), _lint_params(form))
+    except ApiRefused as refused:
+        reasons.append(refused.message)
+    try:
+        reply = await viewer.ask.post("/v1/luthier/forecasts", body_of(form))
+        forecast = reply.json()
+    except ApiRefused as refused:
+        reasons.append(refused.message)
+    if forecast is not None and forecast["error"]:
+        reasons.append(forecast["error"]["message"])
+    return viewer.page(
+        request,
+        "parts/preview.html",
+        "new",
+        lint=lint,
+        forecast=forecast["forecast"] if forecast else None,
+        reasons=reasons,
+    )
+
+
+def _lint_path(file_id: str) -> str:
+    return f"/v1/luthier/files/{quote(file_id, safe='')}/lint"
+
+
+def _lint_params(form: dict[str, str]) -> dict[str, str]:
+    names = ("validation_file", "method")
+    return {name: form[name] for name in names if form.get(name)}
 
 
 def body_of(form: dict[str, str]) -> Json:
@@ -142,7 +184,7 @@ async def _report(viewer: Viewer, job: Json) -> Json:
         return {"reason": told if wait else "Only a job that has succeeded has a report."}
     try:
         found = await viewer.ask.get(f"/v1/luthier/fine_tuning/jobs/{job['id']}/report")
-    except Refused as refused:
+    except ApiRefused as refused:
         return {"reason": refused.message}
     return found if "verdict" in found else {"reason": "The report is being made."}
 
@@ -154,7 +196,7 @@ def _path(request: Request) -> str:
 
 
 def _status(job: Json, events: list[Json]) -> dict[str, Any]:
-    metrics = next((e["data"] for e in events if e["type"] == "metrics" and e["data"]), {})
+    metrics: Json = next((e["data"] for e in events if e["type"] == "metrics" and e["data"]), {})
     step, total = metrics.get("step"), metrics.get("total_steps")
     left_s = (job["estimated_finish"] or 0) - time.time()
     sentence = wording.state(job)

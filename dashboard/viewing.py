@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp
 
 from . import rendering
-from .asking import Asking, Json, Refused
+from .asking import ApiOfViewer, ApiRefused, Json
 
 View = Callable[[Request, "Viewer"], Awaitable[Response]]
 
@@ -30,7 +30,7 @@ ADVICE = {
 class Viewer:
     """A browser that is signed in."""
 
-    def __init__(self, asking: Asking, identity: Json) -> None:
+    def __init__(self, asking: ApiOfViewer, identity: Json) -> None:
         self.ask = asking
         self.identity = identity
 
@@ -46,12 +46,12 @@ def signed_in(app: ASGIApp, view: View) -> Callable[[Request], Awaitable[Respons
     """The view as an endpoint. Whoever is not signed in is asked to, and comes back to where they wanted to go."""
 
     async def endpoint(request: Request) -> Response:
-        asking = Asking(app, request)
+        asking = ApiOfViewer(app, request)
         viewer = None
         try:
             viewer = Viewer(asking, await asking.get("/v1/luthier/sessions/identity"))
             return await view(request, viewer)
-        except Refused as refused:
+        except ApiRefused as refused:
             return _refusal(request, refused, viewer)
         finally:
             await asking.close()
@@ -73,7 +73,7 @@ def safe_next(path: str) -> str:
     return path if is_ours and path and ".." not in path else "jobs"
 
 
-def _refusal(request: Request, refused: Refused, viewer: Viewer | None) -> Response:
+def _refusal(request: Request, refused: ApiRefused, viewer: Viewer | None) -> Response:
     is_part = "x-part" in request.headers
     if refused.is_sign_in_needed and not is_part:
         here = request.url.path.partition("/dashboard/")[2]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from . import files, jobs, rendering
-from .asking import Asking, Refused
+from .asking import ApiOfViewer, ApiRefused
 from .viewing import Viewer, safe_next, see_other, signed_in
 
 
@@ -23,11 +24,11 @@ def routes(app: ASGIApp) -> list[Route]:
             return _sign_in_page(request, request.query_params.get("next", ""), None)
         form = await request.form()
         wanted = safe_next(str(form.get("next", "")))
-        asking = Asking(app, request)
+        asking = ApiOfViewer(app, request)
         try:
             body = {"api_key": str(form.get("api_key", ""))}
             reply = await asking.post("/v1/luthier/sessions", body)
-        except Refused as refused:
+        except ApiRefused as refused:
             return _sign_in_page(request, wanted, refused)
         finally:
             await asking.close()
@@ -47,6 +48,7 @@ def routes(app: ASGIApp) -> list[Route]:
     return [
         Route("/dashboard/static/{digest}/{name}", _static, name="dashboard_static"),
         Route("/dashboard/sign-in", sign_in, methods=["GET", "POST"], name="dashboard_sign_in"),
+        Route("/", _front, name="front"),
         Route("/dashboard", _to_jobs, name="dashboard"),
         Route("/dashboard/", _to_jobs, name="dashboard_slash"),
         view("sign-out", _sign_out, "POST"),
@@ -55,6 +57,7 @@ def routes(app: ASGIApp) -> list[Route]:
         view("jobs/{job_id}/status", jobs.status),
         view("jobs/{job_id}/{action}", jobs.act, "POST"),
         view("new", jobs.new, "GET", "POST"),
+        view("new/preview", jobs.preview, "POST"),
         view("playground", _playground),
         view("models", _models),
         view("models/delete", _delete_model, "POST"),
@@ -69,7 +72,7 @@ def router(app: ASGIApp) -> Router:
     return Router(routes(app))
 
 
-def _sign_in_page(request: Request, wanted: str, refused: Refused | None) -> Response:
+def _sign_in_page(request: Request, wanted: str, refused: ApiRefused | None) -> Response:
     problem = None
     if refused is not None:
         problem = {"message": refused.message, "request_id": refused.request_id}
@@ -86,6 +89,13 @@ def _sign_in_page(request: Request, wanted: str, refused: Refused | None) -> Res
 
 async def _static(request: Request) -> Response:
     return files.static(request.path_params["digest"], request.path_params["name"])
+
+
+async def _front(request: Request) -> Response:
+    """A browser is shown the page; a client that left `/v1` out of its address is told so, as for every unknown path."""
+    if "text/html" not in request.headers.get("accept", ""):
+        raise HTTPException(404)
+    return await _to_jobs(request)
 
 
 async def _to_jobs(request: Request) -> Response:
@@ -144,7 +154,7 @@ async def _delete_file(request: Request, viewer: Viewer) -> Response:
 async def _system(request: Request, viewer: Viewer) -> Response:
     try:
         ready = await viewer.ask.get("/readyz")
-    except Refused:
+    except ApiRefused:
         ready = {"status": "not ready", "checks": {}}
     sessions = (await viewer.ask.get("/v1/luthier/sessions"))["data"]
     return viewer.page(request, "system.html", "system", ready=ready, sessions=sessions)

@@ -79,8 +79,8 @@ def name(job: Json) -> str:
 
 
 def state(job: Json) -> str:
-    return STATES.get(job["status"], job["status"])
+    return STATES[job["status"]]
 
 
 def icon(job: Json) -> str:
-    return ICONS.get(job["status"], "")
+    return ICONS[job["status"]]

@@ -185,6 +185,7 @@ class _Stack:
             f"Luthier is ready: base_url={self._url()}/v1, the api key is in "
             f"{options.data_dir / 'api_key'}"
         )
+        self._console.say(f"The page: {self._url()}/dashboard")
 
     def _start_workers(self, env: Mapping[str, str]) -> None:
         """They keep nobody from being served, so what they import does not delay what does."""

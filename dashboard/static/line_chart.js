@@ -2,7 +2,7 @@
 // lowest, highest and last point: no spike is lost.
 
 const SVG = "http://www.w3.org/2000/svg";
-const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT] = [1000, 280, 52, 26, 10, 10];
+const [HEIGHT, LEFT, BOTTOM, TOP, RIGHT] = [280, 44, 26, 10, 4];
 
 function element(name, attributes) {
   const made = document.createElementNS(SVG, name);
@@ -33,7 +33,7 @@ class LineChart extends HTMLElement {
   drawing = 0;
 
   connectedCallback() {
-    this.svg = element("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", tabindex: "0" });
+    this.svg = element("svg", { role: "img", tabindex: "0" });
     this.legend = document.createElement("div");
     this.legend.className = "legend";
     this.output = document.createElement("output");
@@ -47,7 +47,7 @@ class LineChart extends HTMLElement {
     this.append(this.svg, this.legend);
     this.svg.addEventListener("pointermove", (event) => {
       const box = this.svg.getBoundingClientRect();
-      this.point(this.low + ((event.clientX - box.left) / box.width * WIDTH - LEFT) / (WIDTH - LEFT - RIGHT) * (this.high - this.low));
+      this.point(this.low + ((event.clientX - box.left - LEFT) / (this.width - LEFT - RIGHT)) * (this.high - this.low));
     });
     this.svg.addEventListener("pointerleave", () => this.point(null));
     this.svg.addEventListener("keydown", (event) => {
@@ -58,6 +58,7 @@ class LineChart extends HTMLElement {
       const to = { ArrowLeft: at < 0 ? steps.length - 1 : at - 1, ArrowRight: at + 1, Home: 0, End: steps.length - 1 }[event.key];
       this.point(steps[Math.min(Math.max(to, 0), steps.length - 1)][0]);
     });
+    new ResizeObserver(() => this.draw()).observe(this);
     this.draw();
   }
 
@@ -82,10 +83,12 @@ class LineChart extends HTMLElement {
   draw() {
     const all = [...this.points.train, ...this.points.valid];
     const labels = [];
+    this.width = Math.max(this.clientWidth, 200);
+    this.svg.setAttribute("viewBox", `0 0 ${this.width} ${HEIGHT}`);
     this.svg.replaceChildren();
     if (!all.length) {
       this.svg.setAttribute("aria-label", "No step has been measured yet.");
-      this.svg.append(element("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }));
+      this.svg.append(element("line", { class: "grid", x1: LEFT, x2: this.width - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }));
       return;
     }
     const range = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
@@ -93,12 +96,12 @@ class LineChart extends HTMLElement {
     if (this.low === this.high) this.high += 1;
     const [bottom, top] = range(all.map(([, value]) => value));
     const span = top - bottom || 1;
-    const x = (step) => LEFT + ((step - this.low) / (this.high - this.low)) * (WIDTH - LEFT - RIGHT);
+    const x = (step) => LEFT + ((step - this.low) / (this.high - this.low)) * (this.width - LEFT - RIGHT);
     const y = (value) => HEIGHT - BOTTOM - ((value - bottom) / span) * (HEIGHT - BOTTOM - TOP);
     for (const part of [0, 0.5, 1]) {
       const value = bottom + part * span;
-      this.svg.append(element("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }));
-      const label = element("text", { x: 4, y: Math.max(12, y(value) + 4) });
+      this.svg.append(element("line", { class: "grid", x1: LEFT, x2: this.width - RIGHT, y1: y(value), y2: y(value) }));
+      const label = element("text", { x: 0, y: Math.max(12, y(value) + 4) });
       label.textContent = value.toFixed(2);
       labels.push(label);
     }
@@ -108,8 +111,8 @@ class LineChart extends HTMLElement {
       labels.push(label);
     }
     for (const [name, points] of Object.entries(this.points)) {
-      const drawn = thinned(points, 400, this.low, this.high);
-      if (drawn.length) this.svg.append(element("path", { class: name, "vector-effect": "non-scaling-stroke", d: `M${drawn.map(([step, value]) => `${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("L")}` }));
+      const drawn = thinned(points, Math.round(this.width / 2), this.low, this.high);
+      if (drawn.length) this.svg.append(element("path", { class: name, d: `M${drawn.map(([step, value]) => `${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("L")}` }));
     }
     if (this.at !== undefined) this.svg.append(element("line", { class: "cursor", x1: x(this.at), x2: x(this.at), y1: TOP, y2: HEIGHT - BOTTOM }));
     this.svg.append(...labels);

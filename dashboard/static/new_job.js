@@ -1,16 +1,10 @@
-// Files that are dropped on the form go up at once; what the linter finds and the forecast stand beside it.
+// Files that are dropped on the form go up at once; what they hold and what the job will take stands beside the form.
 
-import { root } from "./page.js";
+import { put, root } from "./page.js";
 
-const [form, drop, input, progress, state] = ["#new-job", "#drop", "#upload", "#progress", "#upload-state"].map((name) => document.querySelector(name));
-const [findings, forecast, training] = ["#findings", "#forecast", "#training_file"].map((name) => document.querySelector(name));
-
-function paragraph(text, name = "") {
-  const made = document.createElement("p");
-  made.textContent = text;
-  made.className = name;
-  return made;
-}
+const [form, drop, input, progress, state, preview] = ["#new-job", "#drop", "#upload", "#progress", "#upload-state", "#preview"].map((name) => document.querySelector(name));
+const training = form.elements.training_file;
+const QUIET_MS = 500;
 
 function upload(file) {
   const body = new FormData();
@@ -23,13 +17,13 @@ function upload(file) {
   request.onloadend = () => {
     progress.hidden = true;
     let reply = null;
-    try { reply = JSON.parse(request.responseText); } catch { /* told below */ }
+    try { reply = JSON.parse(request.responseText); } catch { /* a server that is away answers nothing */ }
     if (request.status !== 200) {
-      state.textContent = reply?.error?.message ?? "The file did not arrive. Is the server there?";
+      state.textContent = reply?.error?.message ?? "The file did not arrive: the server does not answer. Nothing else is lost.";
       return;
     }
     state.textContent = `${file.name} is there.`;
-    for (const select of [training, document.querySelector("#validation_file")]) {
+    for (const select of [training, form.elements.validation_file]) {
       const option = document.createElement("option");
       option.value = reply.id;
       option.textContent = `${file.name} · ${reply.id}`;
@@ -43,41 +37,29 @@ function upload(file) {
   request.send(body);
 }
 
-async function ask(path, options) {
-  const reply = await fetch(`${root}${path}`, options).catch(() => null);
-  return reply?.ok ? reply.json() : null;
-}
-
 let asked = 0;
 
 async function look() {
   const mine = ++asked;
   if (!training.value) return;
-  findings.replaceChildren(paragraph("Looking at the rows …", "quiet"));
-  const lint = await ask(`v1/luthier/files/${encodeURIComponent(training.value)}/lint?model=${encodeURIComponent(form.elements.model.value)}`);
+  preview.setAttribute("aria-busy", "true");
+  const fields = new FormData(form);
+  fields.delete("upload");
+  const reply = await fetch("new/preview", { method: "POST", body: new URLSearchParams(fields) }).catch(() => null);
+  const html = reply?.ok ? await reply.text() : null;
+  // Whoever chose again meanwhile wants to see that.
   if (mine !== asked) return;
-  const found = lint?.findings ?? lint?.data ?? [];
-  findings.replaceChildren(...(lint === null
-    ? [paragraph("The rows are checked when the job starts.", "quiet")]
-    : found.length
-      ? found.slice(0, 12).map((it) => paragraph(`${it.code}${it.line ? ` line ${it.line}` : ""}: ${it.message}${it.mend ? ` Mend: ${it.mend}` : ""}`))
-      : [paragraph("Nothing stands out in these rows.", "quiet")]));
+  preview.setAttribute("aria-busy", "false");
+  if (html !== null) put(preview, html);
 }
 
-async function foresee() {
-  if (!training.value) return;
-  const body = { model: form.elements.model.value, training_file: training.value };
-  const told = await ask("v1/luthier/forecasts", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
-  const rows = told ? [
-    ["Tokens to learn", told.tokens?.learnt ?? told.trained_tokens],
-    ["Steps", told.steps?.total ?? told.total_steps],
-    ["Minutes", told.seconds ? `${Math.round(told.seconds.p50 / 60)} (${Math.round(told.seconds.p5 / 60)} to ${Math.round(told.seconds.p95 / 60)})` : undefined],
-  ].filter(([, value]) => value !== undefined && value !== null) : [];
-  forecast.replaceChildren(...(rows.length ? rows.map(([label, value]) => paragraph(`${label}: ${value}`)) : [paragraph("The job tells what it will take when it has counted its tokens.", "quiet")]));
-}
-
+let waiting = 0;
+form.addEventListener("input", (event) => {
+  if (event.target === input || event.target.name === "suffix") return;
+  clearTimeout(waiting);
+  waiting = setTimeout(look, QUIET_MS);
+});
 input.addEventListener("change", () => input.files[0] && upload(input.files[0]));
 for (const name of ["dragover", "dragleave", "drop"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.toggle("over", name === "dragover"); });
 drop.addEventListener("drop", (event) => event.dataTransfer.files[0] && upload(event.dataTransfer.files[0]));
-for (const select of [training, form.elements.model]) select.addEventListener("change", () => { look(); foresee(); });
-if (training.value) { look(); foresee(); }
+look();

@@ -11,6 +11,13 @@ function parsed(html) {
   return new DOMParser().parseFromString(policy.createHTML(html), "text/html").body;
 }
 
+// One of this server's own parts in the place of what was there.
+export function put(place, html) {
+  const fresh = parsed(html);
+  showTimes(fresh);
+  place.replaceChildren(...fresh.childNodes);
+}
+
 export function showTimes(within) {
   for (const time of within.querySelectorAll("time[datetime]")) {
     const date = new Date(time.getAttribute("datetime"));
@@ -81,8 +88,8 @@ function theme() {
   if (!button) return;
   button.hidden = false;
   const html = document.documentElement;
-  const names = { "": "System", light: "Light", dark: "Dark" };
-  const show = () => { button.textContent = names[html.dataset.theme ?? ""]; button.ariaLabel = `Theme: ${button.textContent}`; };
+  const names = { "": "Theme: system", light: "Theme: light", dark: "Theme: dark" };
+  const show = () => { button.textContent = names[html.dataset.theme ?? ""]; };
   button.addEventListener("click", () => {
     const order = ["", "light", "dark"];
     const next = order[(order.indexOf(html.dataset.theme ?? "") + 1) % 3];

@@ -40,6 +40,10 @@ def test_what_never_changes_is_kept_and_nothing_else_is_served(http: httpx.Clien
             assert http.get(f"/dashboard/static/{files.DIGEST}/{name}").status_code == 404
 
 
+def test_all_script_together_is_small() -> None:
+    assert sum(file.stat().st_size for file in files.STATIC.glob("*.js")) <= 40_000
+
+
 def test_a_foreign_page_s_form_does_nothing(http: httpx.Client, api: Api, tenant: Tenant) -> None:
     with http:
         for headers in ({}, {"sec-fetch-site": "cross-site"}, {"origin": "http://evil.invalid"}):
@@ -82,3 +86,6 @@ def test_clients_that_leave_out_v1_get_json_as_before(api: Api, tenant: Tenant) 
     with api.http(tenant) as http:
         assert http.get("/models").headers["content-type"] == "application/json"
         assert http.get("/").status_code == 404
+        browser = http.get("/", headers={"accept": "text/html,*/*;q=0.8"})
+        assert browser.status_code == 303
+        assert browser.headers["location"].endswith("dashboard/jobs")

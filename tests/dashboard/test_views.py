@@ -140,24 +140,6 @@ async def test_who_is_not_signed_in_comes_back_to_where_they_wanted(
         await expect(page).to_have_url(re.compile("sign-in"))
 
 
-async def test_the_pages_script_is_small(viewer: Viewer) -> None:
-    sizes: dict[str, int] = {}
-    page = viewer.page
-
-    async def weigh(response: object) -> None:
-        url = response.url  # type: ignore[attr-defined]
-        if url.endswith(".js"):
-            sizes[url] = len(await response.body())  # type: ignore[attr-defined]
-
-    page.on("response", weigh)
-    for path in VIEWS:
-        await viewer.open(path)
-        await page.wait_for_load_state("networkidle")
-    assert sizes
-    assert sum(sizes.values()) <= 40_000
-    page.remove_listener("response", weigh)
-
-
 @pytest.mark.parametrize(
     "bad",
     [

@@ -32,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve.serve)
+app.command("open")(serve.open_page)
 app.command("lint")(lint.lint)
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")

@@ -1,14 +1,17 @@
-"""`luthier serve`: the whole service on this machine, in the foreground."""
+"""`luthier serve`: the whole service on this machine, in the foreground. `luthier open`: a server's page in a browser."""
 
 from __future__ import annotations
 
+import webbrowser
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .connection import DEFAULT_DATA_DIR
+from luthier.client import Luthier
+
+from .connection import DEFAULT_DATA_DIR, connected
 from .errors import CommandError
 
 
@@ -37,6 +40,20 @@ def serve(
         ) from None
     code = stack.serve(data_dir=data_dir, host=host, port=port, aliases=aliases, bases=base or [])
     raise typer.Exit(code or 0)
+
+
+def address(base_url: str) -> str:
+    """Of the page of the server whose API is there."""
+    return f"{base_url.rstrip('/').removesuffix('/v1')}/dashboard"
+
+
+@connected
+def open_page(client: Luthier) -> None:
+    """Open the server's page in a browser, and tell its address."""
+    url = address(str(client.base_url))
+    typer.echo(url)
+    if not webbrowser.open(url):
+        typer.echo("No browser could be started here: open the address above.", err=True)
 
 
 def _pair(text: str) -> tuple[str, str]:
