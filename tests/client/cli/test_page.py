@@ -15,7 +15,12 @@ def test_the_page_is_opened_or_its_address_told(
     luthier: Run, api: FakeApi, monkeypatch: pytest.MonkeyPatch, is_there: bool
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or is_there)
+
+    def open_in_browser(url: str) -> bool:
+        opened.append(url)
+        return is_there
+
+    monkeypatch.setattr(webbrowser, "open", open_in_browser)
     result = luthier("open")
     assert result.exit_code == 0
     assert opened == [address(api.base_url)]
