@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy.orm import Session
 
 from api.auth import ProjectCaller
+from api.blobs import delete_blobs
 from api.idempotency import CreatesOnce
 from api.report_page import page
 from api.requests import bodies
@@ -53,6 +54,12 @@ class ReportInProgress(BaseModel):
     """That is being made; null while it waits for its turn or for the job's end."""
     num_answers: int
     """That models have given so far."""
+
+
+class ReportDeleted(BaseModel):
+    object: Literal["fine_tuning.job.report"] = "fine_tuning.job.report"
+    fine_tuning_job_id: str
+    deleted: Literal[True] = True
 
 
 class MakeReport(BaseModel):
@@ -103,6 +110,25 @@ async def make_report(
     row, job = await wiring.database.run(_make, caller.project_id, fine_tuning_job_id, body.depth)
     await ring(queue.run_errand, queue.RUN_REPORT, row.id)
     return _in_progress(job, row)
+
+
+@router.delete("/{fine_tuning_job_id}/report")
+async def delete_report(
+    fine_tuning_job_id: str, caller: ProjectCaller, wiring: Wired
+) -> ReportDeleted:
+    """With the rows and answers that it tells of: it outlives the files that they are from."""
+    keys = await wiring.database.run(_remove, caller.project_id, fine_tuning_job_id)
+    await delete_blobs(wiring.blobs, keys)
+    return ReportDeleted(fine_tuning_job_id=fine_tuning_job_id)
+
+
+def _remove(session: Session, project_id: str, job_id: str) -> list[str]:
+    """Raises NotFound."""
+    jobs.get(session, project_id, job_id)
+    keys = reports.remove(session, project_id, job_id)
+    if keys is None:
+        raise ReportNotFound(job_id)
+    return keys
 
 
 def _find(session: Session, project_id: str, job_id: str) -> ReportRow | ReportInProgress:

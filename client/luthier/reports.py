@@ -49,6 +49,10 @@ class Reports:
         """Have it made, or made anew."""
         self._client.post(_path(job_id), body={"depth": depth}, cast_to=dict[str, Any])
 
+    def delete(self, job_id: str) -> None:
+        """Take it away, with the rows and answers that it tells of."""
+        self._client.delete(_path(job_id), cast_to=dict[str, Any])
+
 
 def changed(found: Json, limit: int) -> Iterator[str]:
     """What tuning changed against the best alternative: counts, and so many rows, what was lost first."""

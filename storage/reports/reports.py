@@ -159,6 +159,22 @@ def again(session: Session, row: ReportRow, depth: Depth) -> ReportRow:
     return changed
 
 
+def remove(session: Session, project_id: str, job_id: str) -> list[str] | None:
+    """Take it away, whatever its state; gives its blobs' keys, None if there was none. Who makes it loses the lease."""
+    row = session.scalar(
+        select(ReportRow)
+        .where(ReportRow.job_id == job_id, ReportRow.project_id == project_id)
+        .with_for_update()
+    )
+    if row is None:
+        return None
+    keys = [part.key for part in parts.of_report(session, row.id)]
+    parts.remove(session, row.id)
+    session.delete(row)
+    session.flush()
+    return keys if row.blob_key is None else [*keys, row.blob_key]
+
+
 def known_keys(session: Session, keys: list[str]) -> set[str]:
     """Those of the blobs' keys that belong to a report, or to one that is being made."""
     by_report: dict[str, list[str]] = {}

@@ -256,6 +256,18 @@ def test_one_that_was_not_wanted_can_be_made_later_and_a_failed_one_again(
         assert get(api, tenant, job_id).status_code == 202
 
 
+def test_a_report_that_is_deleted_leaves_nothing(api: Api, tenant: Tenant) -> None:
+    job_id = made(api, tenant)
+    with api.sessions() as session:
+        row = reports.find(session, tenant.project_id, job_id)
+    assert row is not None
+    with Luthier(base_url=f"{api.url}/v1", api_key=tenant.key, max_retries=0) as client:
+        client.reports.delete(job_id)
+
+    assert list(api.blobs.list(f"reports/{row.id}/")) == []
+    assert get(api, tenant, job_id).json()["error"]["code"] == "report_not_found"
+
+
 def test_the_command_tells_the_verdict_first(api: Api, tenant: Tenant, tmp_path: Any) -> None:
     job_id = made(api, tenant, "Said")
     env = {"LUTHIER_BASE_URL": f"{api.url}/v1", "LUTHIER_API_KEY": tenant.key}

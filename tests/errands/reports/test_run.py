@@ -14,6 +14,7 @@ from foundation.crash_points import ENV
 from storage import leases
 from storage.files import files
 from storage.models import models
+from storage.reports import reports
 from storage.reports.reports import ReportRow
 from tests.errands.reports import one_report
 from tests.errands.reports.report_scene import ReportScene, knows, row
@@ -84,6 +85,23 @@ def test_killed_anywhere_it_goes_on_behind_what_was_kept(scene: ReportScene, poi
     again = [asked for asked, times in scene.models.asked.items() if times > 2]
     assert len(again) <= (2 if point == "before_part_commit" else 0), again
     assert sum(said.startswith("Report: ") for said in scene.told(job)) == 1
+
+
+def test_a_report_that_is_deleted_while_it_is_made_is_let_go_of(scene: ReportScene) -> None:
+    job = scene.job(FEW, HOLDOUT)
+
+    def delete(_model: str, _messages: object) -> str:
+        with scene.api.sessions.begin() as session:
+            reports.remove(session, job.project_id, job.id)
+        return "?"
+
+    scene.models.script = delete
+    report_id = scene.row(job).id
+    run.run(scene.errands(), report_id)
+
+    with scene.api.sessions() as session:
+        assert reports.find(session, job.project_id, job.id) is None
+    assert not any(said.startswith("Report: ") for said in scene.told(job))
 
 
 def test_without_rows_that_were_not_learnt_it_says_so_and_asks_nobody(scene: ReportScene) -> None:
