@@ -1,6 +1,6 @@
 """`python -m modeling.insight REQUEST`: what fine-tuning did, part by part, in a process that ends with whoever started it.
 
-REQUEST is a file of JSON (`request.Request`). On stdout comes a line of JSON each time there is news: `{"part": P, "progress": 0.25}`, then
+REQUEST is a file of JSON (`request.InsightRequest`). On stdout comes a line of JSON each time there is news: `{"part": P, "progress": 0.25}`, then
 `{"part": P, "done": …}` or `{"part": P, "skipped": reason}`, and last `{"end": true}`; or `{"failed": message}` for what is to be told to
 the model's owner. Who keeps the parts that are done asks for the others only when it asks again.
 """
@@ -29,7 +29,7 @@ from . import depth, forgetting, intruders, request, shifts, subspaces, weights
 from .base_weights import BaseWeights
 from .changes import NotMeasurable
 from .forgetting import Reference
-from .request import ArtifactFolder, Part, Request, read_rows
+from .request import AskedArtifact, InsightRequest, Part, read_rows
 from .tuned import TokenRow, TunedModel
 from .weights import Json, OnProgress
 
@@ -43,7 +43,7 @@ CPU_SHARE = 0.5
 class Insight:
     """What parts have in common is there once, from when the first of them needs it."""
 
-    def __init__(self, asked: Request) -> None:
+    def __init__(self, asked: InsightRequest) -> None:
         """Raises ImportFailed and ArtifactError."""
         self._asked = asked
         self._folder = ensure_imported(asked.base, asked.bases_dir)
@@ -56,11 +56,11 @@ class Insight:
         """Raises NotMeasurable, ArtifactError, and ValueError for rows that are none."""
         seed, artifact, base = self._asked.seed, self._artifact, self._base
         match part:
-            case request.Weights():
+            case request.WeightsPart():
                 return weights.measure(artifact, base, seed, on_progress)
-            case request.Intruders():
+            case request.IntrudersPart():
                 return intruders.measure(artifact, base, seed, on_progress, part.num_blocks)
-            case request.Subspaces():
+            case request.SubspacesPart():
                 folders = [*self._asked.checkpoints, self._asked.model]
                 return subspaces.measure(
                     [(each.name, self._read(each)) for each in folders], seed, on_progress
@@ -71,25 +71,25 @@ class Insight:
     def _of_words(self, part: Part, on_progress: OnProgress) -> Json:
         """What needs the model itself, and not only its weights."""
         match part:
-            case request.Samples():
+            case request.SamplesPart():
                 return forgetting.of_samples(self._reference(on_progress))
-            case request.Prompts():
+            case request.PromptsPart():
                 prompts = [row.ids[: row.scored[0]] for row in self._rows(part) if row.scored]
                 stop_ids = self._template.tokenizer.stop_ids
                 return forgetting.of_prompts(self._model, prompts, stop_ids, part.num_tokens)
-            case request.Neutral():
+            case request.NeutralPart():
                 return forgetting.of_neutral(self._model, self._template.tokenizer)
-            case request.Tokens():
+            case request.TokensPart():
                 return shifts.tokens(self._model, self._rows(part))
-            case request.Layers():
+            case request.LayersPart():
                 return shifts.layers(self._model, self._rows(part))
-            case request.Ablation():
+            case request.AblationPart():
                 return depth.ablation(self._model, self._rows(part), on_progress)
-            case request.Dial():
+            case request.DialPart():
                 return self._dial(part, on_progress)
         raise ValueError(f"no part is called {part.part}")
 
-    def _dial(self, part: request.Dial, on_progress: OnProgress) -> Json:
+    def _dial(self, part: request.DialPart, on_progress: OnProgress) -> Json:
         rows = self._rows(part)
         # What cannot be turned down is told before anything is drawn for it.
         few = None
@@ -97,7 +97,7 @@ class Insight:
             few = self._reference(on_progress).part(part.num_samples)
         return depth.dial(self._model, rows, few, part.strengths, on_progress)
 
-    def _rows(self, part: request.WithRows) -> list[TokenRow]:
+    def _rows(self, part: request.PartWithRows) -> list[TokenRow]:
         """Raises NotMeasurable."""
         rows = read_rows(part.rows, self._template, part.max_tokens)
         if not rows:
@@ -123,7 +123,7 @@ class Insight:
 
     _known_reference: Reference | None = None
 
-    def _read(self, asked: ArtifactFolder) -> Artifact:
+    def _read(self, asked: AskedArtifact) -> Artifact:
         return format_of(asked.kind).read(asked.folder, self._base.config)
 
 
@@ -143,7 +143,7 @@ def main(path: str) -> int:
     leash.exit_with_parent()
     os.nice(NICENESS)
     torch.set_num_threads(max(1, int(CPU_SHARE * torch.get_num_threads())))
-    asked = Request.model_validate_json(Path(path).read_bytes())
+    asked = InsightRequest.model_validate_json(Path(path).read_bytes())
     try:
         insight = Insight(asked)
         for part in asked.parts:

@@ -20,7 +20,7 @@ from text.tokenizer import Tokenizer
 from . import samples
 from .base_weights import save
 from .likelihood import divergence, log_softmax, row_losses
-from .samples import Sample
+from .samples import DrawnSample
 from .tuned import TokenRow, TunedModel
 from .weights import OnProgress
 
@@ -37,7 +37,7 @@ class Reference:
     """Samples of the base with the base's own hidden states there, which are all that comparing with it takes."""
 
     model: TunedModel
-    samples: Sequence[Sample]
+    samples: Sequence[DrawnSample]
     states: Sequence[Tensor]
     """(T, D) of each: of the places from which its drawn tokens are predicted."""
     head: Tensor
@@ -60,7 +60,7 @@ class Reference:
             return cls(model, drawn, [each.to(model.device) for each in states], model.head)
 
     @classmethod
-    def of_samples(cls, model: TunedModel, drawn: Sequence[Sample]) -> Reference:
+    def of_samples(cls, model: TunedModel, drawn: Sequence[DrawnSample]) -> Reference:
         with model.as_base():
             return cls(model, drawn, states_of(model, drawn), model.head)
 
@@ -95,7 +95,7 @@ class Reference:
         return total / number if number else 0.0
 
 
-def states_of(model: TunedModel, drawn: Sequence[Sample]) -> list[Tensor]:
+def states_of(model: TunedModel, drawn: Sequence[DrawnSample]) -> list[Tensor]:
     states = model.states([sample.ids[:-1] for sample in drawn])
     return [each[len(sample.prompt) - 1 :] for sample, each in zip(drawn, states, strict=True)]
 
@@ -129,7 +129,8 @@ def of_prompts(
     with model.as_base():
         drawn = samples.draw(model.model, prompts, stop_ids, num_tokens, samples.SEED)
     of_base = [
-        Sample(list(prompt), tokens, True) for prompt, tokens in zip(prompts, drawn, strict=True)
+        DrawnSample(list(prompt), tokens, True)
+        for prompt, tokens in zip(prompts, drawn, strict=True)
     ]
     found = Reference.of_samples(model, of_base).divergences()
     return {**_summary(found), "num_prompts": len(prompts), "seed": samples.SEED}
@@ -199,7 +200,7 @@ def _nll(texts: Sequence[Json]) -> Json:
     return {"base_nll": base, "tuned_nll": tuned, "rise": tuned - base, "num_tokens": number}
 
 
-def _kept_states(path: Path, drawn: Sequence[Sample]) -> list[Tensor] | None:
+def _kept_states(path: Path, drawn: Sequence[DrawnSample]) -> list[Tensor] | None:
     try:
         found = safetensors.torch.load_file(path)
     except (OSError, SafetensorError):

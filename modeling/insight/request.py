@@ -22,14 +22,14 @@ MAX_TOKENS = 8192
 MAX_ROW_TOKENS = 2048
 
 
-class Asked(BaseModel):
+class InsightAsked(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
 NumTokens = Annotated[int, Field(ge=1)]
 
 
-class Base(Asked):
+class AskedBase(InsightAsked):
     """As the catalogue has it."""
 
     id: str
@@ -37,64 +37,64 @@ class Base(Asked):
     revision: str
 
 
-class ArtifactFolder(Asked):
+class AskedArtifact(InsightAsked):
     name: str
     """By which results call it."""
     folder: Path
     kind: str
 
 
-class WithRows(Asked):
+class PartWithRows(InsightAsked):
     rows: Path
     """See `read_rows`."""
     max_tokens: NumTokens = MAX_TOKENS
 
 
-class Weights(Asked):
+class WeightsPart(InsightAsked):
     part: Literal["weights"]
 
 
-class Intruders(Asked):
+class IntrudersPart(InsightAsked):
     part: Literal["intruders"]
     num_blocks: Annotated[int, Field(ge=1)] | None = intruders.NUM_BLOCKS
 
 
-class Subspaces(Asked):
+class SubspacesPart(InsightAsked):
     """Between the checkpoints, and the model itself as the last of them."""
 
     part: Literal["subspaces"]
 
 
-class Samples(Asked):
+class SamplesPart(InsightAsked):
     """KL(base‖tuned) on what the base itself says."""
 
     part: Literal["samples"]
 
 
-class Prompts(WithRows):
+class PromptsPart(PartWithRows):
     """The same on what the base says to given rows, as far as their first token that counts."""
 
     part: Literal["prompts"]
     num_tokens: Annotated[int, Field(ge=1, le=512)] = 64
 
 
-class Neutral(Asked):
+class NeutralPart(InsightAsked):
     part: Literal["neutral"]
 
 
-class Tokens(WithRows):
+class TokensPart(PartWithRows):
     part: Literal["tokens"]
 
 
-class Layers(WithRows):
+class LayersPart(PartWithRows):
     part: Literal["layers"]
 
 
-class Ablation(WithRows):
+class AblationPart(PartWithRows):
     part: Literal["ablation"]
 
 
-class Dial(WithRows):
+class DialPart(PartWithRows):
     part: Literal["dial"]
     strengths: tuple[Annotated[float, Field(ge=0, le=1.5)], ...] = STRENGTHS
     num_samples: Annotated[int, Field(ge=0, le=NUM_SAMPLES)] = 16
@@ -102,27 +102,27 @@ class Dial(WithRows):
 
 
 Part = Annotated[
-    Weights
-    | Intruders
-    | Subspaces
-    | Samples
-    | Prompts
-    | Neutral
-    | Tokens
-    | Layers
-    | Ablation
-    | Dial,
+    WeightsPart
+    | IntrudersPart
+    | SubspacesPart
+    | SamplesPart
+    | PromptsPart
+    | NeutralPart
+    | TokensPart
+    | LayersPart
+    | AblationPart
+    | DialPart,
     Field(discriminator="part"),
 ]
 
 
-class Request(Asked):
-    base: Base
+class InsightRequest(InsightAsked):
+    base: AskedBase
     bases_dir: Path
     kept_dir: Path
     """What is the same for every model of a base is kept below it."""
-    model: ArtifactFolder
-    checkpoints: list[ArtifactFolder] = []
+    model: AskedArtifact
+    checkpoints: list[AskedArtifact] = []
     """Of the same run, in their order."""
     parts: list[Part]
     seed: int = 0

@@ -35,7 +35,7 @@ OnProgress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
-class Sample:
+class DrawnSample:
     prompt: list[int]
     drawn: list[int]
     is_chat: bool
@@ -47,18 +47,18 @@ class Sample:
 
 def of_base(
     model: PreTrainedModel, folder: Path, kept: Path, on_progress: OnProgress
-) -> list[Sample]:
+) -> list[DrawnSample]:
     """Those that were drawn before, else drawn now; the model is the plain base."""
     path = kept / f"samples-{VERSION}.json"
     try:
-        return [Sample(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
+        return [DrawnSample(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
         pass
     template = ChatTemplate.load(folder)
     prompts = prompts_of(template)
     drawn = draw(model, prompts, template.tokenizer.stop_ids, NUM_TOKENS, SEED, on_progress)
     samples = [
-        Sample(prompt, tokens, number < NUM_SAMPLES // 2)
+        DrawnSample(prompt, tokens, number < NUM_SAMPLES // 2)
         for number, (prompt, tokens) in enumerate(zip(prompts, drawn, strict=True))
     ]
     path.parent.mkdir(parents=True, exist_ok=True)

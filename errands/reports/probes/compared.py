@@ -17,7 +17,7 @@ from grading import statistics
 from storage.models.base_models import Catalogue
 
 from . import checks, probe_set
-from .probe_set import Probe
+from .probe_set import ReportProbe
 
 BASE, TUNED = "base", "tuned"
 REFUSALS = ("refusals", "over_refusals")
@@ -29,7 +29,7 @@ Pairs = dict[str, tuple[Answered, Answered]]
 """By the probe's id: the base's answer, and the tuned model's."""
 
 
-def ask(context: ReportContext, section: str, chosen: Sequence[Probe]) -> Pairs:
+def ask(context: ReportContext, section: str, chosen: Sequence[ReportProbe]) -> Pairs:
     """Raises LostLease and Stopped."""
     known = _Known(context)
     questions = [probe.question(TUNED, context.tuned) for probe in chosen]
@@ -46,7 +46,7 @@ def ask(context: ReportContext, section: str, chosen: Sequence[Probe]) -> Pairs:
     }
 
 
-def num_known(context: ReportContext, chosen: Sequence[Probe]) -> int:
+def num_known(context: ReportContext, chosen: Sequence[ReportProbe]) -> int:
     """So many of them need not be asked of the base any more."""
     known = _Known(context)
     return sum(probe.id in known.answers for probe in chosen)
@@ -79,7 +79,7 @@ class _Known:
             temporary.replace(self._path)
 
 
-def told(chosen: Sequence[Probe], pairs: Pairs, seed: int) -> Json:
+def told(chosen: Sequence[ReportProbe], pairs: Pairs, seed: int) -> Json:
     """By family how much is still right, with a test of each and of all; and which answers changed."""
     families = probe_set.by_family(chosen)
     found = [_family(name, members, pairs, seed) for name, members in families.items()]
@@ -96,7 +96,7 @@ def told(chosen: Sequence[Probe], pairs: Pairs, seed: int) -> Json:
     }
 
 
-def _family(name: str, members: Sequence[Probe], pairs: Pairs, seed: int) -> Json:
+def _family(name: str, members: Sequence[ReportProbe], pairs: Pairs, seed: int) -> Json:
     right = [
         (float(probe.is_right(pairs[probe.id][0])), float(probe.is_right(pairs[probe.id][1])))
         for probe in members
@@ -130,7 +130,7 @@ def _family(name: str, members: Sequence[Probe], pairs: Pairs, seed: int) -> Jso
     return found
 
 
-def _refusals(families: dict[str, list[Probe]], pairs: Pairs) -> Json:
+def _refusals(families: dict[str, list[ReportProbe]], pairs: Pairs) -> Json:
     """How often each refuses, where it should and where it should not, and which change their mind."""
     found: Json = {}
     for name in REFUSALS:
@@ -151,12 +151,12 @@ def _refusals(families: dict[str, list[Probe]], pairs: Pairs) -> Json:
     return found
 
 
-def _is_changed(probe: Probe, pairs: Pairs) -> bool:
+def _is_changed(probe: ReportProbe, pairs: Pairs) -> bool:
     base, tuned = pairs[probe.id]
     return probe.is_right(base) != probe.is_right(tuned)
 
 
-def _shown(probe: Probe, pairs: Pairs) -> Json:
+def _shown(probe: ReportProbe, pairs: Pairs) -> Json:
     base, tuned = pairs[probe.id]
     shown: Json = {
         "id": probe.id,

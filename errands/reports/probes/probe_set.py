@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Probe:
+class ReportProbe:
     id: str
     family: str
     prompt: str
@@ -78,9 +78,9 @@ def version() -> int:
 
 
 @cache
-def probes() -> tuple[Probe, ...]:
+def probes() -> tuple[ReportProbe, ...]:
     return tuple(
-        Probe(
+        ReportProbe(
             each["id"],
             each["family"],
             each["prompt"],
@@ -97,8 +97,8 @@ def unrelated() -> tuple[tuple[str, str], ...]:
     return tuple((each["id"], each["prompt"]) for each in _file()["unrelated"])
 
 
-def by_family(chosen: Sequence[Probe]) -> dict[str, list[Probe]]:
-    families: dict[str, list[Probe]] = {}
+def by_family(chosen: Sequence[ReportProbe]) -> dict[str, list[ReportProbe]]:
+    families: dict[str, list[ReportProbe]] = {}
     for probe in chosen:
         families.setdefault(probe.family, []).append(probe)
     return families

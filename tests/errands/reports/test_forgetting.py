@@ -13,7 +13,7 @@ import pytest
 from errands.reports import insight, run
 from errands.reports.context import ReportContext, Section
 from errands.reports.probes import checks, leakage, probe_set
-from errands.reports.probes.probe_set import Probe
+from errands.reports.probes.probe_set import ReportProbe
 from errands.reports.sections import ablation, dial
 from errands.reports.sections.ablation import Ablation
 from errands.reports.sections.dial import Dial
@@ -223,7 +223,7 @@ GOOD = {
 @pytest.mark.parametrize(
     "probe", [p for p in probe_set.probes() if p.id in GOOD], ids=lambda p: p.id
 )
-def test_checks_take_good_answers_and_no_others(probe: Probe) -> None:
+def test_checks_take_good_answers_and_no_others(probe: ReportProbe) -> None:
     assert checks.passes(probe.check or {}, GOOD[probe.id])
     bad = "I cannot do that." if probe.family == "over_refusals" else "Well hm er so."
     assert not checks.passes(probe.check or {}, bad)
