@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator
 
 from api.requests.fields import Metadata, Name
 from foundation.errors import InvalidRequest
@@ -44,6 +44,11 @@ class ConversationReference(BaseModel):
     id: Name
 
 
+def _by_id(reference: object) -> object:
+    """An id alone stands for the conversation of that id."""
+    return {"id": reference} if isinstance(reference, str) else reference
+
+
 class ReasoningOptions(BaseModel):
     model_config = ConfigDict(extra="allow")
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
@@ -70,7 +75,7 @@ class InputOfResponse(BaseModel):
     """A text or items; `items.taken` says what is wrong with it."""
     instructions: str | None = None
     previous_response_id: Name | None = None
-    conversation: Name | ConversationReference | None = None
+    conversation: Annotated[ConversationReference | None, BeforeValidator(_by_id)] = None
     tools: Annotated[list[Json], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | Json | None = None
     parallel_tool_calls: StrictBool | None = None
@@ -80,8 +85,7 @@ class InputOfResponse(BaseModel):
 
     @property
     def conversation_id(self) -> str | None:
-        reference = self.conversation
-        return reference.id if isinstance(reference, ConversationReference) else reference
+        return self.conversation.id if self.conversation else None
 
     def check(self) -> None:
         """Raises InvalidRequest."""
