@@ -1,6 +1,6 @@
 """Who shares a server with an attacker is answered as if alone, and the server outlives it.
 
-bench/hostile.py measures what the attacks cost in time; here it does not matter.
+bench/hostile/ measures what the attacks cost in time; here it does not matter.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import httpx
 import openai
 import pytest
 
-from bench import hostile_ground
-from bench.hostile_attacks import ATTACKS
-from bench.hostile_ground import Report
-from bench.hostile_tenants import Tenant, new_tenant, wait_for_job
+from bench.hostile import ground
+from bench.hostile.attacks import ATTACKS
+from bench.hostile.ground import Report
+from bench.hostile.tenants import Tenant, new_tenant, wait_for_job
 
 from .jobs import ask
 from .stack import Stack
@@ -41,7 +41,7 @@ def attacking(name: str, attacker: Tenant) -> Iterator[list[Report]]:
     is_on, is_over, reports = threading.Event(), threading.Event(), list[Report]()
 
     def attack() -> None:
-        report = hostile_ground.run(ATTACKS[name].run, attacker, is_on.set, is_over.is_set)
+        report = ground.run(ATTACKS[name].run, attacker, is_on.set, is_over.is_set)
         reports.append(asyncio.run(report))
 
     thread = threading.Thread(target=attack)

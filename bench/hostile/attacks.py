@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from .hostile_ground import Ground
-from .hostile_tenants import (
+from .ground import Ground
+from .tenants import (
     ENDED,
     batch_body,
     batch_lines,

@@ -32,10 +32,10 @@ import openai
 
 from examples.server import ServerError, log_tail, running
 
-from . import hostile_ground
-from .hostile_attacks import ATTACKS, Attack
-from .hostile_ground import Report
-from .hostile_tenants import (
+from . import ground
+from .attacks import ATTACKS, Attack
+from .ground import Report
+from .tenants import (
     NotServed,
     Tenant,
     new_tenant,
@@ -282,9 +282,7 @@ def _attack(name: str, attacker: Tenant, told: Connection) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     report = asyncio.run(
-        hostile_ground.run(
-            ATTACKS[name].run, attacker, is_on=lambda: told.send("on"), is_over=told.poll
-        )
+        ground.run(ATTACKS[name].run, attacker, is_on=lambda: told.send("on"), is_over=told.poll)
     )
     told.send(report)
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from .hostile_tenants import Tenant
+from .tenants import Tenant
 
 PAUSE_S = 0.5
 """Between two requests of a kind that is not about their number."""
