@@ -8,5 +8,5 @@ from __future__ import annotations
 import subprocess
 import sys
 
-for name in ("train", "residency", "memory", "serve", "poll", "hostile", "soak"):
+for name in ("train", "residency", "memory", "serve", "flood", "first_token", "poll", "hostile", "soak"):
     subprocess.run([sys.executable, "-m", f"bench.{name}"], check=True)

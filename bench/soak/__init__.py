@@ -1,0 +1,6 @@
+"""Minutes of everything at once on one inference server, then a look for what was left behind: `python -m bench.soak`.
+
+Requests that arrive at random, are read, cancelled or hung up on; schemas that nobody has asked for before; adapters and models
+that are published, loaded, put away for others and deleted; what no server should take. All of it is a function of a seed.
+`__main__` drives, `actions` are what happens, `artifacts` what is published, `leaks` what must be as it was at the end.
+"""
