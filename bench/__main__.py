@@ -8,5 +8,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-for name in ("train", "residency", "memory", "serve", "flood", "first_token", "poll", "hostile", "soak"):
+NAMES = (
+    *("train", "residency", "memory", "serve", "flood", "first_token", "poll", "hostile"),
+    *("soak", "churn"),
+)
+for name in NAMES:
     subprocess.run([sys.executable, "-m", f"bench.{name}"], check=True)

@@ -24,7 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from bench.soak.artifacts import Publisher
+from bench.churn.artifacts import Publisher
 from modeling.artifacts import lora
 from serving import served_base
 from serving.adapters.ref import AdapterRef

@@ -1,4 +1,5 @@
-"""Minutes of everything at once on one inference server, then a look for what was left behind: `python -m bench.soak`.
+"""Artifacts of every kind that come and go under everything else, in one process with the server, whose inside is looked at
+afterwards: `python -m bench.churn`. (`bench.soak` looks from outside, at the default base.)
 
 Requests that arrive at random, are read, cancelled or hung up on; schemas that nobody has asked for before; adapters and models
 that are published, loaded, put away for others and deleted; what no server should take. All of it is a function of a seed.

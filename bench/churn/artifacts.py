@@ -53,7 +53,7 @@ class Publisher:
     def publish(self, kind: str) -> AdapterRef:
         """A new artifact; of a kind of `BAD` one that must be refused."""
         is_bad = kind in BAD
-        with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        with tempfile.TemporaryDirectory(prefix="churn-") as folder:
             if is_bad:
                 self._lora(Path(folder), problem=kind)
             else:
@@ -61,7 +61,7 @@ class Publisher:
             content = _tar_of(Path(folder))
         self._num_published += 1
         ref = AdapterRef(
-            f"soak-{self._num_published}",
+            f"churn-{self._num_published}",
             hashlib.sha256(content).hexdigest(),
             len(content),
             lora.KIND if is_bad else kind,

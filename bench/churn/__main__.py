@@ -1,4 +1,4 @@
-"""`python -m bench.soak --minutes 3`: a soak of one inference server; ends with 1 and what it found if anything leaked."""
+"""`python -m bench.churn --minutes 3`: ends with 1 and what it found if anything is left of what came and went."""
 
 from __future__ import annotations
 
@@ -51,25 +51,25 @@ GRAMMAR_BYTES = 32 << 20
 NUM_PARTS = 4
 NUM_CLIENTS = 12
 MEAN_PAUSE_S = 0.02
-MEMORY_BYTES = 64 << 20
+MEMORY_BYTES = 256 << 20
 """That the process may have grown by: allocators keep some."""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.churn", description=__doc__)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     # Errors are wanted here, hundreds of them.
     logging.disable(logging.CRITICAL)
-    found = asyncio.run(soak(60 * arguments.minutes, arguments.seed))
+    found = asyncio.run(churn(60 * arguments.minutes, arguments.seed))
     print(json.dumps(found, indent=1))
     return 1 if found["problems"] else 0
 
 
-async def soak(seconds: float, seed: int) -> dict[str, Any]:
+async def churn(seconds: float, seed: int) -> dict[str, Any]:
     """What happened, and the problems: none, if all is well."""
-    with tempfile.TemporaryDirectory(prefix="soak-") as name:
+    with tempfile.TemporaryDirectory(prefix="churn-") as name:
         folder, chance = Path(name), random.Random(seed)
         blobs = open_store(f"file://{folder}/blobs")
         async with _server(folder, blobs) as (url, served):
