@@ -4,7 +4,7 @@
 `python -m venv PEER && PEER/bin/pip install torch==2.13.0 trl==1.16.0 peft datasets`. Both train the default base
 on the same rows with the same batch size, rank and precision. TRL's best settings here: no gradient checkpointing,
 a fused AdamW, DPO's reference computed before; and for SFT the fastest of its three layouts (padded, padding-free,
-packed), which is tried before, see `bench.trl_process`. Only steps are timed, not the reading of rows and
+packed), which is tried before, see `bench.peers.trl_process`. Only steps are timed, not the reading of rows and
 not DPO's reference. The case `blocks` sets the last blocks, from their second epoch on, beside Luthier's own LoRA.
 """
 
@@ -43,7 +43,7 @@ from training.messages import (
 )
 from training.process import JobRunner
 
-from . import trl_process
+from .peers import trl_process
 from .train import BASE, SKIPPED_STEPS, WORDS, Course, bench_config, chat, words, write_rows
 
 TEXT_TOKENS = 512

@@ -28,7 +28,7 @@ from modeling import importer
 from modeling.base import choose_precision
 from storage.models.base_models import Catalogue
 
-from . import trl_process
+from .peers import trl_process
 from .train import BASE, bench_config, chat
 
 RANK = 16

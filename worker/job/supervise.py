@@ -38,12 +38,12 @@ from worker import environment
 from worker.aside import is_small
 from worker.endings import JobFailed, Paused, Setback, UnusableState
 from worker.lease import Lease
+from worker.loss_reading import LossReading
 from worker.trainer import Trainer, TrainerDied
 from worker.trainer_memory import TrainerMemory
 from worker.worker import Worker
 
 from . import progress, publish, wandb_runs
-from .reading import LossReading
 
 POLL_S = 0.25
 STOP_S = 6.0

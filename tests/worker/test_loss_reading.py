@@ -9,8 +9,8 @@ import pytest
 from tests.factories import colour_rows
 from tests.worker.scene import Scene
 from training.messages import Dpo, Lora, StepMetrics, Supervised, TrainConfig
-from worker.job.reading import LossReading
 from worker.job.run import run
+from worker.loss_reading import LossReading
 
 
 def reading(num_in_epoch: int = 1000, **values: Any) -> LossReading:

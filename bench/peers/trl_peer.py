@@ -1,4 +1,4 @@
-"""TRL's trainers, a step at a time or a whole run: run by `bench.trl_process` with the Python of an environment that has TRL.
+"""TRL's trainers, a step at a time or a whole run: run by `bench.peers.trl_process` with the Python of an environment that has TRL.
 
 Reads one line of settings from stdin. Of a whole run it writes a line when the model is saved. Else it reads a line
 for each step, and writes one when it is ready for the first and one after each. Imports nothing of Luthier.

@@ -1,0 +1,1 @@
+"""What is measured beside Luthier, in environments of its own."""
