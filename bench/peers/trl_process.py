@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.train import Course
 from modeling.base import Precision
 from training.messages import Full, Lora, TrainConfig
-
-from .train import Course
 
 LAYOUTS = ("padded", "padding_free", "packed")
 """How SFT's rows lie in a batch: padded; end to end, under a mask that parts them; likewise, but filled up to a length."""
