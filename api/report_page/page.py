@@ -23,6 +23,8 @@ ABOUT = frozenset(
         *("base_model", "depth", "seed"),
     }
 )
+MAX_TOLD = 20_000
+"""Characters of a section that is shown as it is."""
 MAX_SHOWN = 200
 """Rows in the page; report.json has them all."""
 
@@ -99,7 +101,8 @@ def _chance(p: float) -> str:
 
 
 def _pretty(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    told = json.dumps(value, indent=2, ensure_ascii=False)
+    return told if len(told) <= MAX_TOLD else f"{told[:MAX_TOLD]}\n… (report.json has all of it)"
 
 
 def _hash(text: str) -> str:

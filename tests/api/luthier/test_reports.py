@@ -187,6 +187,9 @@ def test_the_page_has_the_same_bytes_each_time() -> None:
     assert page.html(report) == page.html(report)
     pictures = re.findall(r"<svg.*?</svg>", page.html(a_report("ftjob-1")), re.DOTALL)
     assert len([ElementTree.fromstring(picture) for picture in pictures]) == 3
+    long = page.html({**report, "weights": {"all": ["x" * 100] * 1000}})
+    assert "report.json has all of it" in long
+    assert len(long) < 60_000
     bare = {name: {"skipped": "no rows"} for name in ("prompts", "contenders", "changed", "cost")}
     assert "no rows" in page.html({**report, **bare})
 
