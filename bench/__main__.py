@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 NAMES = (
-    *("train", "residency", "memory", "serve", "flood", "first_token", "poll", "hostile"),
+    *("train", "residency", "memory", "serve", "flood", "first_token", "poll", "lint", "hostile"),
     *("soak", "churn"),
 )
 for name in NAMES:

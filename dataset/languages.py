@@ -11,7 +11,7 @@ from typing import Any
 MIN_LETTERS = 40
 """A shorter text is told wrong too often: a ticket was Latin."""
 MIN_PROBABILITY = 0.8
-_LOOKED_AT_CHARS = 300
+_LOOKED_AT_CHARS = 200
 _NO_LETTERS = re.compile(r"[\W\d_]+")
 
 
@@ -20,7 +20,7 @@ def language_of(text: str) -> str | None:
     return _language_of(text[:_LOOKED_AT_CHARS])
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=2048)
 def _language_of(text: str) -> str | None:
     words = _NO_LETTERS.sub(" ", text)
     if len(words) - words.count(" ") < MIN_LETTERS:

@@ -112,11 +112,14 @@ PERSONAL = tuple(
 )  # fmt: skip
 
 _SECRET_WORDS = (
-    "AKIA ASIA ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat- sk- k_live_ k_test_ xox AIza hf_ npm_ SG. eyJ :// "
+    "AKIA ASIA ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat- sk- k_live_ k_test_ xox AIza hf_ npm_ SG. eyJ "
     "assw ASSW pi_key PI_KEY pi-key pikey PIKEY piKey ecret_key ECRET_KEY ecret-key ecretKey ccess_token "
     "CCESS_TOKEN ccess-token ccessToken"
 )
-_SECRET_TRIGGERS = Trigger((*(word.encode() for word in _SECRET_WORDS.split()), b"PRIVATE KEY"))
+_SECRET_TRIGGERS = Trigger(
+    # A password in a URL stands before an @.
+    (*(word.encode() for word in _SECRET_WORDS.split()), b"PRIVATE KEY", b"@")
+)
 
 
 def rules() -> list[TextRule]:

@@ -55,15 +55,20 @@ REFUSALS = re.compile(
     re.IGNORECASE,
 )
 _SHOWN_CHARS = 40
-_SPEAKS_AS_AI = (b" an AI", b" an ai", b"anguage model")
 _REFUSES = (
-    b"I'm sorry",
-    b"I\xe2\x80\x99m sorry",
-    b"Sorry, but",
-    b"orry but",
-    b"I cannot ",
-    b"I can't ",
+    *(
+        b" an AI",
+        b" an ai",
+        b"anguage model",
+        b"m sorry",
+        b"orry, but",
+        b"orry but",
+        b"I cannot ",
+        b"I can't ",
+    ),
+    *(b"I can\xe2\x80\x99t ", b"I am un", b"I am not able", b"I won", b"I must decline"),
 )
+"""In the case in which they mostly begin a sentence."""
 
 
 def rules(special_tokens: Collection[str] = ()) -> list[TextRule]:
@@ -103,7 +108,7 @@ def rules(special_tokens: Collection[str] = ()) -> list[TextRule]:
             Trigger((b"</", b"<br", b"<p>", b"<div", b"<img", b"&nbsp;", b"&amp;", b"&quot;", b"&lt;", b"&gt;", b"&#")),
             _html,
         ),
-        TextRule("W513", Trigger((*_SPEAKS_AS_AI, *_REFUSES, b"I am unable", b"I must decline")), _refusal, True),
+        TextRule("W513", Trigger(_REFUSES), _refusal, True),
         TextRule(
             "W603",
             Trigger((b"gnore ", b"isregard ", b"orget ", b"IGNORE ")),

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 # How often a byte is in files of chats; the rarest one of a literal is looked for first, which takes hardly any time.
-_FREQUENT = b'etaoinsrhldcu"mfpgwyb,.v:k\\{}[]n0123456789TIASC_-xqzjBDEFGHJKLMNOPQRUVWXYZ'
+_FREQUENT = b'etaoinsrhldcu"mfpgwyb,.v:k\\{}[]n0123456789TIASC-xqzjBDEFGHJKLMNOPQRUVWXYZ'
 _RANKS = {byte: rank for rank, byte in enumerate(reversed(_FREQUENT), start=1)}
 
 
