@@ -84,8 +84,12 @@ async def retrieve_report(
 
 @router.get(
     "/{fine_tuning_job_id}/report.html",
-    response_class=HTMLResponse,
-    responses={202: {"model": ReportInProgress, "description": "It is being made"}},
+    # Not HTMLResponse, as which the errors would be documented too.
+    response_class=Response,
+    responses={
+        200: {"content": {"text/html": {"schema": {"type": "string"}}}},
+        202: {"model": ReportInProgress, "description": "It is being made"},
+    },
 )
 async def retrieve_report_page(
     fine_tuning_job_id: str, caller: ProjectCaller, wiring: Wired
