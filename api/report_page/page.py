@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from . import pictures
+from . import depths, pictures
 
 HERE = Path(__file__).parent
 OWN = frozenset({"verdict", "data", "prompts", "contenders", "changed", "cost", "costs"})
@@ -40,6 +40,10 @@ def html(report: Json) -> str:
         drawn["corners"] = pictures.corners(changed["counts"])
     if changed.get("parts"):
         drawn["parts"] = pictures.parts(changed)
+    for name, draw in {"weights": depths.heat_map, "dial": depths.dial}.items():
+        picture = draw(report.get(name, {}))
+        if picture is not None:
+            drawn[name] = picture
     rows, corner_of = _rows(measured, changed)
     return _template().render(
         report=report,

@@ -194,6 +194,33 @@ def test_the_page_has_the_same_bytes_each_time() -> None:
     assert "no rows" in page.html({**report, **bare})
 
 
+def test_the_page_draws_where_the_change_is_and_how_much_of_it_is_needed() -> None:
+    weights = [
+        {"projection": name, "block": block, "shape": [4, 4], "relative_norm": 0.1 * block + 0.01}
+        for name in ("q_proj", "v_proj")
+        for block in range(3)
+    ]
+    curve = [{"strength": s, "dev": 2 - s, "kl": s * s} for s in (0.0, 0.5, 1.0)]
+    report = {
+        **a_report("ftjob-1", "Hello"),
+        "forgetting": {"findings": [f"It is 0.2 nats away {EVIL}"]},
+        "weights": {"weights": weights, "summary": {"sentence": "3 of 16 are used."}},
+        "dial": {"strengths": curve, "chosen_on": {"rows": 6}, "recommended": None},
+        "ablation": {"skipped": "no rows"},
+    }
+    content = page.html(report)
+    pictures = [
+        ElementTree.fromstring(each) for each in re.findall(r"<svg.*?</svg>", content, re.DOTALL)
+    ]
+    assert len(pictures) == 5
+    heat, dial = pictures[-2:]
+    assert len(heat.findall("{*}rect")) == 6
+    assert len(dial.findall("{*}circle")) == 6
+    assert "3 of 16 are used." in content
+    assert EVIL not in content
+    assert "0.2 nats away" in content
+
+
 @pytest.mark.parametrize("status", ["validating_files", "running", "paused", "succeeded"])
 def test_until_it_is_there_it_says_how_far_it_is(api: Api, tenant: Tenant, status: str) -> None:
     job_id = ended(api, tenant, status)
