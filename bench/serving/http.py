@@ -25,7 +25,7 @@ from serving.adapters.ref import AdapterRef
 
 from .load import FIRST_PLAIN_TOKEN, NEW_TOKENS, NUM_REQUESTS, PROMPT_TOKENS
 
-READY_S = 300
+READY_S = 600
 ANSWER_S = 300
 VLLM_KV_GIB = 1
 LOG_CHARACTERS = 4000
