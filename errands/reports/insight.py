@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import sys
 import time
@@ -27,6 +28,8 @@ from .parts import Answered
 COMMAND = (sys.executable, "-m", "modeling.insight")
 KEPT = "insight"
 """The folder for what is the same for every model of a base, in the data directory."""
+FIRST_S = 300.0
+"""What a base's first report may take beyond its budget, for what all of its models go by afterwards."""
 OVER_BUDGET = "the report's budget of time was spent before it was done"
 
 Json = dict[str, Any]
@@ -63,6 +66,13 @@ def measure(
     return found | {
         part["part"]: {"skipped": OVER_BUDGET} for part in parts if part["part"] not in found
     }
+
+
+def first_s(context: ReportContext) -> float:
+    """How much longer the base's samples may take: nothing once they are kept."""
+    kept = context.errands.settings.data_dir / KEPT
+    is_kept = any(kept.glob(f"{glob.escape(context.base)}@*/states-*"))
+    return 0.0 if is_kept else FIRST_S
 
 
 def write_rows(path: Path, cases: Sequence[Case]) -> Path:

@@ -58,7 +58,8 @@ def _measured(context: ReportContext, room_s: float) -> Mapping[str, Json]:
         rows = insight.write_rows(context.folder / "prompts.jsonl", cases)
         parts.append({"part": "prompts", "rows": str(rows)})
     try:
-        found = insight.measure(context, Forgetting.name, parts, limit_s=room_s / 2)
+        limit_s = room_s / 2 + insight.first_s(context)
+        found = insight.measure(context, Forgetting.name, parts, limit_s=limit_s)
     except SectionSkipped as skipped:
         return {name: {"skipped": str(skipped)} for name in ("divergence", "neutral")}
     told = {"divergence": _divergence(found["samples"], context.seed), "neutral": found["neutral"]}
