@@ -22,7 +22,13 @@ from .models import (  # noqa: F401
     signing_keys,
     transfers,
 )
-from .organization import api_keys, projects, service_accounts, usage  # noqa: F401
+from .organization import (  # noqa: F401
+    api_keys,
+    projects,
+    service_accounts,
+    sessions,
+    usage,
+)
 from .reports import parts, reports  # noqa: F401
 from .webhooks import deliveries, webhooks  # noqa: F401
 
