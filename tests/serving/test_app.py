@@ -54,7 +54,7 @@ async def test_stream_says_what_the_whole_reply_says(running: Running) -> None:
     for choice in whole.choices:
         own = [c.choices[0] for c in chunks if c.choices and c.choices[0].index == choice.index]
         assert "".join(c.delta.content or "" for c in own) == choice.message.content
-        assert [c.finish_reason for c in own if c.finish_reason] == ["length"]
+        assert [c.finish_reason for c in own if c.finish_reason] == [choice.finish_reason]
     assert chunks[-1].choices == []
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert all(chunk.usage is None for chunk in chunks[:-1])
