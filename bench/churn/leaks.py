@@ -81,7 +81,8 @@ def beyond_budgets(served: ServedBase) -> list[str]:
         "adapters in RAM": (cache.size_bytes, cache.budget_bytes),
         "artifacts on the disk": (cache.disk.size_bytes, cache.disk.budget_bytes),
         "whole models": (whole.size_bytes, whole._budget_bytes),
-        "grammars": (grammars.size_bytes, grammars._budget_bytes),
+        # They grow while they are followed, and are counted anew when the next one is compiled.
+        "grammars": (grammars.size_bytes, grammars._budget_bytes * 5 // 4),
     }
     on_disk = sum(f.stat().st_size for f in cache.disk._directory.rglob("*") if f.is_file())
     problems = [
