@@ -12,7 +12,6 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +56,9 @@ class DiskTier:
             shutil.rmtree(leftover, ignore_errors=True)
         folders = (path for path in directory.iterdir() if path.is_dir())
         there = sorted(folders, key=lambda folder: folder.stat().st_mtime)
-        # Their sizes, the least recently used first.
-        self._sizes = OrderedDict((folder, _size_bytes(folder)) for folder in there)
+        # Their sizes, the least recently used first. It is listed without the lock, which a plain dict allows: an
+        # OrderedDict hashes each path on the way, which lets another thread change it meanwhile.
+        self._sizes = {folder: _size_bytes(folder) for folder in there}
 
     @property
     def ids(self) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 import pytest
 
@@ -183,6 +183,25 @@ async def test_the_disk_stays_within_its_room(scene: Scene) -> None:
     scene.cache.disk.budget_bytes = 10
     await scene.cache.get(scene.ref("large"))
     assert scene.cache.disk.ids == set()
+
+
+class Hashed(PosixPath):
+    num_hashed = 0
+
+    def __hash__(self) -> int:
+        Hashed.num_hashed += 1
+        return super().__hash__()
+
+
+def test_what_is_on_disk_is_told_in_one_go(tmp_path: Path) -> None:
+    """While a path is hashed, which is Python's code, another thread may change what is listed."""
+    for number in range(3):
+        (tmp_path / f"a{number}.0").mkdir()
+    disk = DiskTier(None, Hashed(tmp_path), budget_bytes=1)
+    num_hashed = Hashed.num_hashed
+    assert disk.ids == {"a0", "a1", "a2"}
+    assert disk.size_bytes == 0
+    assert Hashed.num_hashed == num_hashed > 0
 
 
 async def test_each_place_counts_what_happens_there(scene: Scene) -> None:
