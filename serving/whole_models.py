@@ -14,6 +14,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +27,7 @@ from modeling.artifacts import full, kinds, output_layers
 from modeling.artifacts.artifact import Artifact
 from serving.engine.derived import derive, own_bytes
 from serving.engine.engine import Engine
-from serving.engine.failures import ModelGone
+from serving.engine.failures import EngineStopped, ModelGone
 from serving.engine.limits import Limits
 from storage.models.base_models import BaseModel
 from text.tokenizer import Tokenizer
@@ -150,11 +151,13 @@ class WholeModels:
         for ref, task in list(self._loading.items()):
             if ref.id == model_id:
                 task.cancel()
-        model = self._models.get(model_id)
+        # At once: while its requests end, nobody else finds it, be it to ask, to make room or to delete it again.
+        model = self._models.pop(model_id, None)
         if model is not None:
-            if model.thread.is_alive:
+            # An engine that has stopped has ended them already.
+            with suppress(EngineStopped):
                 await model.thread.end(ModelGone())
-            await self._remove(model)
+            await self._close(model)
 
     async def close(self) -> None:
         self._is_closing = True
@@ -236,10 +239,13 @@ class WholeModels:
 
     async def _remove(self, model: WholeModel) -> None:
         del self._models[model.id]
+        await self._close(model)
+        log.info("%s has made room", model.id)
+
+    async def _close(self, model: WholeModel) -> None:
         await model.thread.close()
         # Of the model nothing is left but cycles.
         await self._in_thread(gc.collect)
-        log.info("%s has made room", model.id)
 
     async def _in_thread(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._loader, work)

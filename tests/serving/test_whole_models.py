@@ -369,3 +369,16 @@ async def test_a_model_that_is_deleted_while_it_is_loaded_is_not_there_afterward
     with pytest.raises(openai.NotFoundError, match="does not exist"):
         await asking
     assert ref.id not in models.ids
+
+
+async def test_a_model_that_several_delete_at_once_is_found_by_nobody_meanwhile(
+    running: Running, base_path: Path, tmp_path: Path
+) -> None:
+    ref = store(running, write_full(base_path, tmp_path / "f"), "artifact-twice", full.KIND)
+    await ask(running, ref)
+    models = running.served.whole_models
+    deleting = [asyncio.create_task(models.unload(ref.id)) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert models.peek(ref.id, "") is None
+    await asyncio.gather(*deleting)
+    assert ref.id not in models.ids
