@@ -250,7 +250,9 @@ class Exchange:
             log.error("backend.misbehaved", status=status, body=upstream.text[:500])
             raise LuthierError(errors.SERVER_ERROR)
         value = self._renamed(value)
-        if status == HTTPStatus.NOT_FOUND and self.target.is_dialled:
+        # Luthier's own server says so of a model that was deleted meanwhile.
+        is_gone = is_error and value["error"].get("code") == "model_not_found"
+        if status == HTTPStatus.NOT_FOUND and self.target.is_dialled and not is_gone:
             raise InvalidRequest(
                 f"The inference server of '{self.target.base_model}' knows no strengths, as vLLM does not: ask for "
                 f"{strengths.split(self.target.canonical_name)[0]}, or have it served by Luthier's own.",

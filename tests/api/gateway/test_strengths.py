@@ -9,6 +9,7 @@ import openai
 import pytest
 from fastapi.responses import JSONResponse
 
+from foundation.errors import ModelNotFound
 from storage.models import strengths
 from tests.api.stack import Api, Tenant
 
@@ -165,3 +166,13 @@ def test_a_deleted_model_has_no_strength(
 def test_there_are_151_strengths() -> None:
     given = [f"{n / 1000:.3f}" for n in range(1501)]
     assert len({strengths.name_at("ft:x", strengths.parse(text)) for text in given}) == 151
+
+
+def test_a_model_that_is_deleted_meanwhile_is_not_taken_for_a_server_without_strengths(
+    client: openai.OpenAI, api: Api, tenant: Tenant, backend: FakeBackend
+) -> None:
+    model = api.tuned_model(tenant)
+    error = ModelNotFound(f"{model.artifact_id}@0.5")
+    backend.answer = JSONResponse(error.body(), 404)
+    with pytest.raises(openai.NotFoundError, match=f"'{model.name}@0.5' does not exist"):
+        ask(client, f"{model.name}@0.5")
