@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Generic, TypeVar
 
-from sqlalchemy import ScalarSelect, and_, case, func, or_, select, update
+from sqlalchemy import ScalarSelect, and_, case, func, or_, select, text, update
 from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
 from storage.database import CreatedAt, Int64, Timestamp
@@ -40,6 +40,7 @@ class Leased:
     id: Mapped[str]
     project_id: Mapped[str]
     status: Mapped[str]
+    created_at: Mapped[CreatedAt]
 
     lease_owner: Mapped[str | None]
     lease_token: Mapped[Int64] = mapped_column(default=0)
@@ -95,6 +96,34 @@ def claim(
         **kind.when_claimed(),
     )
     return None if row is None else _claim(row)
+
+
+def claim_next(
+    session: Session, kind: type[R], owner: str, num_places: int, *, lock: int
+) -> Claim[R] | None:
+    """Take the row whose turn it is, if `owner` has a place for it. `lock` is the kind's own.
+
+    Projects take turns: who has the fewest under way comes first, then who was served longest ago.
+    """
+    # Two that choose at the same time would both choose the same.
+    session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+    num_here = select(func.count()).where(is_under_way(kind), kind.lease_owner == owner)
+    if session.scalars(num_here).one() >= num_places:
+        return None
+    other = aliased(kind)
+    num_of_project = (
+        select(func.count())
+        .where(other.project_id == kind.project_id, is_under_way(other))
+        .scalar_subquery()
+    )
+    served_at = last_served_at(kind, kind.project_id)
+    chosen = session.scalar(
+        select(kind.id)
+        .where(is_free(kind))
+        .order_by(num_of_project, served_at.nulls_first(), kind.created_at, kind.id)
+        .limit(1)
+    )
+    return None if chosen is None else claim(session, kind, chosen, owner)
 
 
 def renew(session: Session, held: Claim[R], **values: Any) -> Claim[R]:

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ForeignKey, Index, Select, case, delete, func, select, text, update
-from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from foundation.errors import ForecastNotFound, InvalidRequest
 from storage import leases, pages
@@ -176,30 +176,8 @@ def page(
 
 
 def claim(session: Session, owner: str, num_places: int) -> Claim[ForecastRow] | None:
-    """Take the one whose turn it is, if `owner` has a place for it.
-
-    Projects take turns: who has the fewest under way comes first, then who was served longest ago.
-    """
-    # Two that choose at the same time would both choose the same.
-    session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    is_under_way = leases.is_under_way(ForecastRow)
-    num_here = select(func.count()).where(is_under_way, ForecastRow.lease_owner == owner)
-    if session.scalars(num_here).one() >= num_places:
-        return None
-    other = aliased(ForecastRow)
-    num_of_project = (
-        select(func.count())
-        .where(other.project_id == ForecastRow.project_id, leases.is_under_way(other))
-        .scalar_subquery()
-    )
-    served_at = leases.last_served_at(ForecastRow, ForecastRow.project_id)
-    chosen = session.scalar(
-        select(ForecastRow.id)
-        .where(leases.is_free(ForecastRow))
-        .order_by(num_of_project, served_at.nulls_first(), ForecastRow.created_at, ForecastRow.id)
-        .limit(1)
-    )
-    return None if chosen is None else leases.claim(session, ForecastRow, chosen, owner)
+    """Take the one whose turn it is, if `owner` has a place for it."""
+    return leases.claim_next(session, ForecastRow, owner, num_places, lock=_LOCK)
 
 
 def complete(session: Session, held: Claim[ForecastRow], values: Mapping[str, Any]) -> ForecastRow:

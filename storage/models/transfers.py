@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from sqlalchemy import ForeignKey, Index, Select, delete, func, select, text
-from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from foundation.errors import InvalidRequest, TransferNotFound
 from storage import leases, pages
@@ -194,30 +194,8 @@ def known_keys(session: Session, keys: list[str]) -> set[str]:
 
 
 def claim(session: Session, owner: str, num_places: int) -> Claim[TransferRow] | None:
-    """Take the one whose turn it is, if `owner` has a place for it.
-
-    Projects take turns: who has the fewest under way comes first, then who was served longest ago.
-    """
-    # Two that choose at the same time would both choose the same.
-    session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    is_under_way = leases.is_under_way(TransferRow)
-    num_here = select(func.count()).where(is_under_way, TransferRow.lease_owner == owner)
-    if session.scalars(num_here).one() >= num_places:
-        return None
-    other = aliased(TransferRow)
-    num_of_project = (
-        select(func.count())
-        .where(other.project_id == TransferRow.project_id, leases.is_under_way(other))
-        .scalar_subquery()
-    )
-    served_at = leases.last_served_at(TransferRow, TransferRow.project_id)
-    chosen = session.scalar(
-        select(TransferRow.id)
-        .where(leases.is_free(TransferRow))
-        .order_by(num_of_project, served_at.nulls_first(), TransferRow.created_at, TransferRow.id)
-        .limit(1)
-    )
-    return None if chosen is None else leases.claim(session, TransferRow, chosen, owner)
+    """Take the one whose turn it is, if `owner` has a place for it."""
+    return leases.claim_next(session, TransferRow, owner, num_places, lock=_LOCK)
 
 
 def succeed(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from sqlalchemy import ForeignKey, Index, func, select, text
-from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from storage import leases
 from storage.blobs.blobs import BlobInfo
@@ -88,28 +88,8 @@ def find(session: Session, project_id: str, job_id: str) -> ReportRow | None:
 
 
 def claim(session: Session, owner: str, num_places: int) -> Claim[ReportRow] | None:
-    """Take the one whose turn it is, if `owner` has a place for it: of the project that was served longest ago."""
-    # Two that choose at the same time would both choose the same.
-    session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    num_here = select(func.count()).where(
-        leases.is_under_way(ReportRow), ReportRow.lease_owner == owner
-    )
-    if session.scalars(num_here).one() >= num_places:
-        return None
-    other = aliased(ReportRow)
-    num_of_project = (
-        select(func.count())
-        .where(other.project_id == ReportRow.project_id, leases.is_under_way(other))
-        .scalar_subquery()
-    )
-    served_at = leases.last_served_at(ReportRow, ReportRow.project_id)
-    chosen = session.scalar(
-        select(ReportRow.id)
-        .where(leases.is_free(ReportRow))
-        .order_by(num_of_project, served_at.nulls_first(), ReportRow.created_at, ReportRow.id)
-        .limit(1)
-    )
-    return None if chosen is None else leases.claim(session, ReportRow, chosen, owner)
+    """Take the one whose turn it is, if `owner` has a place for it."""
+    return leases.claim_next(session, ReportRow, owner, num_places, lock=_LOCK)
 
 
 def succeed(

@@ -11,12 +11,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from storage import idempotency_keys, leases
+from storage.forecasts import forecasts
 from storage.idempotency_keys import Owner, StoredReply
 from storage.inference import batches
 from storage.inference.batches import BatchRow
 from storage.jobs import jobs
 from storage.jobs.jobs import JobRow
 from storage.leases import Claim, LostLease
+from storage.organization import projects
 from tests.storage.rows import add_batch, add_job
 
 Database = sessionmaker[Session]
@@ -98,3 +100,22 @@ def test_idempotency_key_that_was_let_go_of_takes_no_late_write(database: Databa
         reply = StoredReply("f", 1, 200, "text/plain", b"in time")
         idempotency_keys.keep(session, owner, second, reply)
         assert idempotency_keys.claim(session, owner) == reply
+
+
+def test_projects_take_turns_at_the_places_of_a_process(database: Database) -> None:
+    """Who has the fewest under way comes first, then who was served longest ago."""
+    with database.begin() as session:
+        busy, other = (projects.create(session, name).id for name in ("Busy", "Other"))
+        asked = {"base_model": "b", "method": "supervised"}
+        waiting = [
+            forecasts.create(session, project_id=project_id, asked=asked).id
+            for project_id in (busy, busy, busy, other)
+        ]
+
+    def claimed(owner: str, num_places: int) -> str | None:
+        with database.begin() as session:
+            claim = forecasts.claim(session, owner, num_places)
+            return None if claim is None else claim.row.id
+
+    assert [claimed("me", 3) for _ in range(4)] == [waiting[0], waiting[3], waiting[1], None]
+    assert claimed("another", 1) == waiting[2]
