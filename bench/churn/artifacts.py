@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
+import itertools
 import random
-import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from bench.serving import adapters
 from modeling.artifacts import full, lora, model_tensors, output_layers, prefix
 from modeling.artifacts.lora import AdapterConfig
 from modeling.base import load_base
@@ -42,7 +41,8 @@ class Publisher:
         self._base_id = base_id
         self._blobs = blobs
         self._chance = chance
-        self._num_published = first
+        # Several threads publish.
+        self._numbers = itertools.count(first)
         self._writers: dict[str, Callable[[Path], None]] = {
             lora.KIND: self._lora,
             prefix.KIND: self._prefix,
@@ -58,18 +58,12 @@ class Publisher:
                 self._lora(Path(folder), problem=kind)
             else:
                 self._writers[kind](Path(folder))
-            content = _tar_of(Path(folder))
-        self._num_published += 1
-        ref = AdapterRef(
-            f"churn-{self._num_published}",
-            hashlib.sha256(content).hexdigest(),
-            len(content),
-            lora.KIND if is_bad else kind,
-        )
-        with self._blobs.writer(ref.blob_key) as writer:
-            writer.write(content)
-            writer.commit()
-        return ref
+            return adapters.upload(
+                self._blobs,
+                Path(folder),
+                id=f"churn-{next(self._numbers)}",
+                kind=lora.KIND if is_bad else kind,
+            )
 
     def _lora(self, folder: Path, problem: str = "") -> None:
         rank = self._chance.choice((1, 4, 7, 16))
@@ -106,11 +100,3 @@ class Publisher:
     def _normal(self, *shape: int) -> Tensor:
         generator = torch.Generator().manual_seed(self._chance.randrange(1 << 30))
         return torch.randn(shape, generator=generator)
-
-
-def _tar_of(folder: Path) -> bytes:
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as tar:
-        for file in sorted(folder.iterdir()):
-            tar.add(file, arcname=file.name)
-    return content.getvalue()

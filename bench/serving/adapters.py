@@ -32,13 +32,16 @@ def write(base_path: Path, folder: Path, seed: int) -> Path:
     return folder
 
 
-def upload(blobs: BlobStore, folder: Path) -> AdapterRef:
+def upload(
+    blobs: BlobStore, folder: Path, *, id: str | None = None, kind: str = lora.KIND
+) -> AdapterRef:
+    """An artifact's files, as training publishes them. Without an id it is called as its folder is."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
-        for file in folder.iterdir():
+        for file in sorted(folder.iterdir()):
             tar.add(file, arcname=file.name)
     data = content.getvalue()
-    ref = AdapterRef(folder.name, hashlib.sha256(data).hexdigest(), len(data))
+    ref = AdapterRef(id or folder.name, hashlib.sha256(data).hexdigest(), len(data), kind)
     with blobs.writer(ref.blob_key) as writer:
         writer.write(data)
         writer.commit()
