@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import structlog
 from sqlalchemy.orm import Session
 
 from dataset.labels import Labels
@@ -20,10 +22,12 @@ from storage.files import files
 from storage.files.files import FileRow
 from storage.forecasts import forecasts, making
 from storage.forecasts.hosts import Host
+from storage.forecasts.plan import Plan
 from storage.ids import new_id
 from storage.jobs import events, jobs
 from storage.models import artifacts
 from storage.models.base_models import BaseModel
+from storage.transactions import OUT_OF_REACH
 from text.chat_template import ChatTemplate
 from training.messages import Start, Trainable
 from worker import bases
@@ -38,6 +42,8 @@ READ_BYTES = 1 << 16
 """Between two looks at whether the work may go on: tokenising takes about a second for a megabyte."""
 READING_INTERVAL_S = 10.0
 """Between two events on how far a file is read."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -238,24 +244,23 @@ def _decide(worker: Worker, lease: Lease, found: Planned, labels: Labels | None)
         **resolved.config.method.model_dump(include=set(job.hyperparameters)),
         **control.shown(job.hyperparameters, resolved.config),
     }
-    with worker.sessions() as session:
-        prices = making.Prices.of(worker.settings)
-        forecast = making.make(session, found.plan, [Host.here()], prices)
-    forecast_id, result = new_id(forecasts.ID_PREFIX), forecast["result"]
+    forecast_id, forecast = new_id(forecasts.ID_PREFIX), _forecast(worker, job.id, found.plan)
 
     def write(session: Session) -> None:
         if labels is not None:
             classes.tell(session, lease, resolved.config.method, labels)
-        forecasts.attach(
-            session,
-            forecast_id,
-            project_id=job.project_id,
-            job_id=job.id,
-            asked=jobs.asked(job),
-            values=forecast,
-        )
-        text = f"Forecast: {result['text']}"
-        events.add(session, job.id, "forecast", text, data={"forecast": result})
+        if forecast is not None:
+            forecasts.attach(
+                session,
+                forecast_id,
+                project_id=job.project_id,
+                job_id=job.id,
+                asked=jobs.asked(job),
+                values=forecast,
+            )
+            text = f"Forecast: {forecast['result']['text']}"
+            data = {"forecast": forecast["result"]}
+            events.add(session, job.id, "forecast", text, data=data)
         text = "Files validated, moving job to queued state"
         events.add(session, job.id, "validated", text, data={})
 
@@ -265,9 +270,22 @@ def _decide(worker: Worker, lease: Lease, found: Planned, labels: Labels | None)
         train_config=resolved.to_json(),
         hyperparameters={**job.hyperparameters, **numbers},
         tuning=job.tuning and trainables.told(resolved.config.trainable),
-        forecast=making.gist(forecast_id, result),
+        forecast=forecast and making.gist(forecast_id, forecast["result"]),
     )
     crash_point("after_config")
+
+
+def _forecast(worker: Worker, job_id: str, plan: Plan) -> dict[str, Any] | None:
+    """None where it cannot be made, which is no reason for the job to fail."""
+    prices = making.Prices.of(worker.settings)
+    try:
+        with worker.sessions() as session:
+            return making.make(session, plan, [Host.here()], prices)
+    except OUT_OF_REACH:
+        raise
+    except Exception:
+        log.exception("forecast.failed", job_id=job_id)
+        return None
 
 
 def _tell(lease: Lease, key: str, text: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from storage.forecasts import forecasts, hosts
+from storage.forecasts import forecasts, hosts, making
 from storage.forecasts.forecasts import ForecastRow
 from storage.forecasts.hosts import Host, WorkerRow
 from storage.jobs import jobs
@@ -63,6 +63,21 @@ def test_a_job_has_its_forecast_and_then_its_outcome(finished: Scene) -> None:
     said = f"Forecast: {tokens['trained']:,} tokens ({tokens['learnt']:,} of them learnt) in 15 steps, about "
     assert event.message.startswith(said)
     assert event.data == {"forecast": row.result}
+
+
+def test_a_forecast_that_cannot_be_made_is_no_reason_for_a_job_to_fail(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(making, "make", broken)
+    job_id = scene.job()
+    run(scene.worker())
+    job = scene.row(job_id)
+    assert (job.status, job.forecast) == ("succeeded", None)
+    with scene.sessions() as session:
+        assert forecasts.of_job(session, job_id) is None
 
 
 def test_what_did_not_run_through_is_told_and_does_not_count(
