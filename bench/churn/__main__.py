@@ -137,13 +137,8 @@ async def _run(
             await actions.one()
             await asyncio.sleep(chance.expovariate(1 / MEAN_PAUSE_S))
 
-    problems: list[str] = []
-    clients = [asyncio.ensure_future(client()) for _ in range(NUM_CLIENTS)]
-    while not all(task.done() for task in clients):
-        await asyncio.sleep(0.2)
-    await asyncio.gather(*clients)
-    problems += await until_quiet(served)
-    return problems + beyond_budgets(served)
+    await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
+    return [*await until_quiet(served), *beyond_budgets(served)]
 
 
 _LIMITS = httpx.Limits(max_connections=None)
