@@ -129,9 +129,15 @@ class EngineThread:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def do() -> None:
-            command()
-            self._flush()
             assert self._loop is not None
+            try:
+                command()
+                self._flush()
+            except Exception:
+                # The engine ends with it.
+                stopped = EngineStopped(has_failed=True)
+                self._loop.call_soon_threadsafe(done.set_exception, stopped)
+                raise
             self._loop.call_soon_threadsafe(done.set_result, None)
 
         self._post(do)
@@ -165,10 +171,10 @@ class EngineThread:
         with self._has_news:
             while not self._inbox and self.engine.is_idle:
                 self._has_news.wait()
-            commands = list(self._inbox)
-            self._inbox.clear()
-        for command in commands:
-            command()
+            num_commands = len(self._inbox)
+        # One by one: where one fails, the others are still there for `_fail_all`.
+        for _ in range(num_commands):
+            self._inbox.popleft()()
         return not self._is_closing
 
     def _submit(self, sequences: Iterable[Sequence]) -> None:
@@ -203,6 +209,9 @@ class EngineThread:
             commands = list(self._inbox)
             self._inbox.clear()
         for command in commands:
-            command()
+            try:
+                command()
+            except Exception:
+                log.exception("a command failed while the engine ended")
         self.engine.fail_all(EngineStopped(has_failed=self._has_failed))
         self._flush()

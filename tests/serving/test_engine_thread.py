@@ -174,3 +174,22 @@ async def test_an_engine_at_which_everything_fails_ends(
         await generated(thread, Generate(prompt=prompt_of(5)))
     with pytest.raises(EngineStopped, match="failed"):
         thread.check_room("", 1)
+
+
+async def test_who_waits_for_a_command_that_fails_hears_that_the_engine_has_stopped(
+    thread: EngineThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Engine, "unload", fail)
+    stream = thread.generate([greedy(prompt_of(5), max_tokens=1500)])
+    await anext(stream)
+    # The second one comes with the first, or finds the engine stopped.
+    commands = thread.unload("adapter"), thread.unload("another")
+    async with asyncio.timeout(TIMEOUT_S):
+        for outcome in await asyncio.gather(*commands, return_exceptions=True):
+            assert isinstance(outcome, EngineStopped)
+        with pytest.raises(EngineStopped, match="failed"):
+            async for _ in stream:
+                pass
