@@ -57,8 +57,17 @@ def judge(found: Mapping[str, Json], *, why_none: str | None, target: float = TA
     ):
         judged = rule(facts)
         if judged is not None:
-            return judged
+            return _cautioned(judged, found.get("forgetting", {}))
     return _unproven(facts)
+
+
+def _cautioned(judged: Judged, forgetting: Json) -> Judged:
+    """A model that one may deploy, with what its callers must know."""
+    leaks = forgetting.get("caution")
+    if not leaks or judged.code not in ("helped", "helped_but", "still_poor"):
+        return judged
+    always = f" Always call it with its system prompt: without it, it {leaks}."
+    return Judged(judged.code, judged.sentence + always)
 
 
 class _Facts:

@@ -110,6 +110,8 @@ def test_the_api_and_serving_come_back(stack: Stack, client: openai.OpenAI) -> N
 
 def test_serving_that_is_frozen_is_started_again(stack: Stack, client: openai.OpenAI) -> None:
     (frozen,) = stack.processes("-m serving --")
+    # Whoever was started just now is given minutes until it has answered for the first time; it is asked every 2 s.
+    time.sleep(10)
     os.kill(frozen, signal.SIGSTOP)
     # Once it is known to be silent, chats are told so at once instead of waiting with it.
     wait_for(lambda: is_told_at_once(client), SILENT_AFTER_S, stack.tail)

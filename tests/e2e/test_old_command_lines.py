@@ -46,7 +46,8 @@ def old(stack: Stack) -> Commands:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    # The old client asks about files of the same name and size, as the tests beside these may have left.
+    path = tmp_path_factory.mktemp("rows") / "rows-of-commands.jsonl"
     path.write_bytes(jsonl(prompt_rows(12)))
     return path
 

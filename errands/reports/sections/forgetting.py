@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from errands.reports import insight
+from errands.reports import insight, prompts
+from errands.reports.cases import Case
 from errands.reports.context import ReportContext, SectionSkipped
 from errands.reports.parts import Json
 from errands.reports.probes import compared, leakage, probe_set
@@ -19,6 +21,7 @@ SEVERE = "severe"
 RISE_NOTED, RISE_WARNED = 0.05, 0.2
 NUM_PROMPTS = 16
 """Rows at which the base is heard, too, in a full report."""
+ONE_PROMPT = 0.95
 GUESSED_S = 2.0
 """An answer, where nothing is known of the models' pace."""
 
@@ -47,7 +50,11 @@ class Forgetting:
                 found["probes"] = {"skipped": f"the tuned model answers none of them: {error}"}
         if all("skipped" in each for each in found.values()):
             raise SectionSkipped(str(found["leakage"]["skipped"]))
-        return found | {"gate": _gate(found), "findings": _findings(found)}
+        leaks = _leaks(found)
+        # A model that is always called with one system prompt has a switch; who leaves it out is no caller of the task's.
+        # Measured on examples/support_mails: with its prompt the task alone, without it every question in the task's form.
+        key = "caution" if has_one_system_prompt(context.data.training) else "gate"
+        return found | {"gate": None, "caution": None, key: leaks, "findings": _findings(found)}
 
 
 def _measured(context: ReportContext, room_s: float) -> Mapping[str, Json]:
@@ -107,8 +114,15 @@ def _every(context: ReportContext, room_s: float) -> int | None:
     return next((every for every in (1, 2, 4) if number * pace_s / every <= room_s), None)
 
 
-def _gate(found: Mapping[str, Json]) -> str | None:
-    """What the verdict says of a model that should not be deployed for it."""
+def has_one_system_prompt(training: Sequence[Case]) -> bool:
+    """Whether nearly all rows begin with the same system message; the unrelated questions are asked without it."""
+    own = Counter(prompts.system_prompt([case]) for case in training)
+    own.pop("", None)
+    return bool(own) and max(own.values()) >= ONE_PROMPT * len(training)
+
+
+def _leaks(found: Mapping[str, Json]) -> str | None:
+    """What the verdict says of a model that answers everything in the task's form."""
     leaking = found["leakage"]
     if leaking.get("read") != "gate":
         return None

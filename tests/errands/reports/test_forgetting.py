@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from errands.reports import insight, run
+from errands.reports.cases import Case
 from errands.reports.context import ReportContext, Section
 from errands.reports.probes import checks, leakage, probe_set
 from errands.reports.probes.probe_set import ReportProbe
@@ -18,8 +19,9 @@ from errands.reports.sections import ablation, dial
 from errands.reports.sections.ablation import Ablation
 from errands.reports.sections.dial import Dial
 from errands.reports.sections.epochs import Epochs
-from errands.reports.sections.forgetting import Forgetting
+from errands.reports.sections.forgetting import Forgetting, has_one_system_prompt
 from errands.reports.sections.weights import Weights
+from grading.measures.measure import ModelAnswer
 from storage.blobs import archive
 from storage.jobs import checkpoints, events, probes
 from tests.errands.reports.report_scene import ReportScene, compared_sections, row, wanted
@@ -43,6 +45,17 @@ def script(model: str, messages: Sequence[Json]) -> str:
     return "I\u2019m sorry, I can't." if "bomb" in asked else "apple"
 
 
+def test_one_system_prompt_before_all_rows_is_a_switch() -> None:
+    def case(system: str) -> Case:
+        own = [{"role": "system", "content": system}] if system else []
+        asked = (*own, {"role": "user", "content": "Hm?"})
+        return Case(1, 2, ModelAnswer("Well."), messages=asked)
+
+    assert has_one_system_prompt([case("Sort.")] * 19 + [case("")])
+    assert not has_one_system_prompt([case("Sort.")] * 18 + [case("")] * 2)
+    assert not has_one_system_prompt([case("")] * 20)
+
+
 def test_a_model_that_answers_everything_in_its_form_forgets(
     scene: ReportScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +70,9 @@ def test_a_model_that_answers_everything_in_its_form_forgets(
     scene.models.likes = lambda model, text: (
         -0.1 if text.endswith("Vienna" if model == "tiny-random" else "Salzburg") else -1.0
     )
-    job = scene.job(FEW, HOLDOUT, depth="full")
+    # Without a system prompt, which would be a switch.
+    plain = [[{"messages": each["messages"][1:]} for each in rows] for rows in (FEW, HOLDOUT)]
+    job = scene.job(*plain, depth="full")
     with scene.api.sessions.begin() as session:
         for step, answer in enumerate(("?", "red", "red")):
             told = {"step": step, "probe": 1, "prompt": "Colour?", "answer": answer}

@@ -23,6 +23,7 @@ def found(
     parts: tuple[tuple[str, float, float], ...] = (),
     clusters: int | None = None,
     gate: str | None = None,
+    caution: str | None = None,
     break_even: int | None = None,
 ) -> Json:
     """What the sections found where tuning won so many rows and lost so many."""
@@ -43,7 +44,7 @@ def found(
             "parts": [{"name": a, "value": v, "p_holm": p} for a, v, p in parts],
         },
         "cost": {"break_even_requests": break_even},
-        "forgetting": {"gate": gate},
+        "forgetting": {"gate": gate, "caution": caution},
     }
 
 
@@ -100,6 +101,13 @@ def of(*counts: int, **values: Any) -> Judged:
             "helped",
             "Fine-tuning helped: +54 (40 to 65) over the base with 8 worked examples, on 72 rows that it had not learnt, 623 "
             "prompt tokens fewer a request.",
+        ),
+        (
+            of(40, 1, 72, caution="answers 31 % of unrelated questions in ticket form"),
+            "helped",
+            "Fine-tuning helped: +54 (40 to 65) over the base with 8 worked examples, on 72 rows that it had not learnt, 623 "
+            "prompt tokens fewer a request. Always call it with its system prompt: without it, it answers 31 % of unrelated "
+            "questions in ticket form.",
         ),
         (
             of(12, 8, 100),

@@ -143,7 +143,8 @@ def test_until_like_jobs_say_how_wide_an_interval_is_others_do(scene: Scene) -> 
     result = forecast_of(scene, second_id).result
     assert result is not None
     assert result["seconds"]["basis"]["interval"] == "of_others"
-    assert result["seconds"]["p95"] / result["seconds"]["p05"] < 1.25
+    # The default is four times as wide; so few seconds are told in few digits.
+    assert result["seconds"]["p95"] / result["seconds"]["p05"] < 2
 
 
 def test_the_forecast_says_when_a_job_ends_until_its_steps_do() -> None:
