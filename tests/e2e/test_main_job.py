@@ -287,6 +287,7 @@ def test_the_command_finds_the_server_by_its_data_directory(stack: Stack, model:
     assert "It is blue." in luthier("chat", model, "Question number 8?", "--temperature", "0")
 
 
+@pytest.mark.slow
 def test_a_report_is_made_when_it_is_wanted(stack: Stack, trained: str) -> None:
     with Luthier(base_url=stack.base_url, api_key=stack.api_key) as luthier:
         assert "no report" in refusal(lambda: luthier.reports.retrieve(trained))

@@ -7,7 +7,8 @@ import pytest
 from bench.churn.__main__ import churn
 
 
-@pytest.mark.parametrize("seconds", [3.0, pytest.param(180.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [3.0, 180.0])
 async def test_nothing_is_left_of_whatever_comes_and_goes(seconds: float) -> None:
     found = await churn(seconds, seed=1)
     assert found["problems"] == []
