@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
@@ -11,14 +12,17 @@ import structlog
 from sqlalchemy.orm import Session
 
 from errands.errands import Errands
+from errands.model_process import ProcessDied
 from errands.patience import Patience
 from foundation.crash_points import crash_point
-from foundation.errors import Unavailable
+from foundation.errors import DISK_FULL, BlobError, Unavailable
 from storage import leases, queue
-from storage.leases import Claim, LostLease, R, Stopped
+from storage.leases import Claim, Leased, LostLease, R, Stopped
 from storage.transactions import OUT_OF_REACH, Transaction
 
 STORAGE_RETRY_S = 15.0
+MAX_CRASHES = 3
+"""In a row, after which most errands are given up."""
 
 log = structlog.get_logger()
 
@@ -62,6 +66,32 @@ def run(errands: Errands, errand: Errand[R], row_id: str) -> None:
     with errands.sessions() as session:
         for next_id in leases.runnable(session, errand.row, limit=1):
             queue.run_errand(errand.task, next_id)
+
+
+def given_up(row: Leased, what: str = "It", max_crashes: int = MAX_CRASHES) -> str | None:
+    """What an errand fails with that the server has failed at too often in a row; None if it may be tried again."""
+    if row.crashes < max_crashes:
+        return None
+    return f"{what} was given up after {row.crashes} failures of the server in a row."
+
+
+@contextmanager
+def failing(noun: str, row_id: str, fail: Callable[[str, str], None]) -> Iterator[None]:
+    """Work with a process and files, within. What the stores and the disk did to it ends the errand, by `fail` with a code
+    and a message; a process that died is one more failure of the server.
+    """
+    try:
+        yield
+    except BlobError as error:
+        log.error(f"{noun}.blob_damaged", id=row_id, error=str(error))
+        fail("server_error", "What is stored of the model or the file is damaged.")
+    except ProcessDied as error:
+        log.warning(f"{noun}.process_died", id=row_id, error=str(error))
+        raise
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        fail("storage_full", "The server's disk is full.")
 
 
 def _attempt(errands: Errands, errand: Errand[R], claim: Claim[R]) -> None:

@@ -25,12 +25,15 @@ LuthierError
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 MAX_MESSAGE_CHARS = 4000
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What an OSError says where there is no room for a file."""
 
 
 class LuthierError(Exception):

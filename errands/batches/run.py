@@ -58,11 +58,9 @@ BATCH = Errand(
 
 def _work(errands: Errands, lease: BatchLease, folder: Path) -> None:
     """Every step finds out what an earlier attempt has done already."""
-    if lease.batch.crashes >= MAX_CRASHES:
-        text = (
-            f"The batch was given up after {lease.batch.crashes} failures of the server in a row."
-        )
-        _fail(errands, lease, "server_error", text)
+    given_up = attempts.given_up(lease.batch, "The batch", MAX_CRASHES)
+    if given_up is not None:
+        _fail(errands, lease, "server_error", given_up)
         return
     source = _Source(errands, lease, folder)
     try:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import structlog
 
 from errands import attempts
 from errands.attempts import Errand
 from errands.errands import FORECAST_SLOTS, Errands
-from errands.model_process import ProcessDied
 from errands.transfers import bases, process
 from errands.transfers.process import TransferRefused
 from foundation.crash_points import crash_point
-from foundation.errors import BlobError
 from storage import queue
 from storage.blobs import archive
 from storage.files import files
@@ -31,10 +27,6 @@ from storage.models import artifacts
 
 COMMAND = (sys.executable, "-m", "worker.forecasting")
 CRASH_POINTS = ("after_forecast_claim", "before_forecast_end", "after_forecast_end")
-MAX_CRASHES = 3
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-log = structlog.get_logger()
 
 Json = dict[str, Any]
 
@@ -67,25 +59,15 @@ FORECAST = Errand(
 
 
 def _work(errands: Errands, lease: ForecastLease, folder: Path) -> None:
-    row = lease.row
-    if row.crashes >= MAX_CRASHES:
-        text = f"It was given up after {row.crashes} failures of the server in a row."
-        _fail(lease, "server_error", text)
+    given_up = attempts.given_up(lease.row)
+    if given_up is not None:
+        _fail(lease, "server_error", given_up)
         return
     try:
-        _make(errands, lease, folder)
+        with attempts.failing("forecast", lease.row.id, partial(_fail, lease)):
+            _make(errands, lease, folder)
     except TransferRefused as refused:
         _fail(lease, refused.code, refused.message, refused.param)
-    except BlobError as error:
-        log.error("forecast.blob_damaged", id=row.id, error=str(error))
-        _fail(lease, "server_error", "What is stored of the file or the model is damaged.")
-    except ProcessDied as error:
-        log.warning("forecast.process_died", id=row.id, error=str(error))
-        raise
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        _fail(lease, "storage_full", "The server's disk is full.")
 
 
 def _make(errands: Errands, lease: ForecastLease, folder: Path) -> None:

@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from errands import attempts
-from errands.attempts import Errand
+from errands.attempts import MAX_CRASHES, Errand
 from errands.errands import REPORT_SLOTS, Errands
 from foundation.crash_points import crash_point
 from foundation.errors import BlobError, BlobMissing, Unavailable
@@ -39,7 +39,6 @@ CRASH_POINTS = (
     "before_report_end",
     "after_report_end",
 )
-MAX_CRASHES = 3
 MIN_BUDGET_S = 60.0
 FULL_BUDGET = 10.0
 """`full` may take so many times what `auto` may."""
@@ -73,9 +72,9 @@ REPORT = Errand(
 
 def _work(errands: Errands, lease: ReportLease, folder: Path) -> None:
     report = lease.report
-    if report.crashes >= MAX_CRASHES:
-        text = f"It was given up after {report.crashes} failures of the server in a row."
-        _fail(lease, "server_error", text)
+    given_up = attempts.given_up(report)
+    if given_up is not None:
+        _fail(lease, "server_error", given_up)
         return
     try:
         _make(errands, lease, folder)

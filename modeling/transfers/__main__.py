@@ -6,7 +6,6 @@ the last one `{"done": …}`, or `{"failed": message, "code": …}` for what is 
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 import sys
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from safetensors import SafetensorError
 
 from foundation import leash
+from foundation.errors import DISK_FULL
 from modeling.artifacts.artifact import ArtifactError
 from modeling.importer import ImportFailed, ensure_imported
 
@@ -26,7 +26,6 @@ from .merged import Merged, TransferFailed, read
 
 PROGRESS_INTERVAL_S = 0.25
 MAX_TOLD_CHARS = 1000
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 GGUF_NAME = "model-{quantization}.gguf"
 
 
@@ -128,8 +127,8 @@ def _is_for_want_of_room(error: BaseException) -> bool:
     if isinstance(cause, SafetensorError):
         # The library is not Python's, and tells the system's number in its text alone.
         told = re.search(r"os error (\d+)", str(cause))
-        return told is not None and int(told[1]) in _FULL
-    return isinstance(cause, OSError) and cause.errno in _FULL
+        return told is not None and int(told[1]) in DISK_FULL
+    return isinstance(cause, OSError) and cause.errno in DISK_FULL
 
 
 def _say(**news: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import time
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from foundation.errors import BlobCorrupt, BlobError, BlobMissing, StorageFull
+from foundation.errors import DISK_FULL, BlobCorrupt, BlobError, BlobMissing, StorageFull
 
 from . import blobs
 from .blobs import CHUNK_BYTES, BlobInfo
@@ -143,6 +142,6 @@ def _errors(key: str = "") -> Iterator[None]:
     except FileNotFoundError as error:
         raise BlobMissing(f"blob {key or error.filename} is not there") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in DISK_FULL:
             raise StorageFull("the disk of the blob directory is full") from error
         raise BlobError(f"the blob directory failed: {error}") from error

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from api.luthier import forecasts as route
 from embedded.postgres import Postgres
 from embedded.valkey import Valkey
+from errands import attempts
 from errands.errands import Errands
 from errands.forecasts import run as forecast_run
 from errands.transfers import process
@@ -228,7 +229,7 @@ def test_a_process_that_dies_is_tried_again_and_then_given_up(
     asked = scene.client.forecasts.create(
         model="tiny-random", training_file=scene.file(colour_rows(10))
     )
-    for _ in range(forecast_run.MAX_CRASHES + 1):
+    for _ in range(attempts.MAX_CRASHES + 1):
         forecast_run.run(scene.errands, asked.id)
         with scene.api.sessions.begin() as session:
             row = forecasts.get(session, scene.tenant.project_id, asked.id)

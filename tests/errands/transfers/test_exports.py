@@ -16,6 +16,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from errands import attempts
 from errands.transfers import process, run
 from foundation.crash_points import ENV
 from luthier import ManifestError, TransferFailed
@@ -215,7 +216,7 @@ def test_a_process_that_dies_or_speaks_nonsense_is_tried_again_and_then_given_up
     errands = scene.errands()
     with scene.client() as client:
         made = client.exports.create(scene.model().name, "gguf")
-        for _ in range(run.MAX_CRASHES):
+        for _ in range(attempts.MAX_CRASHES):
             scene.run(made.id, errands)
             row = scene.row(made.id)
             assert row is not None
