@@ -34,10 +34,6 @@ class Viewer:
         self.ask = asking
         self.identity = identity
 
-    @property
-    def is_admin(self) -> bool:
-        return bool(self.identity["kind"] == "admin")
-
     def page(self, request: Request, template: str, view: str, **values: Any) -> HTMLResponse:
         return rendering.page(request, template, view=view, identity=self.identity, **values)
 

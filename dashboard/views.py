@@ -1,4 +1,4 @@
-"""The page's routes: `router(app)` is included by the api, which hands itself in as `app`."""
+"""The page's routes: the api adds `routes(app)` to its own, and hands itself in as `app`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from urllib.parse import quote
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route, Router
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from . import files, jobs, rendering
 from .asking import ApiOfViewer, ApiRefused
-from .viewing import Viewer, safe_next, see_other, signed_in
+from .viewing import View, Viewer, safe_next, see_other, signed_in
 
 
 def routes(app: ASGIApp) -> list[Route]:
@@ -37,20 +37,15 @@ def routes(app: ASGIApp) -> list[Route]:
             response.headers.append("set-cookie", cookie)
         return response
 
-    def view(path: str, of: object, *methods: str, name: str = "") -> Route:
-        return Route(
-            f"/dashboard/{path}",
-            signed_in(app, of),  # type: ignore[arg-type]
-            methods=list(methods) or ["GET"],
-            name=name or f"dashboard_{path}",
-        )
+    def view(path: str, of: View, *methods: str) -> Route:
+        return Route(f"/dashboard/{path}", signed_in(app, of), methods=methods or ("GET",))
 
     return [
-        Route("/dashboard/static/{digest}/{name}", _static, name="dashboard_static"),
-        Route("/dashboard/sign-in", sign_in, methods=["GET", "POST"], name="dashboard_sign_in"),
-        Route("/", _front, name="front"),
-        Route("/dashboard", _to_jobs, name="dashboard"),
-        Route("/dashboard/", _to_jobs, name="dashboard_slash"),
+        Route("/dashboard/static/{digest}/{name}", _static),
+        Route("/dashboard/sign-in", sign_in, methods=["GET", "POST"]),
+        Route("/", _front),
+        Route("/dashboard", _to_jobs),
+        Route("/dashboard/", _to_jobs),
         view("sign-out", _sign_out, "POST"),
         view("jobs", jobs.listed),
         view("jobs/{job_id}", jobs.one),
@@ -66,10 +61,6 @@ def routes(app: ASGIApp) -> list[Route]:
         view("system", _system),
         view("sessions/{session_id}/end", _end_session, "POST"),
     ]
-
-
-def router(app: ASGIApp) -> Router:
-    return Router(routes(app))
 
 
 def _sign_in_page(request: Request, wanted: str, refused: ApiRefused | None) -> Response:

@@ -46,9 +46,7 @@ function swap(part, html) {
   const isSameList = now.size > 0 && now.size === then.size && [...now.keys()].join() === [...then.keys()].join();
   if (isSameList) {
     for (const [key, row] of now) if (!row.isEqualNode(then.get(key))) then.get(key).replaceWith(row);
-  } else if (!part.isEqualNode(fresh) && part.innerText !== fresh.innerText) {
-    if (!part.contains(document.activeElement) || document.activeElement === document.body) part.replaceChildren(...fresh.childNodes);
-  }
+  } else if (part.innerHTML !== fresh.innerHTML && !part.contains(document.activeElement)) part.replaceChildren(...fresh.childNodes);
 }
 
 export async function refresh(part) {

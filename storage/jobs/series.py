@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from .events import EventRow
+from .events import EventRow, last_metrics
 
 Points = dict[str, list[tuple[int, float]]]
 
@@ -54,9 +54,7 @@ def read(session: Session, job_id: str, *, max_points: int) -> Series:
     if last is None:
         return Series({}, None, None, is_thinned=False)
     is_metrics = (EventRow.job_id == job_id, EventRow.type == "metrics", EventRow.seq <= last.seq)
-    newest = session.scalar(
-        select(EventRow.data).where(*is_metrics).order_by(EventRow.seq.desc()).limit(1)
-    )
+    newest = last_metrics(session, job_id)
     num_steps = session.scalar(select(func.count()).select_from(EventRow).where(*is_metrics)) or 0
     is_thinned = num_steps > max_points
     bound = {"job_id": job_id, "seq": last.seq, "others": list(_OF_THE_RUN)}

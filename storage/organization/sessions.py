@@ -6,7 +6,6 @@ so revoking a key ends its sessions with the next request.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Sequence
 
@@ -42,10 +41,6 @@ def new_token() -> str:
     return secrets.token_urlsafe(32)
 
 
-def digest(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
-
-
 def create(session: Session, key_id: str, token: str) -> SessionRow:
     """Begin a session of the key's, and forget those that are over."""
     session.execute(delete(SessionRow).where(SessionRow.key_id == key_id, or_(*_is_over())))
@@ -61,7 +56,7 @@ def create(session: Session, key_id: str, token: str) -> SessionRow:
     row = SessionRow(
         id=new_id("sess_"),
         key_id=key_id,
-        sha256=digest(token),
+        sha256=api_keys.digest(token),
         expires_at=func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, MAX_AGE_S),
     )
     session.add(row)
@@ -73,7 +68,7 @@ def create(session: Session, key_id: str, token: str) -> SessionRow:
 def find(session: Session, token: str) -> SessionRow | None:
     """The live session of that token; its use is noted once a minute."""
     row = session.scalar(
-        select(SessionRow).where(SessionRow.sha256 == digest(token), ~or_(*_is_over()))
+        select(SessionRow).where(SessionRow.sha256 == api_keys.digest(token), ~or_(*_is_over()))
     )
     if row is not None:
         a_minute_ago = func.now() - func.make_interval(0, 0, 0, 0, 0, 1)

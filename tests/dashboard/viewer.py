@@ -30,7 +30,6 @@ class Viewer:
     page: Page
     url: str
     faults: list[str] = field(default_factory=list)
-    num_script_bytes: int = 0
 
     async def sign_in(self, tenant: Tenant) -> None:
         await self.open("sign-in")
