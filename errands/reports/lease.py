@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from sqlalchemy.orm import Session
-
 from errands.errands import Errands
 from storage.held_lease import HeldLease
 from storage.leases import Claim, Stopped
@@ -29,7 +27,4 @@ class ReportLease(HeldLease[ReportRow]):
 
     def tell(self, **values: object) -> None:
         """Write columns that say how far it is. Raises LostLease."""
-
-        def nothing(_: Session) -> None: ...
-
-        self.write(nothing, **values)
+        self.write(lambda _: None, **values)
