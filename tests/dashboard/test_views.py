@@ -15,6 +15,11 @@ from tests.dashboard.viewer import viewer as opened
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+HIDE = """hidden => {
+  Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+"""Tabs of a browser without a screen all say that they are visible."""
 VIEWS = {
     "jobs": "Jobs",
     f"jobs/{believable.DONE}": "support mails",
@@ -65,10 +70,9 @@ async def test_a_job_is_seen_live_and_goes_on_where_it_was(
     await expect(chart).to_have_attribute("aria-label", re.compile("over 61 points"))
     await expect(page.locator("#log li").first).to_contain_text("Step 61/120")
     # Another tab is looked at for a while.
-    hide = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true}); document.dispatchEvent(new Event('visibilitychange')) }"
-    await page.evaluate(hide, True)
+    await page.evaluate(HIDE, True)
     step(62)
-    await page.evaluate(hide, False)
+    await page.evaluate(HIDE, False)
     await expect(chart).to_have_attribute("aria-label", re.compile("over 62 points"))
     await chart.focus()
     await page.keyboard.press("End")
@@ -100,6 +104,9 @@ async def test_two_tabs_that_do_opposite_things_agree_afterwards(
     await viewer.open(f"jobs/{believable.QUEUED}")
     await page.get_by_role("button", name="Pause").click()
     await expect(page.locator(".now")).to_contain_text("paused")
+    # A tab that is looked at would hear of the other one's doing, and offer nothing more.
+    await page.evaluate(HIDE, True)
+    await page.wait_for_load_state("networkidle")
     with api.http(tenant) as http:
         http.post(f"/v1/fine_tuning/jobs/{believable.QUEUED}/cancel").raise_for_status()
     await page.get_by_role("button", name="Resume").click()
